@@ -1,0 +1,37 @@
+"""The optimal step size α* = −dᵀg / dᵀHd of a loss along a direction, exactly, without forming the Hessian."""
+
+from alpha_func import tree
+from alpha_func.directions import Direction, steepest_descent
+from alpha_func.failures import StrategyError
+from alpha_func.losses import functional_loss
+from alpha_func.quadratic import Quadratic
+from alpha_func.strategies import (
+    STRATEGIES,
+    Strategy,
+    forward_over_forward,
+    forward_over_reverse,
+    reverse_over_forward,
+    reverse_over_reverse,
+)
+from alpha_func.transforms import Step, grad_and_quadratic, hvp, optimal_alpha, quadratic_along
+
+__all__ = [
+    "STRATEGIES",
+    "Direction",
+    "Quadratic",
+    "Step",
+    "Strategy",
+    "StrategyError",
+    "forward_over_forward",
+    "forward_over_reverse",
+    "functional_loss",
+    "grad_and_quadratic",
+    "hvp",
+    "optimal_alpha",
+    "quadratic_along",
+    "reverse_over_forward",
+    "reverse_over_reverse",
+    "steepest_descent",
+    "tree",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,147 @@
+"""Pytrees as vectors.
+
+A *tree* is any nesting of containers that torch.func takes (dicts, lists, tuples, NamedTuples, registered nodes, or a
+single tensor) whose leaves are tensors. Read as one long vector, a tree can be added, scaled and multiplied: x, y are
+trees of one structure, a is a scalar.
+
+This is the only module that imports ``torch.utils._pytree``: torch has no public one (2.13), and torch.func uses this.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+Tree = Any  # a nesting of containers with tensors as leaves; Python's type system cannot say more
+Structure = pytree.TreeSpec
+
+map = pytree.tree_map
+leaves = pytree.tree_leaves
+flatten = pytree.tree_flatten
+unflatten = pytree.tree_unflatten
+
+
+def structure(tree: Tree) -> Structure:
+    """The containers of a tree without its leaves; two trees match when their structures are equal.
+
+    >>> structure({"w": torch.ones(2)}) == structure({"w": torch.zeros(3)})
+    True
+    """
+    return pytree.tree_structure(tree)
+
+
+def named_leaves(tree: Tree) -> list[tuple[str, Any]]:
+    """Each leaf with the path that indexes it, in the order of ``leaves``.
+
+    >>> [name for name, _ in named_leaves({"w": torch.ones(2), "b": [torch.ones(1)]})]
+    ["['w']", "['b'][0]"]
+    """
+    return [(pytree.keystr(path), leaf) for path, leaf in pytree.tree_flatten_with_path(tree)[0]]
+
+
+def add(x: Tree, y: Tree) -> Tree:
+    """x + y, leaf by leaf.
+
+    >>> add([torch.tensor(1.0)], [torch.tensor(2.0)])
+    [tensor(3.)]
+    """
+    return map(torch.add, x, y)
+
+
+def sub(x: Tree, y: Tree) -> Tree:
+    """x - y, leaf by leaf.
+
+    >>> sub([torch.tensor(1.0)], [torch.tensor(2.0)])
+    [tensor(-1.)]
+    """
+    return map(torch.sub, x, y)
+
+
+def neg(x: Tree) -> Tree:
+    """-x, leaf by leaf.
+
+    >>> neg((torch.tensor(1.0),))
+    (tensor(-1.),)
+    """
+    return map(torch.neg, x)
+
+
+def scale(a: float | Tensor, x: Tree) -> Tree:
+    """a·x, every leaf in its own dtype.
+
+    >>> scale(2, {"w": torch.tensor([1.0, 2.0])})
+    {'w': tensor([2., 4.])}
+    """
+    return map(lambda leaf: (a * leaf).to(leaf.dtype), x)
+
+
+def axpy(a: float | Tensor, x: Tree, y: Tree) -> Tree:
+    """a·x + y, every leaf in the dtype of y: the point at distance a from y along x.
+
+    >>> axpy(0.5, [torch.tensor(2.0)], [torch.tensor(1.0)])
+    [tensor(2.)]
+    """
+    return map(lambda x_leaf, y_leaf: (a * x_leaf + y_leaf).to(y_leaf.dtype), x, y)
+
+
+def zeros_like(x: Tree) -> Tree:
+    """The zero vector of x's space.
+
+    >>> zeros_like([torch.ones(2)])
+    [tensor([0., 0.])]
+    """
+    return map(torch.zeros_like, x)
+
+
+def randn_like(x: Tree, *, generator: torch.Generator | None = None) -> Tree:
+    """A standard normal vector of x's space.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> randn_like([torch.ones(1)], generator=g)
+    [tensor([1.5410])]
+    """
+
+    def draw(leaf: Tensor) -> Tensor:
+        return torch.randn(leaf.shape, dtype=leaf.dtype, device=leaf.device, generator=generator)
+
+    return map(draw, x)
+
+
+def vdot(x: Tree, y: Tree) -> Tensor:
+    """The inner product xᵀy, a 0-d tensor on the device of the first leaf.
+
+    Accumulates in float32 or better: the products of a bfloat16 tree are float32, of a float64 tree float64.
+
+    >>> vdot({"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([3.0, 4.0])})
+    tensor(11.)
+    >>> vdot(torch.ones(2, dtype=torch.bfloat16), torch.ones(2, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    total, *rest = leaves(map(_leaf_vdot, x, y))
+    for product in rest:
+        total = total + product.to(total.device)
+    return total
+
+
+def _leaf_vdot(x: Tensor, y: Tensor) -> Tensor:
+    accumulator = accumulator_dtype(torch.promote_types(x.dtype, y.dtype))
+    return torch.dot(x.reshape(-1).to(accumulator), y.reshape(-1).to(accumulator))
+
+
+def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which inner products of this dtype are summed: float32 or better.
+
+    >>> accumulator_dtype(torch.bfloat16), accumulator_dtype(torch.float64)
+    (torch.float32, torch.float64)
+    """
+    return torch.promote_types(dtype, torch.float32)
+
+
+def norm(x: Tree) -> Tensor:
+    """The Euclidean norm √(xᵀx).
+
+    >>> norm([torch.tensor([3.0]), torch.tensor([4.0])])
+    tensor(5.)
+    """
+    return vdot(x, x).sqrt()
