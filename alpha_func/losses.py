@@ -6,18 +6,19 @@ global RNG (dropout) and reads its own parameters. ``functional_loss`` takes all
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-ModuleLoss = Callable[..., Tensor]
+from alpha_func.module_state import ModuleState
 
 
 def functional_loss(
     module: nn.Module, criterion: Callable[[Any, Any], Tensor] | None = None, *, seed: int = 0
-) -> tuple[ModuleLoss, dict[str, Tensor]]:
+) -> "tuple[ModuleLoss, dict[str, Tensor]]":
     """The loss of a module as a pure function, and the parameters to start from.
 
     With a criterion, ``loss(params, inputs, targets) = criterion(module(inputs), targets)``. Without one,
@@ -57,17 +58,65 @@ def functional_loss(
     if not params:
         raise ValueError("module has no parameter with requires_grad=True; unfreeze at least one")
     model = _OwnLoss(module) if criterion is None else _Supervised(module, criterion)
+    state = ModuleState(model, frozenset(f"module.{name}" for name in params))
+    return ModuleLoss(model, tuple(params), seed, state), params
 
-    def loss(params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        if params.keys() != names:
-            raise ValueError(_name_mismatch(params.keys(), names))
-        state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ModuleLoss:
+    """The pure loss that ``functional_loss`` returns: ``loss(params, *args, **kwargs)``.
+
+    ``state`` says what it reads of its module besides the parameters, so that a program captured of it can take that as
+    an input.
+    """
+
+    model: nn.Module
+    names: tuple[str, ...]
+    seed: int
+    state: ModuleState
+    expected: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "expected", frozenset(self.names))
+
+    def __call__(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """The loss at ``params``, its random draws seeded."""
+        if _lifting is not None:
+            return self.with_state(_lifting(self), params, *args, **kwargs)
+        self._check(params)
+        state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        with seeded_rng(self.seed):
+            return self._run(state, params, args, kwargs)
+
+    def with_state(
+        self, state: Mapping[str, Tensor], params: Mapping[str, Tensor], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """The loss as a function of its state too, as ``state.tensors()`` gives it; draws from the RNG as it stands."""
+        self._check(params)
+        with self.state.attributes_kept(), self.state.attributes_replaced(state) as registered:
+            return self._run({name: value.clone() for name, value in registered.items()}, params, args, kwargs)
+
+    def _check(self, params: Mapping[str, Tensor]) -> None:
+        if params.keys() != self.expected:
+            raise ValueError(_name_mismatch(params.keys(), self.expected))
+
+    def _run(self, state: dict[str, Tensor], params: Mapping[str, Tensor], args: Any, kwargs: Any) -> Tensor:
         state.update({f"module.{name}": value for name, value in params.items()})
-        with _seeded_rng(seed):
-            return functional_call(model, state, args, kwargs)
+        return functional_call(self.model, state, args, kwargs)
 
-    names = params.keys()
-    return loss, params
+
+_lifting: Callable[[ModuleLoss], Mapping[str, Tensor]] | None = None
+
+
+@contextmanager
+def lifted(state_of: Callable[[ModuleLoss], Mapping[str, Tensor]]) -> Iterator[None]:
+    """Within, every ModuleLoss that is called, however deep in another loss, asks ``state_of`` for its state."""
+    global _lifting
+    outer, _lifting = _lifting, state_of
+    try:
+        yield
+    finally:
+        _lifting = outer
 
 
 class _Supervised(nn.Module):
@@ -109,7 +158,7 @@ def _name_mismatch(got: Any, expected: Any) -> str:
 
 
 @contextmanager
-def _seeded_rng(seed: int) -> Iterator[None]:
+def seeded_rng(seed: int) -> Iterator[None]:
     """Seed the global generators, and put them back where they were.
 
     Cheaper than torch.random.fork_rng, and it leaves CUDA alone where nothing has initialised it.
