@@ -1,6 +1,7 @@
 """The optimal step size α* = −dᵀg / dᵀHd of a loss along a direction, exactly, without forming the Hessian."""
 
 from alpha_func import tree
+from alpha_func.capture import CapturedLoss, CaptureError, capture
 from alpha_func.directions import Direction, steepest_descent
 from alpha_func.failures import StrategyError
 from alpha_func.losses import functional_loss
@@ -17,11 +18,14 @@ from alpha_func.transforms import Step, grad_and_quadratic, hvp, optimal_alpha, 
 
 __all__ = [
     "STRATEGIES",
+    "CaptureError",
+    "CapturedLoss",
     "Direction",
     "Quadratic",
     "Step",
     "Strategy",
     "StrategyError",
+    "capture",
     "forward_over_forward",
     "forward_over_reverse",
     "functional_loss",

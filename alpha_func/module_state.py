@@ -101,9 +101,7 @@ class ModuleState:
             for name, value in own.items():
                 if isinstance(value, Tensor):
                     self._plain[prefix + name] = tensors[prefix + name] = (own, name)
-                elif name not in _BOOKKEEPING and (type(value) in _SIMPLE or isinstance(value, _SIMPLE_BY_IDENTITY)):
-                    self._simple.append((own, name))
-                elif name not in _BOOKKEEPING and type(value) is tuple and all(type(v) in _SIMPLE for v in value):
+                elif name not in _BOOKKEEPING and _is_simple(value):
                     self._simple.append((own, name))
         self.names, self._tensors = list(tensors), list(tensors.values())
         self._seen = self._fingerprint()
@@ -113,3 +111,9 @@ class ModuleState:
             self._issued += 1
             self._tokens[self._seen] = self._issued
         self._token = self._tokens[self._seen]
+
+
+def _is_simple(value: object) -> bool:
+    if type(value) is tuple:
+        return all(_is_simple(part) for part in value)
+    return type(value) in _SIMPLE or isinstance(value, _SIMPLE_BY_IDENTITY)

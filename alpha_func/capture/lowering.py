@@ -1,0 +1,136 @@
+"""Composite operators in terms of primitive ones.
+
+PyTorch differentiates a composite by a formula written by hand, and some of those formulas are wrong or missing when
+they are differentiated again (pytorch#198017). Written in primitives before anything is differentiated, the same
+operator has only simple rules to compose. Matrix products and convolutions stay whole.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._decomp import get_decompositions
+
+from alpha_func.capture.refusal import CaptureError, here
+
+aten = torch.ops.aten
+
+# Backward operators appear in a loss that itself holds a gradient; in primitives they have every derivative too.
+_LOWERED = (
+    aten._batch_norm_no_update,
+    aten._batch_norm_with_update,
+    aten._fused_rms_norm,
+    aten._log_softmax,
+    aten._log_softmax_backward_data,
+    aten._native_batch_norm_legit_functional,
+    aten._native_batch_norm_legit_no_training,
+    aten._safe_softmax,
+    aten._softmax,
+    aten._softmax_backward_data,
+    aten._to_copy,
+    aten._weight_norm_interface,
+    aten.addbmm,
+    aten.addcdiv,
+    aten.addcmul,
+    aten.addmv,
+    aten.addr,
+    aten.binary_cross_entropy,
+    aten.binary_cross_entropy_with_logits,
+    aten.elu_backward,
+    aten.gelu_backward,
+    aten.glu,
+    aten.glu_backward,
+    aten.hardsigmoid_backward,
+    aten.hardswish_backward,
+    aten.huber_loss,
+    aten.leaky_relu_backward,
+    aten.log_sigmoid_backward,
+    aten.mish_backward,
+    aten.mse_loss,
+    aten.mse_loss_backward,
+    aten.multi_margin_loss,
+    aten.multilabel_margin_loss_forward,
+    aten.native_batch_norm_backward,
+    aten.native_dropout,
+    aten.native_group_norm,
+    aten.native_group_norm_backward,
+    aten.native_layer_norm,
+    aten.native_layer_norm_backward,
+    aten.nll_loss2d_forward,
+    aten.nll_loss_forward,
+    aten.sigmoid_backward,
+    aten.silu_backward,
+    aten.smooth_l1_loss,
+    aten.soft_margin_loss,
+    aten.softplus_backward,
+    aten.tanh_backward,
+    aten.threshold_backward,
+)
+
+
+@cache
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """The table that ``make_fx`` lowers by: operator overload to its composition."""
+    return {**get_decompositions(_LOWERED), **_OWN}
+
+
+def _native_batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch normalisation. PyTorch's own composition updates the running statistics in place, after tracing has taken
+    every mutation out; they are never an output of a loss, so here they are left alone."""
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    if training:
+        dims = [dim for dim in range(x.ndim) if dim != 1]
+        var, mean = torch.var_mean(x, dims, correction=0)
+    else:
+        assert running_mean is not None
+        assert running_var is not None
+        var, mean = running_var, running_mean
+    rstd = torch.rsqrt(var + eps)
+    out = (x - mean.reshape(shape)) * rstd.reshape(shape)
+    if weight is not None:
+        out = out * weight.reshape(shape)
+    if bias is not None:
+        out = out + bias.reshape(shape)
+    empty = x.new_empty(0)
+    return (out, mean, rstd) if training else (out, empty, empty)
+
+
+def _embedding(
+    weight: Tensor, indices: Tensor, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
+) -> Tensor:
+    """A look-up. PyTorch's gradient holds the padding row constant; forward mode does not, so ``detach`` says it."""
+    if scale_grad_by_freq:
+        raise CaptureError(
+            f"embedding with scale_grad_by_freq=True{here()}: its gradient is not the derivative of the loss; "
+            "leave the option out"
+        )
+    if padding_idx < 0:
+        return NotImplemented  # a primitive as it is
+    rows = aten.embedding.default(weight, indices)
+    return torch.where((indices == padding_idx).unsqueeze(-1), rows.detach(), rows)
+
+
+_OWN: dict[Any, Callable[..., Any]] = {
+    aten.native_batch_norm.default: _native_batch_norm,
+    aten._native_batch_norm_legit.default: _native_batch_norm,
+    aten.embedding.default: _embedding,
+}
+
+# Written into the graph after tracing: an operator, and the one that stands for it with the same arguments. A view
+# depends on the strides of its input, which are not part of a signature; a reshape does not.
+RENAMED: dict[Any, Any] = {
+    aten.view.default: aten.reshape.default,
+    aten._unsafe_view.default: aten.reshape.default,
+    aten._reshape_alias.default: aten.reshape.default,
+}
