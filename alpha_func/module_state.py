@@ -101,7 +101,7 @@ class ModuleState:
             for name, value in own.items():
                 if isinstance(value, Tensor):
                     self._plain[prefix + name] = tensors[prefix + name] = (own, name)
-                elif name not in _BOOKKEEPING and _is_simple(value):
+                elif name not in _BOOKKEEPING and is_simple(value):
                     self._simple.append((own, name))
         self.names, self._tensors = list(tensors), list(tensors.values())
         self._seen = self._fingerprint()
@@ -113,7 +113,8 @@ class ModuleState:
         self._token = self._tokens[self._seen]
 
 
-def _is_simple(value: object) -> bool:
+def is_simple(value: object) -> bool:
+    """Whether a value is compared as cheaply as a number: one that can be part of a signature."""
     if type(value) is tuple:
-        return all(_is_simple(part) for part in value)
+        return all(is_simple(part) for part in value)
     return type(value) in _SIMPLE or isinstance(value, _SIMPLE_BY_IDENTITY)

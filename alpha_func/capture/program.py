@@ -16,6 +16,7 @@ from alpha_func import tree
 from alpha_func.capture.operators import unverified as unverified_in
 from alpha_func.capture.refusal import EAGER, CaptureError
 from alpha_func.capture.signature import Key, signature
+from alpha_func.capture.surroundings import Surroundings
 from alpha_func.capture.tracing import trace
 from alpha_func.losses import ModuleLoss, lifted, seeded_rng
 from alpha_func.tree import Tree
@@ -63,6 +64,7 @@ class CapturedLoss:
         self.loss, self.backend = loss, backend
         self._constants, self._unverified = constants, unverified
         self._sources: list[ModuleLoss] = [loss] if isinstance(loss, ModuleLoss) else []
+        self._surroundings = Surroundings(loss)
         self._programs: OrderedDict[Key, Program] = OrderedDict()
         self._captured = 0
 
@@ -84,7 +86,7 @@ class CapturedLoss:
             tokens.append(token)
             state += tensors
         key, inputs = signature(params, args, kwargs, state)
-        key += tuple(tokens)
+        key = (*key, *tokens, *self._surroundings.read())
         program = self._programs.get(key)
         if program is None:
             return self._capture(params, args, kwargs)
@@ -93,17 +95,17 @@ class CapturedLoss:
 
     def _capture(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
         states = {source: source.state.tensors() for source in self._sources}
-        tokens = tuple(source.state.read()[0] for source in self._sources)
+        around = (*(source.state.read()[0] for source in self._sources), *self._surroundings.read())
         key, inputs = signature(params, args, kwargs, [t for state in states.values() for t in state.values()])
         try:
-            program = self._programs[(*key, *tokens)] = self._traced(params, args, kwargs, states, inputs)
+            program = self._programs[(*key, *around)] = self._traced(params, args, kwargs, states, inputs)
         except _Found as found:  # a functional_loss within the loss: its state is an input too
             self._sources.append(found.source)
             return self._capture(params, args, kwargs)
         except CaptureError:
             raise
         except Exception as error:
-            self.loss(params, *args, **kwargs)  # the loss's own error, where it is one
+            scalar_loss(self.loss, args, kwargs)(params)  # the loss's own error, where it is one
             raise CaptureError(f"the loss cannot be traced: {type(error).__name__}: {error}; {EAGER}") from error
         self._bound()
         return program, inputs

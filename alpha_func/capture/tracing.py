@@ -4,6 +4,7 @@ Nothing is computed: fake tensors carry shapes, dtypes and devices only. That ma
 what shows a tensor that the loss closed over (it has data) and control flow that depends on values (there are none).
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -80,7 +81,19 @@ def _outside() -> Iterator[None]:
         stack.enter_context(twice_differentiable())
         stack.enter_context(_without_onednn())  # fused LSTM
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # fused RNNs and batch norm
+        stack.enter_context(_quiet())
         yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Fake tensors log an error of the loss's own, before it is raised."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 @contextmanager
