@@ -243,6 +243,7 @@ REFUSED = {
     "item": (lambda x: x.sum() * x.max().item(), "value of a tensor at test_capture.py:.*torch.where"),
     "control_flow": (lambda x: x.sum() if x.sum() > 0 else -x.sum(), "control flow.*test_capture.py"),
     "data_dependent_shape": (lambda x: x[x > 0].sum(), "aten.nonzero.*test_capture.py.*torch.where"),
+    "seeds": (lambda x: (torch.manual_seed(0), x.sum())[1], "seeds the global RNG"),
     "global_rng": (lambda x: (x * torch.rand_like(x)).sum(), "draws from the global RNG.*functional_loss"),
     "own_generator": (lambda x: (x * torch.rand(4, generator=torch.Generator())).sum(), "torch.Generator"),
     "in_place": (changes, "changes an argument in place"),

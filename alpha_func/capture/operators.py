@@ -1,19 +1,60 @@
-"""Which primitive operators have been verified to second order."""
+"""Which operators have been verified to second order, under which strategy.
+
+The table is ``operators.csv`` beside this module, written by ``python -m benchmarks.verify_operators``; its rows are of
+three kinds. An *operator* is one of PyTorch's database as it is called; a *derivative* is a formula of autograd, named
+as its backward node; a *primitive* is an operator of captured programs. A verdict is that of the worst smooth sample:
+
+    exact   value, slope and curvature agree with extrapolated differences
+    raises  PyTorch has no such derivative
+    wrong   a number that is not the derivative, or nan; crash ends the process
+    rough   no smooth sample
+"""
+
+import csv
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
-_KNOWN_UNVERIFIED = {"aten._ctc_loss", "aten._cdist_forward", "aten._pdist_forward", "aten._euclidean_dist"}
+from alpha_func import tree
+from alpha_func.tree import Tree
+
+TABLE = Path(__file__).with_name("operators.csv")
+STRATEGY_NAMES = ("forward_over_reverse", "reverse_over_reverse", "reverse_over_forward", "forward_over_forward")
+COLUMNS = ("kind", "name", "samples", *STRATEGY_NAMES, *(f"captured_{name}" for name in STRATEGY_NAMES))
+
+# Linear or constant by definition, so never in a sample of their own.
+_STRUCTURAL = {"aten.lift_fresh_copy.default", "aten.alias.default"}
+
+
+@cache
+def table(kind: str) -> dict[str, dict[str, str]]:
+    """Name to verdict by strategy, for one kind of row.
+
+    >>> table("primitive")["aten.mm.default"]["reverse_over_reverse"]
+    'exact'
+    """
+    with TABLE.open(newline="") as file:
+        return {row["name"]: row for row in csv.DictReader(file) if row["kind"] == kind}
 
 
 def unverified(graph: fx.Graph, params: int) -> list[str]:
     """The operators of ``graph`` that a derivative in the first ``params`` inputs passes through, unverified ones."""
-    found = []
-    for node in active_nodes(graph, params):
-        name = str(getattr(node.target, "overloadpacket", node.target))
-        if name in _KNOWN_UNVERIFIED and name not in found:
-            found.append(name)
-    return found
+    known = table("primitive")
+    names = dict.fromkeys(operator_name(node) for node in active_nodes(graph, params))
+    return [n for n in names if n not in _STRUCTURAL and not _exact(known.get(n))]
+
+
+def _exact(row: dict[str, str] | None) -> bool:
+    return row is not None and all(row[name] in ("exact", "rough") for name in ("reverse_over_reverse",))
+
+
+def operator_name(node: fx.Node) -> str:
+    """``aten.mm.default``."""
+    return str(node.target)
 
 
 def active_nodes(graph: fx.Graph, params: int) -> list[fx.Node]:
@@ -30,6 +71,26 @@ def active_nodes(graph: fx.Graph, params: int) -> list[fx.Node]:
         if isinstance(node.target, torch._ops.OpOverload):
             passed.append(node)
     return passed
+
+
+def derivative_nodes(
+    loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> set[str]:
+    """The derivative formulas between the loss and its parameters, as autograd names them: one forward pass."""
+    with torch.enable_grad():
+        value = loss(tree.map(lambda p: p.detach().requires_grad_(), params), *args, **kwargs)
+    names: set[str] = set()
+    waiting, seen = [value.grad_fn], {value.grad_fn}
+    while waiting:
+        node = waiting.pop()
+        if node is None:
+            continue
+        names.add(node.name().removeprefix("torch::autograd::"))
+        for following, _ in node.next_functions:
+            if following not in seen:
+                seen.add(following)
+                waiting.append(following)
+    return names - {"AccumulateGrad"}
 
 
 def _has_derivative(value: object) -> bool:

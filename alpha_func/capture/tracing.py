@@ -47,18 +47,23 @@ def trace(function: Callable[..., Tensor], like: list[Tensor], *, constants: boo
         inputs = [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in like]
 
     def watched(*leaves: Tensor) -> Tensor:
+        before = torch.default_generator.get_state()
         with _Dispatched(constants), _Called(constants):
-            return function(*leaves)
+            value = function(*leaves)
+        if not torch.equal(before, torch.default_generator.get_state()):
+            raise CaptureError(
+                "the loss seeds the global RNG itself, which a program would not: leave that to "
+                "functional_loss(module, criterion, seed=...)"
+            )
+        return value
 
     with _outside():
         inputs[0].fake_mode.allow_non_fake_inputs = constants  # type: ignore[attr-defined]
         try:
-            traced = make_fx(
-                functionalize(watched, remove="mutations"),
-                decomposition_table=decompositions(),
-                tracing_mode="fake",
-                _allow_non_fake_inputs=constants,
-            )(*inputs)
+            traced = _traced(watched, inputs, constants)
+            if any(_changes_something(node) for node in traced.graph.nodes):
+                # Composites that functionalize does not see into, RNNs for one, write in place within themselves.
+                traced = _traced(traced, inputs, constants)
         except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
             raise CaptureError(_depends_on_values(error)) from error
         except RuntimeError as error:
@@ -69,6 +74,19 @@ def trace(function: Callable[..., Tensor], like: list[Tensor], *, constants: boo
                 f"forward, which a program would hold; write it in torch operators, or {EAGER}"
             ) from error
     return _cleaned(traced)
+
+
+def _traced(function: Callable[..., Tensor], inputs: list[Tensor], constants: bool) -> fx.GraphModule:
+    return make_fx(
+        functionalize(function, remove="mutations"),
+        decomposition_table=decompositions(),
+        tracing_mode="fake",
+        _allow_non_fake_inputs=constants,
+    )(*inputs)
+
+
+def _changes_something(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 @contextmanager
@@ -159,6 +177,8 @@ def _cleaned(traced: fx.GraphModule) -> fx.GraphModule:
             raise CaptureError(
                 f"the loss changes an argument in place ({node.args[1]}): it is no pure function; change a clone"
             )
+        if _changes_something(node):
+            raise CaptureError(f"{node.target} changes a tensor in place, which a program cannot; {EAGER}")
         node.target = RENAMED.get(node.target, node.target)
     graph.eliminate_dead_code()
     graph.lint()

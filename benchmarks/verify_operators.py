@@ -1,0 +1,354 @@
+"""Check every operator of PyTorch's own database to second order, and write alpha_func/capture/operators.csv.
+
+    python -m benchmarks.verify_operators [--only NAME ...] [--workers 2] [--output FILE]
+
+For each operator f that autograd supports in float64 and a few of its samples x, all differentiable inputs are moved at
+once, along h(α) = L(θ + αd):
+
+    L(θ) = Σ w·f(x) + ½ Σ u·f(x)²    x = θ + ½ c·(θ − θ₀)²    w, u, c, d random and fixed
+
+so that both what comes into f and what is made of it have second derivatives of their own. The truth is extrapolated
+central differences of h; a sample where two families of steps disagree has a kink nearby and is left out.
+
+Each operator runs in a child process, eager and captured, under each strategy: a crash is a result.
+"""
+
+import argparse
+import csv
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.opinfo.core import SampleInput
+
+from alpha_func import STRATEGIES, capture, functional_loss, tree
+from alpha_func.capture.operators import COLUMNS, TABLE, active_nodes, derivative_nodes, operator_name
+from alpha_func.kernels import twice_differentiable
+
+SAMPLES, LARGEST, SECONDS = 6, 1500, 60
+TOLERANCE = 1e-6
+ORDER = {"exact": 0, "rough": 0, "raises": 1, "nan": 2, "wrong": 3, "crash": 4}  # the worst of several samples counts
+
+
+class Truth(NamedTuple):
+    """Slope and curvature of h, and how far they are to be trusted."""
+
+    slope: float
+    curvature: float
+    scale: float
+
+
+class Operator(nn.Module):
+    """An operator at a sample, as a module with a scalar output whose parameters are the differentiable inputs."""
+
+    def __init__(self, function: Any, sample: SampleInput, generator: torch.Generator):
+        super().__init__()
+        leaves, self.structure = tree.flatten((sample.input, tuple(sample.args), dict(sample.kwargs)))
+        moved = [isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_floating_point() for leaf in leaves]
+        self.function, self.moved = function, moved
+        values = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        self.inputs = nn.ParameterList([nn.Parameter(v) for v, m in zip(values, moved, strict=True) if m])
+        self.fixed = [v for v, m in zip(values, moved, strict=True) if not m]
+        self.curved = [torch.randn(p.shape, dtype=p.dtype, generator=generator) for p in self.inputs]
+        self.start = [p.detach().clone() for p in self.inputs]
+        self.seed = int(torch.randint(2**31, (), generator=generator))
+
+    def forward(self, fixed: Any, start: Any, curved: Any) -> Tensor:
+        """L(θ)."""
+        xs = iter([p + (p - s) ** 2 * c / 2 for p, s, c in zip(self.inputs, start, curved, strict=True)])
+        others = iter(fixed)
+        first, args, kwargs = tree.unflatten([next(xs) if m else next(others) for m in self.moved], self.structure)
+        out = self.function(first, *args, **kwargs)
+        total = torch.zeros((), dtype=torch.float64)
+        for i, leaf in enumerate(tree.leaves(out)):
+            if isinstance(leaf, Tensor) and leaf.is_complex():
+                leaf = torch.view_as_real(leaf)
+            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel():
+                w = torch.cos(torch.arange(leaf.numel(), dtype=leaf.dtype) + i + 1).reshape(leaf.shape)
+                total = total + (w * leaf).sum() + (torch.sin(3 * w) * leaf * leaf).sum() / 2
+        return total
+
+
+def samples_of(function: Any, samples: Iterator[SampleInput], seed: int) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """(loss, params, direction, args) for a few of an operator's samples."""
+    generator = torch.Generator().manual_seed(seed)
+    usable = []
+    for sample in samples:
+        tensors = [leaf for leaf in tree.leaves((sample.input, sample.args, sample.kwargs)) if isinstance(leaf, Tensor)]
+        moved = sum(t.numel() for t in tensors if t.requires_grad and t.is_floating_point())
+        if moved and sum(t.numel() for t in tensors) <= LARGEST:
+            usable.append(sample)
+    stride = max(1, len(usable) // SAMPLES)
+    for sample in usable[::stride][:SAMPLES]:
+        module = Operator(function, sample, generator)
+        loss, params = functional_loss(module, seed=module.seed)
+        args = (module.fixed, module.start, module.curved)
+        yield loss, params, tree.randn_like(params, generator=generator), args
+
+
+def truth_of(loss: Any, params: Any, direction: Any, args: Any) -> Truth | None:
+    """By extrapolated differences; None where two families of steps disagree (a kink), or a value is not finite."""
+    unit = 1 / float(tree.norm(direction))
+
+    def h(alpha: float) -> float:
+        return float(loss(tree.axpy(alpha, direction, params), *args))
+
+    value = h(0.0)
+    for first in (0.05, 0.004):
+        families = []
+        for factor in (1.0, 0.63):
+            steps = [unit * factor * first / 1.5**k for k in range(7)]
+            pairs = [(s, h(s), h(-s)) for s in steps]
+            slopes = _extrapolated([(up - down) / (2 * s) for s, up, down in pairs])
+            curvatures = _extrapolated([(up - 2 * value + down) / s**2 for s, up, down in pairs])
+            families.append((slopes, curvatures))
+        (slope, curvature), (other_slope, other_curvature) = families
+        scale = max(abs(slope) * unit, abs(curvature) * unit**2, abs(value) * 1e-2, 1e-8)
+        errors = (abs(slope - other_slope) * unit, abs(curvature - other_curvature) * unit**2)
+        if max(errors) <= TOLERANCE * scale / 4:  # a NaN fails this too
+            return Truth(slope, curvature, scale / unit**2)
+    return None
+
+
+def _extrapolated(estimates: list[float], ratio: float = 1.5) -> float:
+    """Neville's tableau, as in tests/reference.py."""
+    best, change, previous = estimates[-1], float("inf"), estimates[:1]
+    for estimate in estimates[1:]:
+        row = [estimate]
+        for order, older in enumerate(previous):
+            factor = ratio ** (2 * (order + 1))
+            row.append((factor * row[order] - older) / (factor - 1))
+            moved = max(abs(row[-1] - row[-2]), abs(row[-1] - older))
+            if moved < change:
+                best, change = row[-1], moved
+        previous = row
+    return best
+
+
+def verdict(loss: Any, params: Any, direction: Any, args: Any, strategy: Any, truth: Truth) -> str:
+    """Whether a strategy gives the slope and curvature of the truth."""
+    try:
+        with twice_differentiable():
+            got = strategy(lambda p: loss(p, *args), params, direction)
+    except Exception:
+        return "raises"
+    unit = 1 / float(tree.norm(direction))
+    errors = abs(float(got.slope) - truth.slope) / unit, abs(float(got.curvature) - truth.curvature)
+    if any(error != error for error in errors):
+        return "nan"
+    return "exact" if max(errors) <= TOLERANCE * truth.scale else "wrong"
+
+
+def check(function: Any, samples: Iterator[SampleInput], seed: int) -> dict[str, Any]:
+    """The verdicts on one operator, sample by sample, with the operators that each ran."""
+    found: list[dict[str, Any]] = []
+    for loss, params, direction, args in samples_of(function, samples, seed):
+        entry: dict[str, Any] = {"nodes": [], "primitives": [], "eager": {}, "captured": {}, "reason": ""}
+        try:
+            with twice_differentiable():
+                truth = truth_of(loss, params, direction, args)
+                entry["nodes"] = sorted(derivative_nodes(loss, params, args, {}))
+        except Exception as error:
+            entry["reason"] = f"{type(error).__name__}: {error}"[:200]
+            continue
+        entry["smooth"] = truth is not None
+        if truth is None:
+            found.append(entry)
+            continue
+        captured = capture(loss, unverified=True)
+        try:
+            program = captured.program(params, *args)
+            entry["primitives"] = sorted({operator_name(n) for n in active_nodes(program.graph.graph, program.params)})
+            same = abs(float(captured(params, *args)) - float(loss(params, *args)))
+            entry["value"] = same <= 1e-9 * max(1.0, abs(float(loss(params, *args))))
+        except Exception as error:
+            captured = None  # type: ignore[assignment]
+            entry["reason"] = f"{type(error).__name__}: {error}"[:300]
+        for name, strategy in STRATEGIES.items():
+            entry["eager"][name] = verdict(loss, params, direction, args, strategy, truth)
+            if captured is None:
+                entry["captured"][name] = "raises"
+            elif not entry["value"]:
+                entry["captured"][name] = "wrong"
+            else:
+                entry["captured"][name] = verdict(captured, params, direction, args, strategy, truth)
+        found.append(entry)
+    return {"samples": found}
+
+
+def cases() -> dict[str, tuple[Any, Any]]:
+    """Operator name to (function, samples); op_db's, and a few that it lacks."""
+    listed: dict[str, tuple[Any, Any]] = {}
+    for op in op_db:
+        if op.supports_autograd and torch.float64 in op.supported_dtypes("cpu"):
+            name = op.name + (f".{op.variant_test_name}" if op.variant_test_name else "")
+            listed[name] = (op.op, lambda op=op: op.sample_inputs("cpu", torch.float64, requires_grad=True))
+    listed["_weight_norm"] = (torch._weight_norm, _weight_norm_samples)
+    listed["embedding.plain"] = (lambda w, i: nn.functional.embedding(i, w), _embedding_samples)
+    for name in ("lstm", "gru", "rnn_tanh"):
+        listed[name] = (getattr(torch, name), lambda name=name: _recurrent_samples(name))
+    return listed
+
+
+def _leaf(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def _weight_norm_samples() -> Iterator[SampleInput]:
+    for shape, dim in (((4, 3), 0), ((4, 3), 1), ((3, 2, 2), 0)):
+        kept = [n if i == dim else 1 for i, n in enumerate(shape)]
+        g = _leaf(*kept).abs().add(0.5)
+        yield SampleInput(_leaf(*shape).requires_grad_(), args=(g.requires_grad_(), dim))
+
+
+def _embedding_samples() -> Iterator[SampleInput]:
+    yield SampleInput(_leaf(5, 3).requires_grad_(), args=(torch.tensor([[0, 2], [2, 4]]),))
+
+
+def _recurrent_samples(name: str) -> Iterator[SampleInput]:
+    gates = {"lstm": 4, "gru": 3, "rnn_tanh": 1}[name] * 3
+    weights = [_leaf(gates, 2), _leaf(gates, 3), _leaf(gates), _leaf(gates)]
+    state = _leaf(1, 2, 3).requires_grad_()
+    hidden = [state, _leaf(1, 2, 3).requires_grad_()] if name == "lstm" else state
+    weights = [w.requires_grad_() for w in weights]
+    yield SampleInput(_leaf(4, 2, 2).requires_grad_(), args=(hidden, weights, True, 1, 0.0, True, False, False))
+
+
+def child(names: list[str], output: Path) -> None:
+    """Check the named operators, a line of JSON before and after each."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    known = cases()
+    # op_db's random operators seed the RNG themselves, which functional_loss does already, and capture refuses
+    torch.manual_seed = lambda seed: torch.default_generator  # type: ignore[assignment,misc]
+    with output.open("a") as lines:
+        for name in names:
+            print(json.dumps({"name": name, "begins": True}), file=lines, flush=True)
+            signal.alarm(SECONDS)  # its default action ends the process: a result like a crash
+            torch.default_generator.manual_seed(0)
+            started = time.time()
+            try:
+                result = check(known[name][0], known[name][1](), seed=sum(map(ord, name)))
+            except Exception as error:
+                result = {"samples": [], "failed": f"{type(error).__name__}: {error}"[:200]}
+            signal.alarm(0)
+            print(json.dumps({"name": name, "seconds": time.time() - started, **result}), file=lines, flush=True)
+
+
+def run(names: list[str], workers: int) -> dict[str, dict[str, Any]]:
+    """Check operators in child processes, a new one after each crash."""
+    results: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        waiting = [(names[i::workers], Path(folder) / f"{i}.jsonl") for i in range(workers)]
+        running = [(*share, _start(*share)) for share in waiting if share[0]]
+        while running:
+            time.sleep(0.2)
+            for share in list(running):
+                todo, output, process = share
+                if process.poll() is None:
+                    continue
+                running.remove(share)
+                lines = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
+                done = {line["name"]: line for line in lines if "begins" not in line}
+                results.update(done)
+                begun = [line["name"] for line in lines if "begins" in line and line["name"] not in results]
+                for name in begun:
+                    results[name] = {"samples": [], "failed": f"process ended with {process.returncode}"}
+                left = [name for name in todo if name not in results]
+                if left and (begun or done):
+                    running.append((left, output, _start(left, output)))
+    return results
+
+
+def _start(names: list[str], output: Path) -> "subprocess.Popen[bytes]":
+    listed = output.with_suffix(f".{time.time_ns()}.names")
+    listed.write_text("\n".join(names))
+    command = [sys.executable, "-m", "benchmarks.verify_operators", "--child", str(listed), "--output", str(output)]
+    return subprocess.Popen(command)
+
+
+def worst(verdicts: list[str]) -> str:
+    """The worst of several; "" for none."""
+    return max(verdicts, key=lambda v: ORDER[v], default="")
+
+
+def summary(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the table: operators as called, derivative formulas of autograd, primitives of programs."""
+    rows = []
+    for name, result in sorted(results.items()):
+        smooth = [s for s in result["samples"] if s["smooth"]]
+        crashed = "failed" in result
+        row: dict[str, Any] = {"kind": "operator", "name": name, "samples": len(smooth)}
+        for strategy in STRATEGIES:
+            row[strategy] = "crash" if crashed else worst([s["eager"][strategy] for s in smooth]) or "rough"
+            captured = worst([s["captured"][strategy] for s in smooth]) or "rough"
+            row[f"captured_{strategy}"] = "crash" if crashed else captured
+        rows.append(row)
+    samples = [s for result in results.values() for s in result["samples"] if s["smooth"]]
+    rows += _attributed(samples, "derivative", "nodes", "eager")
+    rows += _attributed(samples, "primitive", "primitives", "captured")
+    return rows
+
+
+def _attributed(samples: list[dict[str, Any]], kind: str, parts: str, way: str) -> list[dict[str, Any]]:
+    """Verdicts on the parts of samples: exact where a sample with it is exact; a sample that is not blames those of its
+    parts that no exact sample has, and all of them where every one has."""
+    rows: dict[str, dict[str, Any]] = defaultdict(dict)
+    for strategy in STRATEGIES:
+        cleared = {part for s in samples if s[way][strategy] == "exact" for part in s[parts]}
+        verdicts: dict[str, list[str]] = defaultdict(list)
+        for sample in samples:
+            outcome = sample[way][strategy]
+            blamed = set(sample[parts])
+            if outcome != "exact":
+                blamed = blamed - cleared or blamed - _INNOCENT
+            for part in blamed:
+                verdicts[part].append(outcome)
+        for part, seen in verdicts.items():
+            rows[part][strategy] = worst(seen)
+    count = {part: sum(part in s[parts] for s in samples) for part in rows}
+    return [{"kind": kind, "name": part, "samples": count[part], **rows[part]} for part in sorted(rows)]
+
+
+# In every sample, from the loss that is made of the operator's output.
+_INNOCENT = {
+    *("AddBackward0", "MulBackward0", "SumBackward0", "DivBackward0", "PowBackward0", "SubBackward0"),
+    *("aten.add.Tensor", "aten.mul.Tensor", "aten.sum.default", "aten.div.Tensor", "aten.pow.Tensor_Scalar"),
+    *("aten.sub.Tensor", "aten.view_as_real.default", "ViewAsRealBackward0"),
+}
+
+
+def main() -> None:
+    """Write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=TABLE)
+    parser.add_argument("--raw", type=Path, help="also keep every sample's verdicts here, as JSON")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options.child.read_text().splitlines(), options.output)
+        return
+    results = run(options.only or list(cases()), options.workers)
+    if options.raw:
+        options.raw.write_text(json.dumps(results))
+    with options.output.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(summary(results))
+
+
+if __name__ == "__main__":
+    main()
