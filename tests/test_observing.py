@@ -94,7 +94,7 @@ def test_factor_scales_the_step_by_alpha():
 
 
 def test_alpha_is_not_stepped_by_where_the_curvature_is_not_positive():
-    got, *_ = records(lr=None, factor=3.0, epochs=2, activation="sigmoid", hidden=(2,))
+    got, *_ = records(lr=None, epochs=2, activation="sigmoid", hidden=(2,))
     assert any(record.curvature <= 0 for record in got), "no such step: choose another seed"
     assert all(record.lr > 0 for record in got)
 
