@@ -146,7 +146,8 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
     a differentiated call is dead outside it, and the module could not even be copied. ``functional_call`` swaps only
     the parameters and buffers it is given, so buffers that a forward registers are taken off here as well.
     """
-    kept = [(d, d.copy()) for m in model.modules() for d in (vars(m), m._parameters, m._buffers)]
+    dicts: list[dict[str, Any]] = [d for m in model.modules() for d in (vars(m), m._parameters, m._buffers)]
+    kept = [(attributes, attributes.copy()) for attributes in dicts]
     try:
         yield
     finally:
