@@ -24,8 +24,8 @@ def functional_loss(
     ``loss(params, *args, **kwargs)`` is the module's own output: a scalar, or its ``.loss`` or ``["loss"]`` (as Hugging
     Face models give when they are called with ``labels=``).
 
-    The module is read at every call and never changed: its mode (train or eval), its buffers and its frozen parameters
-    are what they are at the call. Buffers are cloned inside each call, so train-mode BatchNorm works.
+    The module is read at every call and never changed: its mode (train or eval), its buffers, its frozen parameters and
+    its attributes are what they are at the call. Buffers are cloned inside each call, so train-mode BatchNorm works.
     Stochastic layers draw from an RNG seeded with ``seed`` at each call: the loss is a function, and the global RNG
     (CPU and CUDA) stays where it was.
 
@@ -41,7 +41,8 @@ def functional_loss(
 
     Raises:
         TypeError: ``module`` is no nn.Module or ``criterion`` is not callable; at a call, the output is no loss.
-        ValueError: the module has no parameter with ``requires_grad``; at a call, ``params`` has other names.
+        ValueError: the module has no parameter with ``requires_grad``, or an embedding with ``max_norm``, which writes
+            to its weight; at a call, ``params`` has other names.
 
     >>> import torch
     >>> module = torch.nn.Linear(2, 1, bias=False)
@@ -56,14 +57,24 @@ def functional_loss(
     params = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
     if not params:
         raise ValueError("module has no parameter with requires_grad=True; unfreeze at least one")
+    for name, part in module.named_modules():
+        if getattr(part, "max_norm", None) is not None and isinstance(part, nn.Embedding | nn.EmbeddingBag):
+            raise ValueError(
+                f"module has {type(part).__name__} {name!r} with max_norm={part.max_norm}: it rescales its weight "
+                "in place at every call, and its derivative ignores that; set max_norm=None"
+            )
     model = _OwnLoss(module) if criterion is None else _Supervised(module, criterion)
 
     def loss(params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        if not isinstance(params, Mapping):
+            raise TypeError(
+                f"params must be the dict of name to tensor that functional_loss returned, got {type(params).__name__}"
+            )
         if params.keys() != names:
             raise ValueError(_name_mismatch(params.keys(), names))
         state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in model.named_buffers()}
         state.update({f"module.{name}": value for name, value in params.items()})
-        with _seeded_rng(seed):
+        with _seeded_rng(seed), _attributes_kept(model):
             return functional_call(model, state, args, kwargs)
 
     names = params.keys()
@@ -125,3 +136,21 @@ def _seeded_rng(seed: int) -> Iterator[None]:
     finally:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
+
+
+@contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Put back every attribute of the modules that their forward sets.
+
+    A forward may keep a tensor (``self.last = x``; legacy ``weight_norm`` and ``spectral_norm`` their weight): that of
+    a differentiated call is dead outside it, and the module could not even be copied. ``functional_call`` swaps only
+    the parameters and buffers it is given, so buffers that a forward registers are taken off here as well.
+    """
+    dicts: list[dict[str, Any]] = [d for m in model.modules() for d in (vars(m), m._parameters, m._buffers)]
+    kept = [(attributes, attributes.copy()) for attributes in dicts]
+    try:
+        yield
+    finally:
+        for attributes, before in kept:
+            attributes.clear()
+            attributes.update(before)

@@ -34,10 +34,15 @@ def structure(tree: Tree) -> Structure:
 def named_leaves(tree: Tree) -> list[tuple[str, Any]]:
     """Each leaf with the path that indexes it, in the order of ``leaves``.
 
+    A node that was registered without the names of its children leaves no path: its tree's leaves are counted.
+
     >>> [name for name, _ in named_leaves({"w": torch.ones(2), "b": [torch.ones(1)]})]
     ["['w']", "['b'][0]"]
     """
-    return [(pytree.keystr(path), leaf) for path, leaf in pytree.tree_flatten_with_path(tree)[0]]
+    try:
+        return [(pytree.keystr(path), leaf) for path, leaf in pytree.tree_flatten_with_path(tree)[0]]
+    except ValueError:  # no flatten_with_keys_fn
+        return [(f" (leaf {i})", leaf) for i, leaf in enumerate(leaves(tree))]
 
 
 def add(x: Tree, y: Tree) -> Tree:
