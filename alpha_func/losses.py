@@ -75,9 +75,10 @@ def functional_loss(
         state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in model.named_buffers()}
         state.update({f"module.{name}": value for name, value in params.items()})
         with _seeded_rng(seed), _attributes_kept(model):
-            return functional_call(model, state, args, kwargs)
+            return functional_call(model, state, args, kwargs, tie_weights=tied)
 
     names = params.keys()
+    tied = _has_ties(model)
     return loss, params
 
 
@@ -111,6 +112,12 @@ class _OwnLoss(nn.Module):
                 "pass the targets that make the module compute one (labels=...), or a criterion to functional_loss"
             )
         return found
+
+
+def _has_ties(model: nn.Module) -> bool:
+    """Whether a tensor has two names; functional_call need not look for ties at every call where there are none."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return len({id(tensor) for _, tensor in named}) < len(named)
 
 
 def _name_mismatch(got: Any, expected: Any) -> str:
