@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -24,16 +24,21 @@ class StrategyError(RuntimeError):
     """PyTorch cannot run a strategy on an operator of the loss; the message names both and what to do."""
 
 
-def run(attempt: Callable[[Strategy], T], strategy: Strategy, loss: Loss, params: Tree) -> T:
+def run(
+    attempt: Callable[[Strategy], T], strategy: Strategy, loss: Loss, params: Tree, *, own: Sequence[Exception] = ()
+) -> T:
     """``attempt(strategy)``, a failure of PyTorch's in it raised as a StrategyError.
 
-    An error of the loss itself comes through as it is, and so does one whose operator cannot be named.
+    An error of the loss itself comes through as it is, and so does one whose operator cannot be named. So does one in
+    ``own``, where the attempt puts the errors of the caller's code that it ran besides the loss.
     """
     try:
         return attempt(strategy)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
+        if any(error is one for one in own):
+            raise
         message = _explanation(error, attempt, strategy, loss, params)
         if message is None:
             raise

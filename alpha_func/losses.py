@@ -25,8 +25,8 @@ def functional_loss(
     ``loss(params, *args, **kwargs)`` is the module's own output: a scalar, or its ``.loss`` or ``["loss"]`` (as Hugging
     Face models give when they are called with ``labels=``).
 
-    The module is read at every call and never changed: its mode (train or eval), its buffers and its frozen parameters
-    are what they are at the call. Buffers are cloned inside each call, so train-mode BatchNorm works.
+    The module is read at every call and never changed: its mode (train or eval), its buffers, its frozen parameters and
+    its attributes are what they are at the call. Buffers are cloned inside each call, so train-mode BatchNorm works.
     Stochastic layers draw from an RNG seeded with ``seed`` at each call: the loss is a function, and the global RNG
     (CPU and CUDA) stays where it was.
 
@@ -42,7 +42,8 @@ def functional_loss(
 
     Raises:
         TypeError: ``module`` is no nn.Module or ``criterion`` is not callable; at a call, the output is no loss.
-        ValueError: the module has no parameter with ``requires_grad``; at a call, ``params`` has other names.
+        ValueError: the module has no parameter with ``requires_grad``, or an embedding with ``max_norm``, which writes
+            to its weight; at a call, ``params`` has other names.
 
     >>> import torch
     >>> module = torch.nn.Linear(2, 1, bias=False)
@@ -57,6 +58,12 @@ def functional_loss(
     params = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
     if not params:
         raise ValueError("module has no parameter with requires_grad=True; unfreeze at least one")
+    for name, part in module.named_modules():
+        if getattr(part, "max_norm", None) is not None and isinstance(part, nn.Embedding | nn.EmbeddingBag):
+            raise ValueError(
+                f"module has {type(part).__name__} {name!r} with max_norm={part.max_norm}: it rescales its weight "
+                "in place at every call, and its derivative ignores that; set max_norm=None"
+            )
     model = _OwnLoss(module) if criterion is None else _Supervised(module, criterion)
     state = ModuleState(model, frozenset(f"module.{name}" for name in params))
     return ModuleLoss(model, tuple(params), seed, state), params
@@ -75,9 +82,11 @@ class ModuleLoss:
     seed: int
     state: ModuleState
     expected: frozenset[str] = field(init=False)
+    tied: bool = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "expected", frozenset(self.names))
+        object.__setattr__(self, "tied", _has_ties(self.model))
 
     def __call__(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """The loss at ``params``, its random draws seeded."""
@@ -93,16 +102,21 @@ class ModuleLoss:
     ) -> Tensor:
         """The loss as a function of its state too, as ``state.tensors()`` gives it; draws from the RNG as it stands."""
         self._check(params)
-        with self.state.attributes_kept(), self.state.attributes_replaced(state) as registered:
+        with self.state.attributes_replaced(state) as registered:
             return self._run({name: value.clone() for name, value in registered.items()}, params, args, kwargs)
 
     def _check(self, params: Mapping[str, Tensor]) -> None:
+        if not isinstance(params, Mapping):
+            raise TypeError(
+                f"params must be the dict of name to tensor that functional_loss returned, got {type(params).__name__}"
+            )
         if params.keys() != self.expected:
             raise ValueError(_name_mismatch(params.keys(), self.expected))
 
     def _run(self, state: dict[str, Tensor], params: Mapping[str, Tensor], args: Any, kwargs: Any) -> Tensor:
         state.update({f"module.{name}": value for name, value in params.items()})
-        return functional_call(self.model, state, args, kwargs)
+        with self.state.attributes_kept():
+            return functional_call(self.model, state, args, kwargs, tie_weights=self.tied)
 
 
 _lifting: Callable[[ModuleLoss], Mapping[str, Tensor]] | None = None
@@ -149,6 +163,12 @@ class _OwnLoss(nn.Module):
                 "pass the targets that make the module compute one (labels=...), or a criterion to functional_loss"
             )
         return found
+
+
+def _has_ties(model: nn.Module) -> bool:
+    """Whether a tensor has two names; functional_call need not look for ties at every call where there are none."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return len({id(tensor) for _, tensor in named}) < len(named)
 
 
 def _name_mismatch(got: Any, expected: Any) -> str:

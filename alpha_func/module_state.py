@@ -62,14 +62,20 @@ class ModuleState:
 
     @contextmanager
     def attributes_kept(self) -> Iterator[None]:
-        """Whatever the forward writes to attributes of its modules, a stored activation for one, is undone."""
-        before = [(module.__dict__, dict(module.__dict__)) for module in self._module.modules()]
+        """Put back every attribute of the modules that their forward sets.
+
+        A forward may keep a tensor (``self.last = x``; legacy ``weight_norm`` and ``spectral_norm`` their weight): that
+        of a differentiated call is dead outside it, and the module could not even be copied. ``functional_call`` swaps
+        only the parameters and buffers it is given, so buffers that a forward registers are taken off here as well.
+        """
+        parts: Iterator[tuple[Any, ...]] = ((vars(m), m._parameters, m._buffers) for m in self._module.modules())
+        kept = [(attributes, attributes.copy()) for dicts in parts for attributes in dicts]
         try:
             yield
         finally:
-            for attributes, kept in before:
+            for attributes, before in kept:
                 attributes.clear()
-                attributes.update(kept)
+                attributes.update(before)
 
     def _fingerprint(self) -> tuple[Any, ...]:
         return (

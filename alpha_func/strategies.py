@@ -19,6 +19,7 @@ validated in ``transforms``.
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor, func
 
 from alpha_func import tree
@@ -151,9 +152,27 @@ def _jvp_of_grad(loss: Loss, params: Tree, direction: Tree) -> ValueSlopeProduct
 
 
 def _vjp_of_grad(loss: Loss, params: Tree, direction: Tree) -> ValueSlopeProduct:
-    grads, pullback, value = func.vjp(func.grad_and_value(loss), params, has_aux=True)
+    grads, pullback, value = _gradient_pullback(loss, params)
     (hd,) = pullback(direction)
     return value, tree.vdot(direction, grads), hd
+
+
+def _gradient_pullback(loss: Loss, params: Tree) -> tuple[Tree, Callable[[Tree], tuple[Tree]], Tensor]:
+    """∇L(θ), the pullback v ↦ (Hᵀv,), and L(θ).
+
+    The inner gradient is torch.autograd's, which inside func.vjp needs no functorch level of its own: a fifth less
+    time on a tiny net than func.vjp(func.grad).
+    """
+
+    def gradient_and_value(params: Tree) -> tuple[Tree, Tensor]:
+        value = loss(params)
+        leaves, structure = tree.flatten(params)
+        if not value.requires_grad:  # a loss that does not depend on the parameters
+            return tree.zeros_like(params), value
+        grads = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
+        return tree.unflatten(grads, structure), value
+
+    return func.vjp(gradient_and_value, params, has_aux=True)
 
 
 def _grad_of_jvp(loss: Loss, params: Tree, direction: Tree) -> ValueSlopeProduct:
@@ -179,7 +198,7 @@ def _contract(direction: Tree, value_slope_product: ValueSlopeProduct) -> Quadra
 
 def _shared_double_backward(loss: Loss, params: Tree, direction: Direction) -> tuple[Tree, Tree, Quadratic]:
     """As ``reverse_over_reverse``, the direction taken from the gradient that it differentiates."""
-    grads, pullback, value = func.vjp(func.grad_and_value(loss), params, has_aux=True)
+    grads, pullback, value = _gradient_pullback(loss, params)
     d = direction(grads)
     (hd,) = pullback(d)
     return grads, d, Quadratic(value, tree.vdot(d, grads), tree.vdot(d, hd))

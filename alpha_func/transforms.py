@@ -159,15 +159,22 @@ def grad_and_quadratic(
         check_params(params)
         loss_of_params = scalar_loss(loss, args, kwargs)
 
+        own: list[Exception] = []
+
         def checked_direction(grads: Tree) -> Tree:
-            return aligned(params, direction(grads), "direction(grads)")
+            try:
+                d = direction(grads)
+            except Exception as error:
+                own.append(error)
+                raise
+            return aligned(params, d, "direction(grads)")
 
         def attempt(strategy: Strategy) -> Step:
             grads, d, quadratic = gradient_and_line(strategy)(loss_of_params, params, checked_direction)
             return Step(grads, d, _accumulated(quadratic))
 
         with twice_differentiable():
-            return failures.run(attempt, chosen, loss_of_params, params)
+            return failures.run(attempt, chosen, loss_of_params, params, own=own)
 
     return step
 

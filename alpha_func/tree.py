@@ -34,10 +34,15 @@ def structure(tree: Tree) -> Structure:
 def named_leaves(tree: Tree) -> list[tuple[str, Any]]:
     """Each leaf with the path that indexes it, in the order of ``leaves``.
 
+    A node that was registered without the names of its children leaves no path: its tree's leaves are counted.
+
     >>> [name for name, _ in named_leaves({"w": torch.ones(2), "b": [torch.ones(1)]})]
     ["['w']", "['b'][0]"]
     """
-    return [(pytree.keystr(path), leaf) for path, leaf in pytree.tree_flatten_with_path(tree)[0]]
+    try:
+        return [(pytree.keystr(path), leaf) for path, leaf in pytree.tree_flatten_with_path(tree)[0]]
+    except ValueError:  # no flatten_with_keys_fn
+        return [(f" (leaf {i})", leaf) for i, leaf in enumerate(leaves(tree))]
 
 
 def add(x: Tree, y: Tree) -> Tree:
@@ -82,7 +87,9 @@ def axpy(a: float | Tensor, x: Tree, y: Tree) -> Tree:
     >>> axpy(0.5, [torch.tensor(2.0)], [torch.tensor(1.0)])
     [tensor(2.)]
     """
-    return map(lambda x_leaf, y_leaf: (a * x_leaf + y_leaf).to(y_leaf.dtype), x, y)
+    if isinstance(a, Tensor):
+        return map(lambda x_leaf, y_leaf: (a * x_leaf + y_leaf).to(y_leaf.dtype), x, y)
+    return map(lambda x_leaf, y_leaf: torch.add(y_leaf, x_leaf, alpha=a).to(y_leaf.dtype), x, y)
 
 
 def zeros_like(x: Tree) -> Tree:
@@ -118,15 +125,21 @@ def vdot(x: Tree, y: Tree) -> Tensor:
     >>> vdot(torch.ones(2, dtype=torch.bfloat16), torch.ones(2, dtype=torch.bfloat16)).dtype
     torch.float32
     """
-    total, *rest = leaves(map(_leaf_vdot, x, y))
+    x_leaves, x_structure = flatten(x)
+    y_leaves, y_structure = flatten(y)
+    if y_structure != x_structure:  # dicts in another order, or a mismatch, which this raises
+        y_leaves = x_structure.flatten_up_to(y)
+    total, *rest = [_leaf_vdot(x_leaf, y_leaf) for x_leaf, y_leaf in zip(x_leaves, y_leaves, strict=True)]
     for product in rest:
         total = total + product.to(total.device)
     return total
 
 
 def _leaf_vdot(x: Tensor, y: Tensor) -> Tensor:
-    accumulator = accumulator_dtype(torch.promote_types(x.dtype, y.dtype))
-    return torch.dot(x.reshape(-1).to(accumulator), y.reshape(-1).to(accumulator))
+    if x.dtype != y.dtype or x.dtype not in (torch.float32, torch.float64):
+        accumulator = accumulator_dtype(torch.promote_types(x.dtype, y.dtype))
+        x, y = x.to(accumulator), y.to(accumulator)
+    return torch.dot(x.reshape(-1), y.reshape(-1))
 
 
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -79,7 +79,10 @@ def aligned(params: Tree, other: Tree, name: str) -> Tree:
             others = structure.flatten_up_to(other)
         except ValueError:
             raise ValueError(_structure_mismatch(params, other, name)) from None
-        other = tree.unflatten(others, structure)
+        in_order = tree.unflatten(others, structure)
+        if tree.structure(in_order) != structure:  # containers where params has leaves
+            raise ValueError(_structure_mismatch(params, other, name))
+        other = in_order
     for leaf, other_leaf in zip(leaves, others, strict=True):
         if (
             not isinstance(other_leaf, Tensor)
@@ -106,15 +109,16 @@ def scalar_loss(loss: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict
                 f"loss must return a scalar (shape ()), got shape {tuple(value.shape)}; reduce it: .mean() or .sum()"
             )
         if not value.is_floating_point():
-            raise TypeError(f"loss must be real and floating point, got {value.dtype}")
+            remedy = "take .real or .abs() of it" if value.is_complex() else "convert it with .to(torch.float32)"
+            raise TypeError(f"loss must be real and floating point, got {value.dtype}; {remedy}")
         return value
 
     return loss_of_params
 
 
 def _structure_mismatch(params: Tree, other: Tree, name: str) -> str:
-    expected = {path for path, _ in tree.named_leaves(params)}
-    got = {path for path, _ in tree.named_leaves(other)}
+    expected = {path or "a bare tensor" for path, _ in tree.named_leaves(params)}
+    got = {path or "a bare leaf" for path, _ in tree.named_leaves(other)}
     difference = "; ".join(
         f"it {verb} {', '.join(sorted(paths)[:5])}"
         for verb, paths in (("lacks", expected - got), ("has unknown", got - expected))

@@ -1,0 +1,1 @@
+"""What exactness costs, measured: each module prints its own table."""

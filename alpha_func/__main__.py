@@ -1,0 +1,8 @@
+"""``python -m alpha_func``: the command line."""
+
+import sys
+
+from alpha_func.observing.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

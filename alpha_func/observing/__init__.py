@@ -1,0 +1,1 @@
+"""α* through a training run: the experiment, its records, its pictures, the command line."""

@@ -1,0 +1,113 @@
+"""What a run is: the settings, and the network they describe."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from alpha_func.strategies import STRATEGIES
+from alpha_func.transforms import DEFAULT_STRATEGY
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+TASKS = ("regression", "classification")
+FIRST_LEARNING_RATE = 0.01
+
+
+class InputError(ValueError):
+    """Something the user gave that cannot be used; the message says what, and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A training run to observe; the defaults are the first experiment.
+
+    Attributes:
+        data: "normal" (X and y drawn from a standard normal, 1000 × 10 and 1000 × 1), "diabetes", "digits", or the path
+            of a CSV file.
+        target: the CSV file's column to predict.
+        task: "regression" (mean squared error) or "classification" (cross entropy); None: what the data is.
+        hidden: sizes of the hidden layers.
+        activation: a name in ACTIVATIONS.
+        lr: the learning rate, or None to step by α* itself.
+        factor: with lr None, the step is factor·α*.
+        epochs, batch_size, shuffle, seed, dtype, strategy: as their names say.
+        every: α* is recorded at every such step.
+    """
+
+    data: str = "normal"
+    target: str | None = None
+    task: str | None = None
+    hidden: tuple[int, ...] = (5,)
+    activation: str = "relu"
+    lr: float | None = FIRST_LEARNING_RATE
+    factor: float = 1.0
+    epochs: int = 100
+    batch_size: int = 32
+    shuffle: bool = False
+    seed: int = 0
+    dtype: str = "float32"
+    strategy: str = DEFAULT_STRATEGY
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no run can have.
+
+        >>> Experiment(batch_size=0)
+        Traceback (most recent call last):
+        alpha_func.observing.experiment.InputError: batch size is 0: give a whole number of at least 1
+        """
+        for name, value in (("epochs", self.epochs), ("batch size", self.batch_size), ("every", self.every)):
+            if value < 1:
+                raise InputError(f"{name} is {value}: give a whole number of at least 1")
+        for size in self.hidden:
+            if size < 1:
+                raise InputError(f"hidden has a layer of size {size}: give whole numbers of at least 1, such as 64,32")
+        for name, rate in (("learning rate", self.lr), ("factor", self.factor)):
+            if rate is not None and not (math.isfinite(rate) and rate > 0):
+                raise InputError(f"{name} is {rate:g}: give a positive number, such as 0.01")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed is {self.seed}: give a whole number from 0 to 2^63 - 1")
+        choices: list[tuple[str, str | None, Iterable[str]]] = [
+            ("activation", self.activation, ACTIVATIONS),
+            ("dtype", self.dtype, DTYPES),
+            ("strategy", self.strategy, STRATEGIES),
+            ("task", self.task, TASKS),
+        ]
+        for name, choice, known in choices:
+            if choice is not None and choice not in known:
+                raise InputError(f"{name} {choice!r} is unknown: choose from {', '.join(known)}")
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting, for a JSON file."""
+        return asdict(self)
+
+
+def network(experiment: Experiment, inputs: int, outputs: int) -> nn.Sequential:
+    """The multilayer perceptron inputs-hidden-outputs, its weights drawn from the seed; the global RNG stays put.
+
+    >>> network(Experiment(), 10, 1)
+    Sequential(
+      (0): Linear(in_features=10, out_features=5, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=5, out_features=1, bias=True)
+    )
+    """
+    activation = ACTIVATIONS[experiment.activation]
+    layers: list[nn.Module] = []
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(experiment.seed)
+        for m, n in pairwise((inputs, *experiment.hidden, outputs)):
+            layers += [nn.Linear(m, n), activation()]
+    return nn.Sequential(*layers[:-1]).to(DTYPES[experiment.dtype])

@@ -1,0 +1,138 @@
+"""The pictures of a run: α* over training, and the loss along a handful of lines."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from alpha_func.observing.training import Line
+
+POINT, TREND, REFERENCE, WARNING = "#9db8d9", "#1f4e8c", "#444444", "#c8372d"
+STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"}
+
+
+def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
+    """α*, lr/α*, curvature and loss per step, each with its running median.
+
+    Log scales; a step that has no place on one (α* or curvature not positive) is marked at the bottom edge, and the
+    outermost 0.5 % of the points may lie outside the frame.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 8), layout="constrained")
+        ((alpha, ratio), (curvature, loss)) = figure.subplots(2, 2, sharex=True)
+        figure.suptitle(title, x=0.01, ha="left")
+
+        rates = table.lr.min(), table.lr.max()
+        window = max(len(table) // 50, min(table.batch.nunique(), len(table) // 5), 1)  # an epoch, or more
+        _series(alpha, table.step, table.alpha, window, "α* < 0 (curvature not positive)", show=rates)
+        alpha.plot(table.step, table.lr, color=WARNING, lw=1.2, label="learning rate")
+        alpha.set(title="Optimal step size α*", ylabel="α* (learning rate)")
+
+        _series(ratio, table.step, table.lr_over_alpha, window, "lr/α* < 0", show=(1, 2))
+        ratio.axhline(1, color=REFERENCE, lw=1.2, label="1: lands on the minimum")
+        ratio.axhline(2, color=WARNING, lw=1.2, ls="--", label="2: no progress predicted")
+        ratio.set(title="Learning rate over α*", ylabel="lr / α*")
+
+        _series(curvature, table.step, table.curvature, window, "curvature ≤ 0")
+        curvature.set(title="Curvature dᵀHd along d = −g", ylabel="loss per unit of α²", xlabel="step")
+
+        _series(loss, table.step, table.loss, window, "loss ≤ 0")
+        loss.set(title="Mini-batch loss before the step", ylabel="loss", xlabel="step")
+
+        for axes in (alpha, ratio, curvature, loss):
+            axes.grid(alpha=0.25)
+            axes.legend(fontsize=8, framealpha=0.9)
+        _save(figure, path)
+
+
+def draw_lines(lines: Sequence[Line], path: Path, *, title: str) -> None:
+    """For each line the true loss h(α) against its quadratic q(α), with α* and the learning rate marked."""
+    with mpl.rc_context(STYLE):
+        columns = min(3, len(lines))
+        rows = -(-len(lines) // columns)
+        figure = Figure(figsize=(max(4.2 * columns, 6), 3.4 * rows + 0.8), layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left")
+        panels = figure.subplots(rows, columns, squeeze=False).flat
+        for axes, line in zip(panels, lines, strict=False):
+            _draw_line(axes, line)
+        for axes in panels:  # what zip left over
+            axes.remove()
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        _save(figure, path)
+
+
+def _draw_line(axes: Axes, line: Line) -> None:
+    alphas, losses = line.alphas.numpy(), line.losses.numpy()
+    quadratic = line.quadratic(line.alphas).numpy()
+    alpha = line.quadratic.alpha.item()
+    axes.plot(alphas, losses, color=TREND, lw=2.2, label="loss h(α)")
+    axes.plot(alphas, quadratic, color=WARNING, lw=1.3, ls="--", label="quadratic q(α)")
+    axes.axvline(0, color=REFERENCE, lw=0.6)
+    # Both markers on every panel, so that one legend serves all; what is out of range stays out of sight.
+    axes.plot([alpha], [line.quadratic.minimum.item()], "o", color=WARNING, ms=7, label="α*")
+    axes.plot([line.lr], [np.interp(line.lr, alphas, losses)], "^", color=REFERENCE, ms=7, label="learning rate")
+    off_scale = "" if alphas[0] <= line.lr <= alphas[-1] else " (off scale)"
+    axes.set(
+        title=f"step {line.step}: α* = {alpha:.3g}, lr = {line.lr:.3g}{off_scale}",
+        xlim=(alphas[0], alphas[-1]),
+        xlabel="α (multiple of d = −g)",
+        ylabel="mini-batch loss",
+    )
+    axes.title.set_fontsize(9)
+    axes.set_ylim(*_frame(losses, quadratic))
+    axes.grid(alpha=0.25)
+
+
+def _frame(losses: Any, quadratic: Any) -> tuple[float, float]:
+    """Limits that show both curves; where one towers over the other it leaves the frame."""
+    curves = [curve[np.isfinite(curve)] for curve in (losses, quadratic)]
+    curves = [curve for curve in curves if len(curve)]
+    if not curves:
+        return 0.0, 1.0
+    low, high = min(curve.min() for curve in curves), max(curve.max() for curve in curves)
+    top = min(high, low + 4 * min(max(np.ptp(curve), curve.max() - low) for curve in curves))
+    margin = 0.06 * (top - low) or 0.06 * abs(top) or 1.0
+    return low - margin, top + margin
+
+
+def _series(
+    axes: Axes, steps: Any, values: Any, window: int, non_positive_label: str, *, show: Sequence[float] = ()
+) -> None:
+    """Points and their running median on a log scale, non-positive ones marked at the bottom edge.
+
+    The frame holds 99 % of the points and the values to ``show``.
+    """
+    positive = values.where((values > 0) & np.isfinite(values))
+    axes.plot(steps, positive, ".", color=POINT, ms=3, rasterized=True)
+    axes.set_yscale("log")
+    if positive.notna().any():
+        median = values.rolling(window, center=True, min_periods=window // 2 + 1).median()
+        axes.plot(steps, median.where(median > 0), color=TREND, lw=1.6, label=f"running median ({window} steps)")
+        low, high = np.nanquantile(positive, [0.005, 0.995])
+        low, high = min(low, *show, high) / 1.6, max(high, *show, low) * 1.6
+        axes.set_ylim(low, high)
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_major_formatter(plain)
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_minor_formatter(plain if high / low < 1e3 else NullFormatter())
+    non_positive = values[values <= 0]
+    if len(non_positive):
+        share = f"{non_positive_label}: {len(non_positive)} of {len(values)} steps"
+        bottom = np.full(len(non_positive), 0.015)
+        axes.plot(
+            steps[non_positive.index], bottom, "|", color=WARNING, ms=8,
+            transform=axes.get_xaxis_transform(), label=share,
+        )  # fmt: skip
+
+
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=120)
