@@ -1,0 +1,1 @@
+"""A loss as a program of primitive operators, and programs made of it."""

@@ -1,0 +1,83 @@
+"""A loss lowered to primitive operators: a stand-in for ``program``, so that the sweeps can be built and tested."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, func, fx
+from torch._decomp import core_aten_decompositions, get_decompositions
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from alpha_func.kernels import twice_differentiable
+
+aten = torch.ops.aten
+
+# Operators that have a law of their own in the sweeps, or derivatives in PyTorch that are right to second order: one
+# kernel is faster than the several that it would be lowered to.
+KEPT = (
+    aten.addmm,
+    aten._softmax,
+    aten._safe_softmax,
+    aten._log_softmax,
+    aten.gelu,
+    aten.silu,
+    aten.nll_loss_forward,
+    aten.nll_loss2d_forward,
+    aten.leaky_relu,
+    aten.softplus,
+    aten.bernoulli,
+    aten.max_pool2d_with_indices,
+    aten.index_select,
+    aten.masked_fill,
+    aten.threshold_backward,
+    aten.stack,
+    aten.unbind,
+)
+LOWERED = (
+    aten.mse_loss,
+    aten.native_batch_norm,
+    aten._native_batch_norm_legit,
+    aten.native_layer_norm,
+    aten.native_group_norm,
+    aten.huber_loss,
+    aten.smooth_l1_loss,
+    aten.glu,
+    aten._weight_norm_interface,
+    aten.lstm,
+    aten.gru,
+    aten.rnn_tanh,
+    aten.rnn_relu,
+    aten.binary_cross_entropy,
+    aten.binary_cross_entropy_with_logits,
+    aten.addcmul,
+    aten.addcdiv,
+    aten.baddbmm,
+)
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Composite operators to primitives, products and a few fused kernels kept."""
+    table = {**core_aten_decompositions(), **get_decompositions(LOWERED)}
+    return {target: rule for target, rule in table.items() if getattr(target, "overloadpacket", target) not in KEPT}
+
+
+@contextmanager
+def _without_fused_recurrences() -> Iterator[None]:
+    """oneDNN's LSTM is one operator without a second derivative; ``backends.mkldnn.flags`` warns about TF32."""
+    enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)
+
+
+def lower(loss: Callable[..., Tensor], inputs: Sequence[Tensor]) -> fx.GraphModule:
+    """The program of ``loss(*inputs)``, a scalar, in primitive operators, traced on fake tensors."""
+    functional = func.functionalize(loss)
+    with twice_differentiable(), _without_fused_recurrences(), torch.no_grad():
+        program = make_fx(
+            functional, decomposition_table=decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True
+        )(*inputs)
+    return program
