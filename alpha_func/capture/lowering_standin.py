@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, func, fx
 from torch._decomp import core_aten_decompositions, get_decompositions
+from torch._decomp.decompositions import native_batch_norm_helper
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from alpha_func.kernels import twice_differentiable
@@ -59,7 +60,12 @@ LOWERED = (
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Composite operators to primitives, products and a few fused kernels kept."""
     table = {**core_aten_decompositions(), **get_decompositions(LOWERED)}
+    table[aten.native_batch_norm.default] = _batch_norm  # theirs writes the running statistics in place
     return {target: rule for target, rule in table.items() if getattr(target, "overloadpacket", target) not in KEPT}
+
+
+def _batch_norm(*args: Any) -> Any:
+    return native_batch_norm_helper(*args, functional=True)[:3]
 
 
 @contextmanager
