@@ -68,6 +68,8 @@ class Builder:
 
     def write(self, target: Any, *args: Any, **kwargs: Any) -> Any:
         """The node of a call, without laws."""
+        if isinstance(target, OpOverload) and target._schema.is_mutable:
+            raise NotImplementedError(f"{target} writes in place: a program of pure operators was expected")
         key = None if is_impure(target) else _key((target, args, tuple(sorted(kwargs.items()))))
         if key is not None and key in self._known:
             return self._known[key]

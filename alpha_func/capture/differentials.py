@@ -84,7 +84,10 @@ def _traced(b: Builder, call: Call, tangents: Any, transform: Callable[..., Any]
             return transform(call.target, args, kwargs, ts)
 
         with b.mode:
-            b.traces[key] = make_fx(derivative)(*vals)
+            # One fake tensor for each operand, though two share theirs: make_fx tells its inputs apart by identity.
+            inputs = [torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device=v.device) for v in vals]
+            # PyTorch's formulas write in place here and there (linalg_vector_norm).
+            b.traces[key] = make_fx(func.functionalize(derivative))(*inputs)
     return b.inline(b.traces[key], [leaves[i] for i in where])
 
 

@@ -86,4 +86,34 @@ def lower(loss: Callable[..., Tensor], inputs: Sequence[Tensor]) -> fx.GraphModu
         program = make_fx(
             functional, decomposition_table=decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True
         )(*inputs)
-    return program
+        return _without_writes(program, inputs)
+
+
+def _without_writes(program: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
+    """The program without operators that write in place.
+
+    Some decompositions write, and so do updates of buffers that were closed over. With the constants as inputs, these
+    are functional too; the constants are put back at the end.
+    """
+    names = list(dict.fromkeys(str(node.target) for node in program.graph.find_nodes(op="get_attr")))
+
+    def lifted(*operands: Tensor) -> Any:
+        held = dict(zip(names, operands[len(inputs) :], strict=True))
+        interpreter = fx.Interpreter(program)
+        interpreter.get_attr = lambda target, args, kwargs: held[target]  # type: ignore[method-assign, assignment]
+        return interpreter.run(*operands[: len(inputs)])
+
+    constants = [getattr(program, name) for name in names]
+    pure = make_fx(func.functionalize(lifted), tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs, *constants)
+    for name, tensor, node in zip(names, constants, pure.graph.find_nodes(op="placeholder")[len(inputs) :], strict=True):
+        setattr(pure, name, tensor)
+        with pure.graph.inserting_before(node):
+            node.replace_all_uses_with(pure.graph.get_attr(name))
+        pure.graph.erase_node(node)
+    copies = [node for node in pure.graph.nodes if node.target is aten.copy_.default]  # back into the constants
+    for node in copies:
+        if not node.users:
+            pure.graph.erase_node(node)
+    pure.graph.eliminate_dead_code()
+    pure.recompile()
+    return pure
