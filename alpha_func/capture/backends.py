@@ -1,16 +1,55 @@
-"""How a finished program is run."""
+"""How a finished program is run: operator by operator, or compiled.
+
+Both take the flat inputs and return the flat outputs. A program that draws random numbers draws those that eager
+PyTorch draws, in its order, whatever the backend: the draws run eagerly and are given to the compiled rest.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from alpha_func.capture.building import fake_mode, is_impure
+from alpha_func.capture.fusing import fuse
 
 Runnable = Callable[..., Sequence[Any]]
+Backend = Callable[[fx.GraphModule], Runnable]
 
 
 def eager(program: fx.GraphModule) -> Runnable:
-    """The program as it is, operator by operator."""
-    return program.forward
+    """The program operator by operator, in fused kernels where ATen has them."""
+    forward = fuse(program).forward
+
+    def run(*inputs: Any) -> Sequence[Any]:
+        # The programs are derivatives already: below autograd each call costs less.
+        with torch._C._AutoDispatchBelowAutograd():
+            return forward(*inputs)
+
+    return run
 
 
-BACKENDS: dict[str, Callable[[fx.GraphModule], Runnable]] = {"eager": eager}
+def inductor(program: fx.GraphModule) -> Runnable:
+    """The program compiled by TorchInductor; one that draws random numbers runs eagerly, to draw the same."""
+    if any(is_impure(node.target) for node in program.graph.nodes):
+        return eager(program)
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.decomposition import select_decomp_table
+
+    mode = fake_mode(program)
+    inputs = [node.meta["val"] for node in program.graph.find_nodes(op="placeholder")]
+    with mode:
+        # One fake tensor for each input: make_fx tells them apart by identity.
+        distinct = [torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device=v.device) for v in inputs]
+        traced = make_fx(program, decomposition_table=select_decomp_table())(*distinct)
+    with torch._guards.tracing(torch._guards.TracingContext(mode)):
+        compiled = compile_fx_inner(traced, distinct)
+
+    def run(*inputs: Any) -> Sequence[Any]:
+        return compiled(list(inputs))
+
+    return run
+
+
+BACKENDS: dict[str, Backend] = {"eager": eager, "inductor": inductor}

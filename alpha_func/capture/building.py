@@ -35,6 +35,7 @@ class Builder:
         self.constants: dict[str, Tensor] = {}
         self.mode = mode
         self._laws = laws
+        self.once: set[Any] = set()
         self.traces: dict[Any, fx.GraphModule] = {}
         self._known: dict[Any, Any] = {}
 
@@ -90,7 +91,9 @@ class Builder:
             return target(*vals, **fake_kwargs)
 
 
-def replay(module: fx.GraphModule, inputs: Sequence[Any], builder: Builder) -> Any:
+def replay(
+    module: fx.GraphModule, inputs: Sequence[Any], builder: Builder, visit: Callable[[fx.Node, Any], None] | None = None
+) -> Any:
     """Write the calls of a program into a builder, its placeholders bound to ``inputs``; the values of its outputs."""
     env: dict[fx.Node, Any] = {}
     given = iter(inputs)
@@ -104,6 +107,8 @@ def replay(module: fx.GraphModule, inputs: Sequence[Any], builder: Builder) -> A
         else:
             args, kwargs = bound(node, env)
             env[node] = builder.call(node.target, *args, **kwargs)
+        if visit is not None:
+            visit(node, env[node])
     raise ValueError("the program has no output")
 
 

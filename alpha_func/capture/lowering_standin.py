@@ -106,7 +106,7 @@ def _without_writes(program: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.Gra
     constants = [getattr(program, name) for name in names]
     pure = make_fx(func.functionalize(lifted), tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs, *constants)
     for name, tensor, node in zip(names, constants, pure.graph.find_nodes(op="placeholder")[len(inputs) :], strict=True):
-        setattr(pure, name, tensor)
+        pure.register_buffer(name, tensor)
         with pure.graph.inserting_before(node):
             node.replace_all_uses_with(pure.graph.get_attr(name))
         pure.graph.erase_node(node)
