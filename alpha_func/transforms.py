@@ -8,9 +8,11 @@ directions or over examples, ``grad`` through α*. Costs are in gradients of the
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from alpha_func import failures, tree
+from alpha_func.capture import CapturedLoss, schemes
 from alpha_func.directions import Direction, steepest_descent
 from alpha_func.kernels import twice_differentiable
 from alpha_func.quadratic import Quadratic
@@ -30,14 +32,13 @@ class Step(NamedTuple):
     quadratic: Quadratic
 
 
-def quadratic_along(
-    loss: Callable[..., Tensor], *, strategy: str | Strategy = DEFAULT_STRATEGY
-) -> Callable[..., Quadratic]:
+def quadratic_along(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) -> Callable[..., Quadratic]:
     """The local quadratic of a loss along a direction: value L(θ), slope dᵀg, curvature dᵀHd, exact to rounding.
 
     Args:
         loss: pure function ``loss(params, *args, **kwargs)`` to a real 0-d tensor.
-        strategy: a name in STRATEGIES, or a function ``(loss_of_params, params, direction) -> Quadratic``.
+        strategy: a name in STRATEGIES, or a function ``(loss_of_params, params, direction) -> Quadratic``. Left out:
+            "reverse_over_reverse"; for a captured loss, one Taylor sweep of its program.
 
     Returns:
         ``(params, direction, *args, **kwargs) -> Quadratic``, where params is a non-empty pytree of real floating-point
@@ -55,7 +56,9 @@ def quadratic_along(
     Quadratic(value=tensor(5.), slope=tensor(2.), curvature=tensor(2.))
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
-    chosen = resolve_strategy(strategy)
+    if strategy is None and isinstance(loss, CapturedLoss):
+        return _taylor(loss)
+    chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
 
     def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
         check_params(params)
@@ -71,7 +74,7 @@ def quadratic_along(
     return quadratic
 
 
-def optimal_alpha(loss: Callable[..., Tensor], *, strategy: str | Strategy = DEFAULT_STRATEGY) -> Callable[..., Tensor]:
+def optimal_alpha(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) -> Callable[..., Tensor]:
     """α* = −dᵀg / dᵀHd, where the local quadratic of the loss along d is stationary.
 
     The quadratic's ``alpha`` alone, with IEEE semantics: a zero direction gives NaN, zero curvature ±inf, and negative
@@ -97,7 +100,7 @@ def optimal_alpha(loss: Callable[..., Tensor], *, strategy: str | Strategy = DEF
     return alpha
 
 
-def hvp(loss: Callable[..., Tensor], *, strategy: str | Strategy = DEFAULT_STRATEGY) -> Callable[..., Tree]:
+def hvp(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) -> Callable[..., Tree]:
     """The Hessian-vector product Hd, without H.
 
     Args:
@@ -113,7 +116,7 @@ def hvp(loss: Callable[..., Tensor], *, strategy: str | Strategy = DEFAULT_STRAT
     tensor([ 6., 12.])
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
-    chosen = resolve_strategy(strategy)
+    chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
 
     def product(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Tree:
         check_params(params)
@@ -133,14 +136,15 @@ def grad_and_quadratic(
     loss: Callable[..., Tensor],
     direction: Direction = steepest_descent,
     *,
-    strategy: str | Strategy = DEFAULT_STRATEGY,
+    strategy: str | Strategy | None = None,
 ) -> Callable[..., Step]:
     """The gradient, a direction made of it, and the quadratic of the loss along that direction.
 
     Args:
         loss: as for ``quadratic_along``.
         direction: pure function of the gradients that returns a pytree of their structure, shapes and dtypes.
-        strategy: as for ``quadratic_along``; the default shares the gradient with the quadratic.
+        strategy: as for ``quadratic_along``. Left out: double backward, which shares the gradient with the quadratic;
+            for a captured loss, the second-order adjoint of its program.
 
     Returns:
         ``(params, *args, **kwargs) -> Step(grads, direction, quadratic)``. Two to four gradients. Errors are those of
@@ -153,7 +157,9 @@ def grad_and_quadratic(
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
     require_callable("direction", direction, "(grads)")
-    chosen = resolve_strategy(strategy)
+    if strategy is None and isinstance(loss, CapturedLoss):
+        return _adjoint(loss, direction)
+    chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
 
     def step(params: Tree, *args: Any, **kwargs: Any) -> Step:
         check_params(params)
@@ -179,6 +185,36 @@ def grad_and_quadratic(
     return step
 
 
+def _taylor(loss: CapturedLoss) -> Callable[..., Quadratic]:
+    """``quadratic_along`` of a captured loss: one forward sweep of its program."""
+
+    def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
+        check_params(params)
+        d = aligned(params, direction, "direction")
+        return _accumulated(schemes.quadratic(loss, params, d, args, kwargs))
+
+    return quadratic
+
+
+def _adjoint(loss: CapturedLoss, direction: Direction) -> Callable[..., Step]:
+    """``grad_and_quadratic`` of a captured loss: its gradient program, and the second-order adjoint's."""
+
+    def step(params: Tree, *args: Any, **kwargs: Any) -> Step:
+        check_params(params)
+        if direction is steepest_descent:
+            grads, d, quadratic = schemes.descent(loss, params, args, kwargs)
+        else:
+            grads, d, quadratic = schemes.along(loss, params, checked, args, kwargs)
+        return Step(grads, d, _accumulated(quadratic))
+
+    def checked(grads: Tree) -> Tree:
+        return aligned(grads, direction(grads), "direction(grads)")
+
+    return step
+
+
 def _accumulated(quadratic: Quadratic) -> Quadratic:
     """The three numbers in float32 or better, whatever the dtype of the loss."""
+    if all(number.dtype in (torch.float32, torch.float64) for number in quadratic):
+        return quadratic
     return Quadratic(*(number.to(tree.accumulator_dtype(number.dtype)) for number in quadratic))

@@ -45,10 +45,12 @@ def check_params(params: Tree) -> None:
     Traceback (most recent call last):
     TypeError: params['w'] is torch.int64: expected real floating point; convert it with .to(torch.float32)
     """
+    if type(params) is dict and params and all(_is_real(leaf) for leaf in params.values()):
+        return
     leaves = tree.leaves(params)
     if not leaves:
         raise ValueError("params is an empty tree: pass at least one tensor")
-    if all(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves):
+    if all(_is_real(leaf) for leaf in leaves):
         return
     for path, leaf in tree.named_leaves(params):
         if not isinstance(leaf, Tensor):
@@ -72,6 +74,8 @@ def aligned(params: Tree, other: Tree, name: str) -> Tree:
     Traceback (most recent call last):
     ValueError: direction['w'] has shape (3,): expected (2,), as params['w']
     """
+    if _alike(params, other):
+        return other
     leaves, structure = tree.flatten(params)
     others, other_structure = tree.flatten(other)
     if other_structure != structure:
@@ -92,6 +96,22 @@ def aligned(params: Tree, other: Tree, name: str) -> Tree:
         ):
             raise _leaf_mismatch(params, other, name)
     return other
+
+
+def _is_real(leaf: object) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _alike(params: Tree, other: Tree) -> bool:
+    """Whether two flat dicts of tensors match: the usual case, at a tenth of a pytree's cost."""
+    if type(params) is not dict or type(other) is not dict or list(params) != list(other):
+        return False
+    for x, y in zip(params.values(), other.values(), strict=True):
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+            return False
+        if x.shape != y.shape or x.dtype != y.dtype or x.device != y.device:
+            return False
+    return True
 
 
 def scalar_loss(loss: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Loss:

@@ -22,7 +22,7 @@ from alpha_func.losses import ModuleLoss, lifted, seeded_rng
 from alpha_func.tree import Tree
 from alpha_func.validation import require_callable, scalar_loss
 
-BACKENDS = ("eager",)
+BACKENDS = ("eager", "inductor")
 MAX_PROGRAMS = 32  # kept by a captured loss, the least recently used dropped
 
 
@@ -41,6 +41,7 @@ class Program:
     def __init__(self, graph: fx.GraphModule, params: int, seed: int | None):
         self.graph, self.params, self.seed = graph, params, seed
         self.counts = dict(Counter(_short(n.target) for n in graph.graph.nodes if _is_operator(n)).most_common())
+        self.schemes: dict[Any, Any] = {}  # the programs made of this one: capture.schemes
         self._run: Callable[..., Tensor] = graph.forward
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -191,7 +192,7 @@ def capture(
 
     Args:
         loss: pure function ``loss(params, *args, **kwargs)`` to a real 0-d tensor.
-        backend: what runs the program: "eager".
+        backend: what runs the programs of the transforms: "eager", operator by operator, or "inductor", compiled.
         constants: keep closed-over tensors in the program, as the objects that they are at the first call.
         unverified: allow operators whose second derivatives have not been verified.
 

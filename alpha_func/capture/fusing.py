@@ -1,0 +1,51 @@
+"""Kernels that do several operators' work: laws for a program that runs operator by operator, not for a compiler.
+
+Written after ``simplify``: each turns two operators into one pass over memory, and the numbers stay, to rounding.
+"""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from alpha_func.capture.building import Builder, Law, fake_mode, finished, replay
+from alpha_func.capture.simplify import dtype_of, is_call, is_number, shape_of
+
+aten = torch.ops.aten
+
+
+def fuse(program: fx.GraphModule) -> fx.GraphModule:
+    """The program with sums of products in the kernels that take both: addmm, baddbmm, addcmul, add with a factor."""
+    users = {node: len(node.users) for node in program.graph.nodes}
+    b = Builder(_LAWS, fake_mode(program))
+    inputs = [b.placeholder(str(n.target), n.meta["val"]) for n in program.graph.find_nodes(op="placeholder")]
+    return finished(b, replay(program, inputs, b, lambda old, new: b.once.add(new) if users[old] == 1 else None))
+
+
+def _sum_is_one_kernel(b: Builder, args: Any, kwargs: Any) -> Any:
+    """x + c·(a@b) = addmm(x, a, b, alpha=c), x + c·y·z = addcmul(x, y, z, value=c), x + c·y = add(x, y, alpha=c)."""
+    for x, term in (args, args[::-1]):
+        if not isinstance(x, fx.Node) or not isinstance(term, fx.Node) or term not in b.once:
+            continue
+        inner, c = term.args if _is_multiple(term) else (term, 1)
+        single = inner is term or inner in b.once
+        if single and is_call(inner, aten.mm.default) and dtype_of(x) == dtype_of(inner):
+            return b.write(aten.addmm.default, x, *inner.args, **({} if c == 1 else {"alpha": c}))
+        if single and is_call(inner, aten.bmm.default) and shape_of(x) == shape_of(inner):
+            return b.write(aten.baddbmm.default, x, *inner.args, **({} if c == 1 else {"alpha": c}))
+        if single and is_call(inner, aten.mul.Tensor) and not _is_multiple(inner) and _alike(x, *inner.args):
+            return b.write(aten.addcmul.default, x, *inner.args, **({} if c == 1 else {"value": c}))
+        if inner is not term and dtype_of(x) == dtype_of(inner):
+            return b.write(aten.add.Tensor, x, inner, alpha=c)
+    return None
+
+
+def _is_multiple(x: fx.Node) -> bool:
+    return is_call(x, aten.mul.Tensor) and is_number(x.args[1])
+
+
+def _alike(x: fx.Node, *others: Any) -> bool:
+    return all(isinstance(y, fx.Node) and dtype_of(y) == dtype_of(x) for y in others)
+
+
+_LAWS: dict[Any, list[Law]] = {aten.add.Tensor: [_sum_is_one_kernel]}

@@ -1,0 +1,40 @@
+"""Value, slope and curvature of a loss along a direction by one forward sweep.
+
+    x(α) = x₀ + x₁·α + ½·x₂·α²     every value of the program along the line θ + αd, to second order
+    v = f(x):     v₀ = f(x₀)     v₁ = Df[x₁]     v₂ = Df[x₂] + D²f[x₁, x₁]
+
+The parameters have x₁ = d and no x₂, the other inputs neither; zeros stay symbolic. A linear layer x·W costs five
+products, v₀ = x₀W, v₁ = x₁W + x₀D, v₂ = x₂W + 2·x₁D (two where x is an input), a product of two activations six. There
+is no backward pass, and a value can be freed as soon as the next is there. Griewank and Walther, Evaluating
+Derivatives (2008), chapter 13.
+"""
+
+from typing import Any
+
+from torch import fx
+
+from alpha_func.capture import rules  # noqa: F401  (fills the tables of derivatives)
+from alpha_func.capture.building import Builder, finished
+from alpha_func.capture.rules import plus
+from alpha_func.capture.simplify import filled_like
+from alpha_func.capture.sweeping import forward, propagate, started
+
+
+def taylor_program(lowered: fx.GraphModule, parameters: int) -> fx.GraphModule:
+    """The program (*inputs, *directions) -> (value, slope, curvature).
+
+    Args:
+        lowered: a program of primitive operators (*inputs) -> value, a scalar, with fake tensors in ``meta["val"]``.
+        parameters: how many of its inputs, the first ones, are parameters; there are as many directions.
+    """
+    b, inputs = started(lowered)
+    directions = [b.placeholder(f"direction_{i}", node.meta["val"]) for i, node in enumerate(inputs[:parameters])]
+    values = forward(b, lowered, inputs)
+    one = dict(zip(values.inputs, directions, strict=False))
+    propagate(b, values, one, twice := {})
+    slope, curvature = (_number(b, values.output, part.get(values.result)) for part in (one, twice))
+    return finished(b, (values.output, slope, curvature))
+
+
+def _number(b: Builder, value: Any, coefficient: Any) -> Any:
+    return filled_like(b, value, 0) if coefficient is None else plus(b, coefficient)
