@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import alpha_func
-from alpha_func.observing.experiment import ACTIVATIONS, DTYPES, TASKS, Experiment, InputError
-from alpha_func.strategies import STRATEGIES
+from alpha_func.observing.experiment import ACTIVATIONS, DTYPES, TASKS, WAYS, Experiment, InputError
 
 if TYPE_CHECKING:
     pass
@@ -109,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--shuffle", action="store_true", help="draw the batches anew every epoch")
     training.add_argument("--seed", type=int, default=default.seed, help="of weights, drawn data and shuffling")
     observing = observe.add_argument_group("observing")
-    observing.add_argument("--strategy", choices=STRATEGIES, default=default.strategy, help="how dᵀHd is computed")
+    observing.add_argument("--strategy", choices=WAYS, default=default.strategy, help="how dᵀHd is computed")
     observing.add_argument("--every", type=int, default=default.every, metavar="K", help="record every K-th step")
     observing.add_argument("--out", type=Path, metavar="FOLDER", help="a new folder for the files (default: runs/DATA)")
     observing.add_argument(

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from alpha_func.strategies import STRATEGIES
-from alpha_func.transforms import DEFAULT_STRATEGY
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -23,6 +22,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 TASKS = ("regression", "classification")
 FIRST_LEARNING_RATE = 0.01
+CAPTURED = "captured"
+WAYS = (CAPTURED, *STRATEGIES)  # how dᵀHd is computed
 
 
 class InputError(ValueError):
@@ -42,7 +43,8 @@ class Experiment:
         activation: a name in ACTIVATIONS.
         lr: the learning rate, or None to step by α* itself.
         factor: with lr None, the step is factor·α*.
-        epochs, batch_size, shuffle, seed, dtype, strategy: as their names say.
+        epochs, batch_size, shuffle, seed, dtype: as their names say.
+        strategy: "captured" (the loss as a program, by the second-order adjoint), or a name in STRATEGIES.
         every: α* is recorded at every such step.
     """
 
@@ -58,7 +60,7 @@ class Experiment:
     shuffle: bool = False
     seed: int = 0
     dtype: str = "float32"
-    strategy: str = DEFAULT_STRATEGY
+    strategy: str = CAPTURED
     every: int = 1
 
     def __post_init__(self) -> None:
@@ -82,7 +84,7 @@ class Experiment:
         choices: list[tuple[str, str | None, Iterable[str]]] = [
             ("activation", self.activation, ACTIVATIONS),
             ("dtype", self.dtype, DTYPES),
-            ("strategy", self.strategy, STRATEGIES),
+            ("strategy", self.strategy, WAYS),
             ("task", self.task, TASKS),
         ]
         for name, choice, known in choices:

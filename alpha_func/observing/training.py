@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, func, nn
 
 from alpha_func import tree
+from alpha_func.capture import capture
 from alpha_func.losses import functional_loss
 from alpha_func.observing.data import Data
-from alpha_func.observing.experiment import FIRST_LEARNING_RATE, Experiment
+from alpha_func.observing.experiment import CAPTURED, FIRST_LEARNING_RATE, Experiment
 from alpha_func.observing.records import Record
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import Loss
@@ -89,9 +90,14 @@ def observe(experiment: Experiment, data: Data, module: nn.Module) -> Iterator[O
     With ``lr=None`` a step is factor·α*. Where the curvature is not positive α* is no minimum, and the last learning
     rate that led to one is used.
     """
+    loss: Callable[..., Tensor]
     loss, params = functional_loss(module, data.criterion)
-    measured_step = grad_and_quadratic(loss, strategy=experiment.strategy)
     gradient = func.grad(loss)
+    if experiment.strategy == CAPTURED:
+        loss = capture(loss,unverified=True)
+        measured_step = grad_and_quadratic(loss)
+    else:
+        measured_step = grad_and_quadratic(loss, strategy=experiment.strategy)
     lines = line_steps(experiment, steps_of(experiment, data))
     lr = FIRST_LEARNING_RATE if experiment.lr is None else experiment.lr
     for batch in batches(experiment, data):
