@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alpha_func import failures, tree
 from alpha_func.directions import Direction, steepest_descent
+from alpha_func.guard import Guard
 from alpha_func.kernels import twice_differentiable
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import Strategy, gradient_and_line, hessian_vector
@@ -46,7 +47,7 @@ def quadratic_along(
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
-        StrategyError: PyTorch cannot run the strategy on an operator of the loss.
+        StrategyError: PyTorch cannot run the strategy on an operator of the loss, or is known to be wrong on it.
 
     >>> import torch
     >>> def loss(x):
@@ -56,6 +57,7 @@ def quadratic_along(
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
     chosen = resolve_strategy(strategy)
+    guard = Guard(chosen)
 
     def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
         check_params(params)
@@ -66,6 +68,7 @@ def quadratic_along(
             return _accumulated(strategy(loss_of_params, params, d))
 
         with twice_differentiable():
+            guard(loss, params, args, kwargs)
             return failures.run(attempt, chosen, loss_of_params, params)
 
     return quadratic
@@ -114,6 +117,7 @@ def hvp(loss: Callable[..., Tensor], *, strategy: str | Strategy = DEFAULT_STRAT
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
     chosen = resolve_strategy(strategy)
+    guard = Guard(chosen)
 
     def product(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Tree:
         check_params(params)
@@ -124,6 +128,7 @@ def hvp(loss: Callable[..., Tensor], *, strategy: str | Strategy = DEFAULT_STRAT
             return hessian_vector(strategy)(loss_of_params, params, d)
 
         with twice_differentiable():
+            guard(loss, params, args, kwargs)
             return failures.run(attempt, chosen, loss_of_params, params)
 
     return product
@@ -154,6 +159,7 @@ def grad_and_quadratic(
     require_callable("loss", loss, _LOSS_SIGNATURE)
     require_callable("direction", direction, "(grads)")
     chosen = resolve_strategy(strategy)
+    guard = Guard(chosen)
 
     def step(params: Tree, *args: Any, **kwargs: Any) -> Step:
         check_params(params)
@@ -167,6 +173,7 @@ def grad_and_quadratic(
             return Step(grads, d, _accumulated(quadratic))
 
         with twice_differentiable():
+            guard(loss, params, args, kwargs)
             return failures.run(attempt, chosen, loss_of_params, params)
 
     return step
