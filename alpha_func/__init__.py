@@ -2,6 +2,7 @@
 
 from alpha_func import tree
 from alpha_func.capture import CapturedLoss, CaptureError, capture
+from alpha_func.check import QuadraticCheck, check_quadratic
 from alpha_func.directions import Direction, steepest_descent
 from alpha_func.failures import StrategyError
 from alpha_func.losses import functional_loss
@@ -22,10 +23,12 @@ __all__ = [
     "CapturedLoss",
     "Direction",
     "Quadratic",
+    "QuadraticCheck",
     "Step",
     "Strategy",
     "StrategyError",
     "capture",
+    "check_quadratic",
     "forward_over_forward",
     "forward_over_reverse",
     "functional_loss",

@@ -14,6 +14,7 @@ from torch import Tensor
 from alpha_func import failures, tree
 from alpha_func.capture import CapturedLoss, schemes
 from alpha_func.directions import Direction, steepest_descent
+from alpha_func.guard import Guard
 from alpha_func.kernels import twice_differentiable
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import Strategy, gradient_and_line, hessian_vector
@@ -47,7 +48,7 @@ def quadratic_along(loss: Callable[..., Tensor], *, strategy: str | Strategy | N
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
-        StrategyError: PyTorch cannot run the strategy on an operator of the loss.
+        StrategyError: PyTorch cannot run the strategy on an operator of the loss, or is known to be wrong on it.
 
     >>> import torch
     >>> def loss(x):
@@ -59,6 +60,7 @@ def quadratic_along(loss: Callable[..., Tensor], *, strategy: str | Strategy | N
     if strategy is None and isinstance(loss, CapturedLoss):
         return _taylor(loss)
     chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
+    guard = Guard(chosen)
 
     def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
         check_params(params)
@@ -69,6 +71,7 @@ def quadratic_along(loss: Callable[..., Tensor], *, strategy: str | Strategy | N
             return _accumulated(strategy(loss_of_params, params, d))
 
         with twice_differentiable():
+            guard(loss, params, args, kwargs)
             return failures.run(attempt, chosen, loss_of_params, params)
 
     return quadratic
@@ -117,6 +120,7 @@ def hvp(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) 
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
     chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
+    guard = Guard(chosen)
 
     def product(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Tree:
         check_params(params)
@@ -127,6 +131,7 @@ def hvp(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) 
             return hessian_vector(strategy)(loss_of_params, params, d)
 
         with twice_differentiable():
+            guard(loss, params, args, kwargs)
             return failures.run(attempt, chosen, loss_of_params, params)
 
     return product
@@ -160,6 +165,7 @@ def grad_and_quadratic(
     if strategy is None and isinstance(loss, CapturedLoss):
         return _adjoint(loss, direction)
     chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
+    guard = Guard(chosen)
 
     def step(params: Tree, *args: Any, **kwargs: Any) -> Step:
         check_params(params)
@@ -180,6 +186,7 @@ def grad_and_quadratic(
             return Step(grads, d, _accumulated(quadratic))
 
         with twice_differentiable():
+            guard(loss, params, args, kwargs)
             return failures.run(attempt, chosen, loss_of_params, params, own=own)
 
     return step

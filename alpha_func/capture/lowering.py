@@ -10,10 +10,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch._decomp import get_decompositions
 
-from alpha_func.capture.refusal import CaptureError, here
+from alpha_func.capture import compositions
 
 aten = torch.ops.aten
 
@@ -29,7 +28,6 @@ _LOWERED = (
     aten._safe_softmax,
     aten._softmax,
     aten._softmax_backward_data,
-    aten._to_copy,
     aten._weight_norm_interface,
     aten.addbmm,
     aten.addcdiv,
@@ -42,6 +40,7 @@ _LOWERED = (
     aten.gelu_backward,
     aten.glu,
     aten.glu_backward,
+    aten.hardsigmoid,
     aten.hardsigmoid_backward,
     aten.hardswish_backward,
     aten.huber_loss,
@@ -52,6 +51,7 @@ _LOWERED = (
     aten.mse_loss_backward,
     aten.multi_margin_loss,
     aten.multilabel_margin_loss_forward,
+    aten.nansum,
     aten.native_batch_norm_backward,
     aten.native_dropout,
     aten.native_group_norm,
@@ -73,59 +73,8 @@ _LOWERED = (
 @cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """The table that ``make_fx`` lowers by: operator overload to its composition."""
-    return {**get_decompositions(_LOWERED), **_OWN}
+    return {**get_decompositions(_LOWERED), **compositions.BY_OPERATOR}
 
-
-def _native_batch_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch normalisation. PyTorch's own composition updates the running statistics in place, after tracing has taken
-    every mutation out; they are never an output of a loss, so here they are left alone."""
-    shape = [1, -1] + [1] * (x.ndim - 2)
-    if training:
-        dims = [dim for dim in range(x.ndim) if dim != 1]
-        var, mean = torch.var_mean(x, dims, correction=0)
-    else:
-        assert running_mean is not None
-        assert running_var is not None
-        var, mean = running_var, running_mean
-    rstd = torch.rsqrt(var + eps)
-    out = (x - mean.reshape(shape)) * rstd.reshape(shape)
-    if weight is not None:
-        out = out * weight.reshape(shape)
-    if bias is not None:
-        out = out + bias.reshape(shape)
-    empty = x.new_empty(0)
-    return (out, mean, rstd) if training else (out, empty, empty)
-
-
-def _embedding(
-    weight: Tensor, indices: Tensor, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
-) -> Tensor:
-    """A look-up. PyTorch's gradient holds the padding row constant; forward mode does not, so ``detach`` says it."""
-    if scale_grad_by_freq:
-        raise CaptureError(
-            f"embedding with scale_grad_by_freq=True{here()}: its gradient is not the derivative of the loss; "
-            "leave the option out"
-        )
-    if padding_idx < 0:
-        return NotImplemented  # a primitive as it is
-    rows = aten.embedding.default(weight, indices)
-    return torch.where((indices == padding_idx).unsqueeze(-1), rows.detach(), rows)
-
-
-_OWN: dict[Any, Callable[..., Any]] = {
-    aten.native_batch_norm.default: _native_batch_norm,
-    aten._native_batch_norm_legit.default: _native_batch_norm,
-    aten.embedding.default: _embedding,
-}
 
 # Written into the graph after tracing: an operator, and the one that stands for it with the same arguments. A view
 # depends on the strides of its input, which are not part of a signature; a reshape does not.

@@ -6,11 +6,13 @@ as its backward node; a *primitive* is an operator of captured programs. A verdi
 
     exact   value, slope and curvature agree with extrapolated differences
     raises  PyTorch has no such derivative
+    refused capture refuses every sample, with a reason
     wrong   a number that is not the derivative, or nan; crash ends the process
     rough   no smooth sample
 """
 
 import csv
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from alpha_func import tree
 from alpha_func.tree import Tree
@@ -28,6 +31,10 @@ COLUMNS = ("kind", "name", "samples", *STRATEGY_NAMES, *(f"captured_{name}" for 
 
 # Linear or constant by definition, so never in a sample of their own.
 _STRUCTURAL = {"aten.lift_fresh_copy.default", "aten.alias.default"}
+
+# Their outputs depend on no value of their inputs, or are declared not to.
+_CONSTANT = {"detach", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like"}
+_CONSTANT |= {"new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided", "bernoulli"}
 
 
 @cache
@@ -41,20 +48,23 @@ def table(kind: str) -> dict[str, dict[str, str]]:
         return {row["name"]: row for row in csv.DictReader(file) if row["kind"] == kind}
 
 
-def unverified(graph: fx.Graph, params: int) -> list[str]:
-    """The operators of ``graph`` that a derivative in the first ``params`` inputs passes through, unverified ones."""
+def unverified(graph: fx.Graph, params: int, strategy: str = "reverse_over_reverse") -> list[str]:
+    """The operators of ``graph`` that a derivative in the first ``params`` inputs passes through, and that have not
+    been verified under a strategy; under ``forward_over_forward``, those whose nested forward derivatives have not.
+    """
     known = table("primitive")
     names = dict.fromkeys(operator_name(node) for node in active_nodes(graph, params))
-    return [n for n in names if n not in _STRUCTURAL and not _exact(known.get(n))]
-
-
-def _exact(row: dict[str, str] | None) -> bool:
-    return row is not None and all(row[name] in ("exact", "rough") for name in ("reverse_over_reverse",))
+    return [n for n in names if n not in _STRUCTURAL and known.get(n, {}).get(strategy) != "exact"]
 
 
 def operator_name(node: fx.Node) -> str:
     """``aten.mm.default``."""
     return str(node.target)
+
+
+def active_operators(program: Any) -> set[str]:
+    """The names of the operators of a program that a derivative passes through."""
+    return {operator_name(node) for node in active_nodes(program.graph.graph, program.params)}
 
 
 def active_nodes(graph: fx.Graph, params: int) -> list[fx.Node]:
@@ -65,7 +75,7 @@ def active_nodes(graph: fx.Graph, params: int) -> list[fx.Node]:
     for node in nodes[params:]:
         if node.op != "call_function" or active.isdisjoint(node.all_input_nodes):
             continue
-        if node.target is torch.ops.aten.detach.default or not _has_derivative(node.meta.get("val")):
+        if _name(node.target) in _CONSTANT or not _has_derivative(node.meta.get("val")):
             continue
         active.add(node)
         if isinstance(node.target, torch._ops.OpOverload):
@@ -78,7 +88,9 @@ def derivative_nodes(
 ) -> set[str]:
     """The derivative formulas between the loss and its parameters, as autograd names them: one forward pass."""
     with torch.enable_grad():
-        value = loss(tree.map(lambda p: p.detach().requires_grad_(), params), *args, **kwargs)
+        value = loss(tree.map(_requiring_grad, params), *args, **kwargs)
+    while is_functorch_wrapped_tensor(value):
+        value = get_unwrapped(value)
     names: set[str] = set()
     waiting, seen = [value.grad_fn], {value.grad_fn}
     while waiting:
@@ -93,7 +105,29 @@ def derivative_nodes(
     return names - {"AccumulateGrad"}
 
 
+def _requiring_grad(leaf: Tensor) -> Tensor:
+    if not is_functorch_wrapped_tensor(leaf):
+        return leaf.detach().requires_grad_()
+    # Under vmap or grad, autograd's own graph lies beneath the transform's: it starts at a plain tensor.
+    return leaf + torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device, requires_grad=True)
+
+
+def operator_of(name: str) -> str:
+    """The operator of a derivative formula, ``MseLossBackward0``, or of a primitive, ``aten.mm.default``.
+
+    >>> operator_of("NativeLayerNormBackward0"), operator_of("aten.mm.default")
+    ('native_layer_norm', 'aten.mm')
+    """
+    if name.startswith("aten."):
+        return ".".join(name.split(".")[:2])
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", re.sub(r"(Generated)?Backward\d*$", "", name)).lower()
+
+
 def _has_derivative(value: object) -> bool:
     if isinstance(value, (tuple, list)):
         return any(_has_derivative(part) for part in value)
     return not isinstance(value, torch.Tensor) or value.is_floating_point() or value.is_complex()
+
+
+def _name(target: Any) -> str:
+    return target.overloadpacket.__name__ if isinstance(target, torch._ops.OpOverload) else ""

@@ -30,7 +30,7 @@ def signature(
     leaves, structure = tree.flatten((params, args, kwargs))
     count = len(tree.leaves(params))
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    others = [None if isinstance(leaf, Tensor) else (type(leaf), leaf) for leaf in leaves]
+    others = [None if isinstance(leaf, Tensor) else (type(leaf), _value(leaf)) for leaf in leaves]
     tensors[count:count] = state
     key = (structure, *others, *[(t.shape, t.dtype, t.device) for t in tensors])
     try:
@@ -38,6 +38,10 @@ def signature(
     except TypeError:
         raise TypeError(_unhashable(args, kwargs)) from None
     return key, tensors
+
+
+def _value(leaf: Any) -> Any:
+    return (leaf.start, leaf.stop, leaf.step) if isinstance(leaf, slice) else leaf  # hashable from Python 3.12 on
 
 
 def _all_tensors(values: Any) -> bool:

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from alpha_func import tree
+from alpha_func.capture.compositions import BY_FUNCTION
 from alpha_func.capture.lowering import RENAMED, decompositions
 from alpha_func.capture.refusal import EAGER, CaptureError, here, where
 from alpha_func.kernels import twice_differentiable
@@ -166,7 +167,7 @@ class _Called(TorchFunctionMode):
                 f"Tensor.{func.__name__} takes values out of torch{here()}: a program would keep them as they are now; "
                 f"stay in torch operators, or {EAGER}"
             )
-        return func(*args, **(kwargs or {}))
+        return BY_FUNCTION.get(func, func)(*args, **(kwargs or {}))
 
 
 def _cleaned(traced: fx.GraphModule) -> fx.GraphModule:
@@ -180,6 +181,9 @@ def _cleaned(traced: fx.GraphModule) -> fx.GraphModule:
         if _changes_something(node):
             raise CaptureError(f"{node.target} changes a tensor in place, which a program cannot; {EAGER}")
         node.target = RENAMED.get(node.target, node.target)
+        if node.target is torch.ops.prims.convert_element_type.default:  # has no derivatives
+            (x, dtype), node.target = node.args, aten._to_copy.default
+            node.args, node.kwargs = (x,), {"dtype": dtype}
     graph.eliminate_dead_code()
     graph.lint()
     return traced

@@ -1,0 +1,158 @@
+"""A second opinion on a quadratic: differences along the line, and another route."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from alpha_func import tree
+from alpha_func.capture import CapturedLoss, capture
+from alpha_func.differences import differences
+from alpha_func.losses import ModuleLoss, seeded_rng
+from alpha_func.quadratic import Quadratic
+from alpha_func.strategies import STRATEGIES, Strategy
+from alpha_func.transforms import DEFAULT_STRATEGY, quadratic_along
+from alpha_func.tree import Tree
+from alpha_func.validation import aligned, check_params
+
+_TOLERANCE = 1e-6  # what extrapolated differences resolve of a second derivative in float64
+_KINKED = "a kink (ReLU, max-pooling) or a value that is not finite lies within the differences: they say nothing"
+
+
+@dataclass(frozen=True)
+class QuadraticCheck:
+    """One quadratic by three routes, in float64; print it.
+
+    Attributes:
+        quadratic: by the strategy that is checked.
+        differences: by extrapolated central differences along the line.
+        other: by an independent route; None where no other runs.
+        route: what that route is.
+        smooth: whether the differences converge; if not, they are no evidence.
+        tolerance: of each number, in its own units.
+    """
+
+    quadratic: Quadratic
+    differences: Quadratic
+    other: Quadratic | None
+    route: str
+    smooth: bool
+    tolerance: Quadratic
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every route that is evidence gives the same three numbers."""
+        return not self.parts
+
+    @property
+    def parts(self) -> list[str]:
+        """Where routes part: which number, against which route, by how much."""
+        found = []
+        routes = {"differences": self.differences if self.smooth else None, self.route: self.other}
+        for route, quadratic in routes.items():
+            for name in Quadratic._fields if quadratic is not None else ():
+                got, expected = float(getattr(self.quadratic, name)), float(getattr(quadratic, name))
+                if not abs(got - expected) <= float(getattr(self.tolerance, name)):
+                    found.append(f"{name} is {got:.9g}, by {route} {expected:.9g}")
+        return found
+
+    def __str__(self) -> str:
+        rows = {"checked": self.quadratic, "differences": self.differences}
+        if self.other is not None:
+            rows[self.route] = self.other
+        width = max(map(len, rows))
+        lines = [f"{'':{width}}  {'value':>16} {'slope':>16} {'curvature':>16}"]
+        for name, quadratic in rows.items():
+            lines.append(f"{name:{width}}  " + " ".join(f"{float(number):16.9g}" for number in quadratic))
+        lines += [] if self.smooth else [_KINKED]
+        lines += self.parts or ["they agree"]
+        return "\n".join(lines)
+
+
+def check_quadratic(
+    loss: Callable[..., Tensor],
+    params: Tree,
+    direction: Tree,
+    *args: Any,
+    strategy: str | Strategy = DEFAULT_STRATEGY,
+    **kwargs: Any,
+) -> QuadraticCheck:
+    """Compare ``quadratic_along(loss)`` with extrapolated differences of L(θ + αd) and with an independent route.
+
+    Everything runs in float64: parameters, direction, arguments, and the state of a module from ``functional_loss``.
+    A difference that meets a kink does not converge, and is told apart from an error: ``smooth`` is then False.
+
+    Args:
+        loss: as for ``quadratic_along``; a captured loss has its program checked.
+        params, direction, args, kwargs: as for ``quadratic_along``.
+        strategy: the one to check.
+
+    Returns:
+        A QuadraticCheck: ``agrees``, ``parts`` (where and by how much), and all the numbers. About sixty evaluations of
+        the loss and two quadratics.
+
+    Raises:
+        As ``quadratic_along``; a StrategyError among them is the library's own answer to the question.
+
+    >>> import torch
+    >>> check = check_quadratic(lambda x: x.exp().sum(), torch.zeros(2), torch.ones(2))
+    >>> check.agrees, check.smooth
+    (True, True)
+    """
+    check_params(params)
+    direction = aligned(params, direction, "direction")
+    captured = isinstance(loss, CapturedLoss)
+    plain = _in_float64(loss.loss if isinstance(loss, CapturedLoss) else loss)
+    params, direction, args, kwargs = tree.map(_double, (params, direction, args, kwargs))
+    checked = capture(plain, constants=True, unverified=True) if captured else plain
+    quadratic = quadratic_along(checked, strategy=strategy)(params, direction, *args, **kwargs)
+    route, other = _independent(plain, captured, strategy, params, direction, args, kwargs)
+
+    def h(alpha: float) -> float:
+        return float(plain(tree.axpy(alpha, direction, params), *args, **kwargs))
+
+    norm = float(tree.norm(direction)) or 1.0
+    found = differences(h, 1 / norm, (0.05, 0.004, 0.0004))
+    by_differences = Quadratic(*map(quadratic.value.new_tensor, (found.value, found.slope, found.curvature)))
+    scale = quadratic.value.new_tensor(found.scale * _TOLERANCE)
+    tolerance = Quadratic(abs(quadratic.value) * _TOLERANCE + 1e-12, scale / norm, scale)
+    return QuadraticCheck(quadratic, by_differences, other, route, found.smooth, tolerance)
+
+
+def _independent(
+    loss: Callable[..., Tensor],
+    captured: bool,
+    strategy: str | Strategy,
+    params: Tree,
+    direction: Tree,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[str, Quadratic | None]:
+    """The first that runs: the program differentiated forward, or eager strategies other than the checked one."""
+    routes: list[tuple[str, Callable[..., Tensor], str]] = []
+    if not captured:
+        routes.append(("capture", capture(loss, constants=True), "forward_over_forward"))
+    routes += [("eager", loss, name) for name in STRATEGIES if captured or strategy not in (name, STRATEGIES[name])]
+    for way, route, name in routes:
+        try:
+            return f"{way} {name}", quadratic_along(route, strategy=name)(params, direction, *args, **kwargs)
+        except RuntimeError:  # refused, or PyTorch cannot run it: the next
+            continue
+    return "no other route", None
+
+
+def _in_float64(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    if not isinstance(loss, ModuleLoss):
+        return loss
+    state = tree.map(_double, loss.state.tensors())
+
+    def in_float64(params: Tree, *args: Any, **kwargs: Any) -> Tensor:
+        with seeded_rng(loss.seed):
+            return loss.with_state(state, params, *args, **kwargs)
+
+    return in_float64
+
+
+def _double(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf

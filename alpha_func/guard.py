@@ -1,0 +1,94 @@
+"""A look at the operators that a loss really runs, before a strategy differentiates them.
+
+PyTorch's formulas of some operators are wrong when they are differentiated again, without an error (pytorch#198017).
+Which ones, under which strategy, has been measured; see ``capture.operators``. The look costs one forward pass, at the
+first call per signature.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from alpha_func.capture import CapturedLoss
+from alpha_func.capture.operators import active_operators, derivative_nodes, operator_of, table
+from alpha_func.capture.signature import signature
+from alpha_func.failures import StrategyError
+from alpha_func.losses import ModuleLoss
+from alpha_func.strategies import STRATEGIES, Strategy
+from alpha_func.tree import Tree
+
+_KEPT_SIGNATURES = 256
+_WRONG = ("wrong", "crash")
+_warned: set[str] = set()
+
+# Not formulas: the bookkeeping of autograd for in-place writes and casts, and what stands for no gradient.
+_BOOKKEEPING = {"CopyBackwards", "CopySlices", "NotImplemented", "UndefinedGrad", "ToCopyBackward0", "AliasBackward0"}
+
+
+class Guard:
+    """Refuses a loss that runs an operator known to be wrong under a strategy; warns of one never verified."""
+
+    def __init__(self, strategy: Strategy):
+        self._name = next((name for name, known in STRATEGIES.items() if known is strategy), None)
+        self._looked_at: set[Any] = set()
+
+    def __call__(
+        self, loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Look at the loss, unless this signature has been looked at."""
+        if self._name is None:  # the caller's own strategy
+            return
+        key = _key(loss, params, args, kwargs)
+        if key in self._looked_at:
+            return
+        if isinstance(loss, CapturedLoss):
+            self._judge(active_operators(loss.program(params, *args, **kwargs)), "primitive")
+        else:
+            try:
+                nodes = derivative_nodes(loss, params, args, kwargs)
+            except Exception:  # the loss's own error, or the strategy's: either comes up when it is differentiated
+                return
+            self._judge(nodes, "derivative")
+        if len(self._looked_at) >= _KEPT_SIGNATURES:
+            self._looked_at.clear()
+        self._looked_at.add(key)
+
+    def _judge(self, names: set[str], kind: str) -> None:
+        known, name = table(kind), self._name
+        assert name is not None
+        wrong = sorted(n for n in names if n in known and known[n][name] in _WRONG)
+        if wrong:
+            raise StrategyError(self._explanation(wrong, names, kind))
+        for unknown in sorted(names - known.keys() - _BOOKKEEPING - _warned):
+            if kind == "derivative":
+                _warned.add(unknown)
+                warnings.warn(
+                    f"the second derivative of {operator_of(unknown)} has never been verified: "
+                    "check the result with alpha_func.check_quadratic",
+                    stacklevel=5,
+                )
+
+    def _explanation(self, wrong: list[str], names: set[str], kind: str) -> str:
+        known = table(kind)
+        operators = ", ".join(dict.fromkeys(operator_of(n) for n in wrong))
+        right = [s for s in STRATEGIES if all(known[n][s] == "exact" for n in names if n in known)]
+        right.sort(key=lambda s: s != "reverse_over_reverse")
+        remedies = [f"use strategy={right[0]!r}, which is exact on it"] if right else []
+        if kind == "derivative":
+            remedies.append("capture(loss), which writes it in simpler operators first")
+        remedies = remedies or ["write it in simpler operators"]
+        return (
+            f"strategy {self._name!r} is wrong through {operators}, silently: PyTorch's formula, differentiated again, "
+            f"is not the second derivative; {' or '.join(remedies)}"
+        )
+
+
+def _key(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    source = loss.loss if isinstance(loss, CapturedLoss) else loss
+    token = source.state.read()[0] if isinstance(source, ModuleLoss) else 0
+    try:
+        return signature(params, args, kwargs, [])[0], token
+    except TypeError:  # arguments that a signature cannot hold; an uncaptured loss may take them
+        return token

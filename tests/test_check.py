@@ -1,0 +1,55 @@
+"""check_quadratic agrees with what is right, shows what is wrong, and tells a kink from an error."""
+
+import pytest
+import torch
+from cases import MODULES, mse_net
+from torch import nn
+
+from alpha_func import Quadratic, capture, check_quadratic, reverse_over_reverse, tree
+
+
+@pytest.mark.parametrize("name", ["mlp", "layer_norm", "batch_norm_train", "batch_norm_eval", "dropout", "attention"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_agrees_on(name, dtype):
+    case = MODULES[name](dtype=dtype)
+    check = check_quadratic(case.loss, case.params, case.direction, *case.args)
+    assert check.smooth, str(check)
+    assert check.agrees, str(check)
+    assert check.other is not None
+
+
+def test_agrees_on_a_captured_loss():
+    case = MODULES["layer_norm"]()
+    check = check_quadratic(
+        capture(case.loss), case.params, case.direction, *case.args, strategy="forward_over_forward"
+    )
+    assert check.agrees, str(check)
+
+
+def half_wrong(loss, params, direction):
+    value, slope, curvature = reverse_over_reverse(loss, params, direction)
+    return Quadratic(value, slope, 1.001 * curvature)
+
+
+def test_shows_a_curvature_that_is_a_thousandth_off():
+    case = mse_net(activation=nn.Tanh)
+    check = check_quadratic(case.loss, case.params, case.direction, *case.args, strategy=half_wrong)
+    assert not check.agrees
+    assert [part.split()[0] for part in check.parts] == ["curvature", "curvature"]
+    assert "by differences" in str(check)
+
+
+def test_a_kink_at_the_point_is_told_apart_from_an_error():
+    check = check_quadratic(lambda x: x.relu().sum() + x.square().sum(), torch.zeros(3), torch.ones(3))
+    assert not check.smooth
+    assert check.agrees
+    assert "kink" in str(check)
+
+
+def test_operands_keep_their_dtype():
+    case = mse_net(dtype=torch.float32)
+    before = tree.map(torch.clone, case.params)
+    check = check_quadratic(case.loss, case.params, case.direction, *case.args)
+    assert check.quadratic.curvature.dtype == torch.float64
+    for name, leaf in case.params.items():
+        assert torch.equal(leaf, before[name])
