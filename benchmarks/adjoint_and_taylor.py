@@ -76,7 +76,9 @@ def main():
         net, criterion, *batch = NETS[name]()
         timed, captured = programs(net, criterion, batch, options.backends)
         found = medians(timed, options.rounds, 200 if name == "10-5-1" else 1)
-        goals = dict(zip(("taylor eager", "taylor inductor", "adjoint eager", "adjoint inductor"), GOALS[name], strict=True))
+        goals = dict(
+            zip(("taylor eager", "taylor inductor", "adjoint eager", "adjoint inductor"), GOALS[name], strict=True)
+        )
         unit = found.pop("gradient")
         ratios = "   ".join(f"{key} {value / unit:.2f} (≤ {goals[key]})" for key, value in found.items())
         print(f"{name:9} gradient {unit * 1e3:.3f} ms, capture {captured:.1f} s   {ratios}", flush=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import ACTIVATIONS, MODULES, line, mlp, mse_net
-from programs import BACKENDS, adjoint, compiled, descent, lowered_case, taylor
+from programs import adjoint, descent, lowered_case, taylor
 from reference import assert_close, assert_quadratic, differences, flat
 from test_exactness import dense_with_math_attention
 from torch import nn

@@ -27,6 +27,7 @@ def _sum_is_one_kernel(b: Builder, args: Any, kwargs: Any) -> Any:
     for x, term in (args, args[::-1]):
         if not isinstance(x, fx.Node) or not isinstance(term, fx.Node) or term not in b.once:
             continue
+        inner: Any
         inner, c = term.args if _is_multiple(term) else (term, 1)
         single = inner is term or inner in b.once
         if single and is_call(inner, aten.mm.default) and dtype_of(x) == dtype_of(inner):

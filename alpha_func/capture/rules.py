@@ -6,8 +6,8 @@ Importing this module fills the tables FIRST (Df[t]) and SECOND (D²f[t, t]) of 
 """
 
 import math
-from operator import getitem
 from collections.abc import Callable
+from operator import getitem
 from typing import Any
 
 import torch
@@ -109,7 +109,6 @@ def _linear_outputs(b: Builder, call: Call, t: Any) -> Any:
     """f(x) linear in x, of several outputs."""
     node = b.call(call.target, t[0], *call.args[1:], **call.kwargs)
     return [b.call(getitem, node, i) for i in range(len(node.meta["val"]))]
-
 
 
 _rules(_in_first, _zero, *_LINEAR)
