@@ -52,6 +52,7 @@ def test_law_keeps_the_numbers_and_leaves_only_what_is_needed(name):
 FUSIONS = {
     "addmm": (lambda x, y: x + 2 * (x @ (y.t() @ y)), {"permute": 1, "mm": 1, "addmm": 1}),
     "addcmul": (lambda x, y: x + 3 * (x * y), {"addcmul": 1}),
+    "rsub": (lambda x, y: 3 - x * y, {"mul": 1, "rsub": 1}),
     "scaled_add": (lambda x, y: x - 0.5 * y, {"add": 1}),
 }
 
