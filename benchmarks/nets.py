@@ -1,5 +1,7 @@
 """The five nets of the goals, each with its loss and batch, in float32."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -66,7 +68,7 @@ def small():
 def mlp():
     """Tanh, six hidden layers of 512."""
     sizes = [512] * 7
-    hidden = [layer for m, n in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(m, n), nn.Tanh())]
+    hidden = [layer for m, n in pairwise(sizes) for layer in (nn.Linear(m, n), nn.Tanh())]
     return nn.Sequential(*hidden, nn.Linear(512, 10)), nn.CrossEntropyLoss(), torch.randn(256, 512), _classes(256)
 
 

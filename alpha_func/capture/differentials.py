@@ -33,6 +33,7 @@ class Call(NamedTuple):
 Rule = Callable[[Builder, Call, tuple[Any, ...]], Any]
 FIRST: dict[Any, Rule] = {}
 SECOND: dict[Any, Rule] = {}
+SLOPE: dict[Any, Callable[[Builder, Call], Any]] = {}  # f′ of a function of one number, shared by both directions
 
 
 def first(b: Builder, call: Call, tangents: tuple[Any, ...]) -> Any:
@@ -55,6 +56,9 @@ def second(b: Builder, call: Call, tangents: tuple[Any, ...]) -> Any:
 
 def pullback(b: Builder, call: Call, active: tuple[Any, ...], adjoints: Any) -> list[Any]:
     """Dfᵀ[λ], for each operand where ``active`` (of the nesting of ``call.args``) is true, in order; else None."""
+    slope = SLOPE.get(call.target)
+    if slope is not None:
+        return [b.call(torch.ops.aten.mul.Tensor, adjoints, slope(b, call)), *([None] * (len(call.args) - 1))]
     return _traced(b, call, (active, adjoints), _vjp)
 
 

@@ -23,10 +23,14 @@ def fuse(program: fx.GraphModule) -> fx.GraphModule:
 
 
 def _sum_is_one_kernel(b: Builder, args: Any, kwargs: Any) -> Any:
-    """x + c·(a@b) = addmm(x, a, b, alpha=c), x + c·y·z = addcmul(x, y, z, value=c), x + c·y = add(x, y, alpha=c)."""
+    """x + c·(a@b) = addmm(x, a, b, alpha=c), x + c·y·z = addcmul(x, y, z, value=c), x + c·y = add(x, y, alpha=c), and
+    c − x = rsub(x, c)."""
+    if is_number(args[1]) and _is_multiple(args[0]) and args[0].args[1] == -1 and args[0] in b.once:
+        return b.write(aten.rsub.Scalar, args[0].args[0], args[1])
     for x, term in (args, args[::-1]):
         if not isinstance(x, fx.Node) or not isinstance(term, fx.Node) or term not in b.once:
             continue
+        inner: Any
         inner, c = term.args if _is_multiple(term) else (term, 1)
         single = inner is term or inner in b.once
         if single and is_call(inner, aten.mm.default) and dtype_of(x) == dtype_of(inner):

@@ -17,6 +17,7 @@ aten = torch.ops.aten
 # Operators that have a law of their own in the sweeps, or derivatives in PyTorch that are right to second order: one
 # kernel is faster than the several that it would be lowered to.
 KEPT = (
+    aten.detach,  # PyTorch's table lowers it to alias, and a stopped gradient would flow
     aten.addmm,
     aten._softmax,
     aten._safe_softmax,
@@ -65,7 +66,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
 
 def _batch_norm(*args: Any) -> Any:
-    return native_batch_norm_helper(*args, functional=True)[:3]
+    return native_batch_norm_helper(*args, True)[:3]  # type: ignore[call-arg]
 
 
 @contextmanager
@@ -97,10 +98,17 @@ def _without_writes(program: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.Gra
     """
     names = list(dict.fromkeys(str(node.target) for node in program.graph.find_nodes(op="get_attr")))
 
+    class Lifted(fx.Interpreter):
+        """The program, its constants read from ``held``."""
+
+        held: dict[Any, Tensor]
+
+        def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+            return self.held[target]
+
     def lifted(*operands: Tensor) -> Any:
-        held = dict(zip(names, operands[len(inputs) :], strict=True))
-        interpreter = fx.Interpreter(program)
-        interpreter.get_attr = lambda target, args, kwargs: held[target]  # type: ignore[method-assign, assignment]
+        interpreter = Lifted(program)
+        interpreter.held = dict(zip(names, operands[len(inputs) :], strict=True))
         return interpreter.run(*operands[: len(inputs)])
 
     constants = [getattr(program, name) for name in names]

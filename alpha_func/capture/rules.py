@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from alpha_func.capture.building import Builder
-from alpha_func.capture.differentials import FIRST, SECOND, Call, Rule, first
+from alpha_func.capture.differentials import FIRST, SECOND, SLOPE, Call, Rule, first
 from alpha_func.capture.simplify import broadcast, filled_like
 
 aten = torch.ops.aten
@@ -267,6 +267,7 @@ def _unary(target: Any, slope: Unary, *, ratio: Unary | None = None, bend: Unary
         return times(b, times(b, d(b, call, t), t[0]), ratio(b, call.args[0], call.value))
 
     _rules(d, d2, target)
+    SLOPE[target] = lambda b, call: slope(b, call.args[0], call.value)
 
 
 def _affine(b: Builder, x: Any, scale: float, shift: float) -> Any:

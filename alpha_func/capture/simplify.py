@@ -20,6 +20,8 @@ LAWS: dict[Any, list[Law]] = {}
 def simplify(module: fx.GraphModule) -> fx.GraphModule:
     """The program with every law applied, common subexpressions shared and dead code left out.
 
+    For programs that are not differentiated further: ``detach`` is taken for the identity that it is.
+
     >>> from torch.fx.experimental.proxy_tensor import make_fx
     >>> program = make_fx(lambda x: x.detach().t().t() * 1 + torch.zeros_like(x) * x)(torch.ones(2, 3))
     >>> [node.op for node in simplify(program).graph.nodes]
@@ -191,7 +193,7 @@ def negation_is_a_product(b: Builder, args: Any, kwargs: Any) -> Any:
 def quotients_by_numbers_are_products(b: Builder, args: Any, kwargs: Any) -> Any:
     """x/c = x·(1/c)."""
     x, c = args
-    if not (is_number(c) and c != 0 and isinstance(x, fx.Node) and dtype_of(x).is_floating_point):
+    if not (is_number(c) and c != 0 and isinstance(x, fx.Node) and x.meta["val"].is_floating_point()):
         return x if is_zero(x) and shape_of(x) == _result_shape(*args) else None
     return b.call(aten.mul.Tensor, x, 1 / c)
 
@@ -227,7 +229,7 @@ def small_powers_are_products(b: Builder, args: Any, kwargs: Any) -> Any:
 
 
 def _result_shape(*operands: Any) -> tuple[int, ...]:
-    return tuple(torch.broadcast_shapes(*map(shape_of, operands)))
+    return tuple(torch.broadcast_shapes(*map(shape_of, operands)))  # type: ignore[no-untyped-call]
 
 
 def _result_dtype(x: Any, y: Any) -> torch.dtype:
@@ -295,8 +297,8 @@ def products_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
 
 @law(aten.add.Tensor)
 def sums_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
-    """x + 0 = x, x + x = 2·x, expand(x) + y = x + y, terms of nested sums that are equal or opposite are merged, x + y =
-    y + x."""
+    """x + 0 = x, x + x = 2·x, expand(x) + y = x + y, x + y = y + x; equal and opposite terms of nested
+    sums are merged."""
     x, y = args
     if kwargs.get("alpha", 1) != 1:
         return b.call(aten.add.Tensor, x, b.call(aten.mul.Tensor, y, kwargs["alpha"]))

@@ -62,9 +62,10 @@ def propagate(b: Builder, values: Values, one: Coefficients, two: Coefficients |
     """
     for node, call in values.calls.items():
         if node.target is getitem:
+            source, i = _source(node)
             for coefficients in (one, two):
-                if coefficients is not None and node.args[0] in coefficients:
-                    coefficients[node] = coefficients[node.args[0]][node.args[1]]
+                if coefficients is not None and source in coefficients:
+                    coefficients[node] = coefficients[source][i]
             continue
         t = operands(node, one)
         if _all_zero(t):
@@ -100,8 +101,8 @@ def backward(b: Builder, values: Values, parameters: int) -> Coefficients:
         if λ is None or node not in active:
             continue
         if node.target is getitem:
-            source, i = node.args
-            outputs = adjoints.setdefault(source, [None] * len(values.calls[source].value.meta["val"]))  # type: ignore
+            source, i = _source(node)
+            outputs = adjoints.setdefault(source, [None] * len(values.calls[source].value.meta["val"]))
             outputs[i] = plus(b, outputs[i], λ)
             continue
         wanted = pytree.tree_map(lambda a: isinstance(a, fx.Node) and a in active, node.args)
@@ -115,6 +116,13 @@ def backward(b: Builder, values: Values, parameters: int) -> Coefficients:
 def operands(node: fx.Node, coefficients: Coefficients) -> Any:
     """The coefficients of the operands of a node, nested as its arguments."""
     return pytree.tree_map(lambda a: coefficients.get(a) if isinstance(a, fx.Node) else None, node.args)
+
+
+def _source(node: fx.Node) -> tuple[fx.Node, int]:
+    source, i = node.args
+    assert isinstance(source, fx.Node)
+    assert isinstance(i, int)
+    return source, i
 
 
 def _active(values: Values, parameters: int) -> set[fx.Node]:

@@ -9,15 +9,11 @@ is no backward pass, and a value can be freed as soon as the next is there. Grie
 Derivatives (2008), chapter 13.
 """
 
-from typing import Any
-
 from torch import fx
 
-from alpha_func.capture import rules  # noqa: F401  (fills the tables of derivatives)
-from alpha_func.capture.building import Builder, finished
-from alpha_func.capture.rules import plus
+from alpha_func.capture.building import finished
 from alpha_func.capture.simplify import filled_like
-from alpha_func.capture.sweeping import forward, propagate, started
+from alpha_func.capture.sweeping import Coefficients, forward, propagate, started
 
 
 def taylor_program(lowered: fx.GraphModule, parameters: int) -> fx.GraphModule:
@@ -30,11 +26,9 @@ def taylor_program(lowered: fx.GraphModule, parameters: int) -> fx.GraphModule:
     b, inputs = started(lowered)
     directions = [b.placeholder(f"direction_{i}", node.meta["val"]) for i, node in enumerate(inputs[:parameters])]
     values = forward(b, lowered, inputs)
-    one = dict(zip(values.inputs, directions, strict=False))
-    propagate(b, values, one, twice := {})
-    slope, curvature = (_number(b, values.output, part.get(values.result)) for part in (one, twice))
+    one: Coefficients = dict(zip(values.inputs, directions, strict=False))
+    two: Coefficients = {}
+    propagate(b, values, one, two)
+    zero = filled_like(b, values.output, 0)
+    slope, curvature = (zero if part.get(values.result) is None else part[values.result] for part in (one, two))
     return finished(b, (values.output, slope, curvature))
-
-
-def _number(b: Builder, value: Any, coefficient: Any) -> Any:
-    return filled_like(b, value, 0) if coefficient is None else plus(b, coefficient)
