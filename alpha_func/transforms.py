@@ -194,28 +194,36 @@ def grad_and_quadratic(
 
 def _taylor(loss: CapturedLoss) -> Callable[..., Quadratic]:
     """``quadratic_along`` of a captured loss: one forward sweep of its program."""
+    by_double_backward = quadratic_along(loss, strategy=DEFAULT_STRATEGY)
 
     def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
         check_params(params)
         d = aligned(params, direction, "direction")
-        return _accumulated(schemes.quadratic(loss, params, d, args, kwargs))
+        try:
+            return _accumulated(schemes.quadratic(loss, params, d, args, kwargs))
+        except schemes.NotSwept:
+            return by_double_backward(params, d, *args, **kwargs)
 
     return quadratic
 
 
 def _adjoint(loss: CapturedLoss, direction: Direction) -> Callable[..., Step]:
     """``grad_and_quadratic`` of a captured loss: its gradient program, and the second-order adjoint's."""
+    by_double_backward = grad_and_quadratic(loss, direction, strategy=DEFAULT_STRATEGY)
+
+    def checked_direction(grads: Tree) -> Tree:
+        return aligned(grads, direction(grads), "direction(grads)")
 
     def step(params: Tree, *args: Any, **kwargs: Any) -> Step:
         check_params(params)
-        if direction is steepest_descent:
-            grads, d, quadratic = schemes.descent(loss, params, args, kwargs)
-        else:
-            grads, d, quadratic = schemes.along(loss, params, checked, args, kwargs)
+        try:
+            if direction is steepest_descent:
+                grads, d, quadratic = schemes.descent(loss, params, args, kwargs)
+            else:
+                grads, d, quadratic = schemes.along(loss, params, checked_direction, args, kwargs)
+        except schemes.NotSwept:
+            return by_double_backward(params, *args, **kwargs)
         return Step(grads, d, _accumulated(quadratic))
-
-    def checked(grads: Tree) -> Tree:
-        return aligned(grads, direction(grads), "direction(grads)")
 
     return step
 

@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 from alpha_func import tree
 from alpha_func.capture.adjoint import adjoint_programs, steepest_descent_program
 from alpha_func.capture.backends import BACKENDS, Runnable
+from alpha_func.capture.operators import unverified
 from alpha_func.capture.program import CapturedLoss, Program
 from alpha_func.capture.taylor import taylor_program
 from alpha_func.directions import Direction
@@ -29,11 +30,15 @@ from alpha_func.tree import Tree
 GradsLine = tuple[Tree, Tree, Quadratic]
 
 
+class NotSwept(Exception):  # noqa: N818  not an error
+    """A program of which only the double backward has been verified (``cumprod``, ``linalg.solve``)."""
+
+
 def quadratic(
     captured: CapturedLoss, params: Tree, direction: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Quadratic:
     """The quadratic of a captured loss along a direction, by its Taylor program."""
-    program, inputs = captured.lookup(params, args, kwargs)
+    program, inputs = _swept(captured, params, args, kwargs)
     operands = [*inputs, *_leaves(direction)]
     value, slope, curvature = _run(captured, program, "quadratic", operands, lambda: taylor_program(*_lowered(program)))
     return Quadratic(value, slope, curvature)
@@ -41,7 +46,7 @@ def quadratic(
 
 def descent(captured: CapturedLoss, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GradsLine:
     """The gradient, d = −g, and the quadratic along it."""
-    program, inputs = captured.lookup(params, args, kwargs)
+    program, inputs = _swept(captured, params, args, kwargs)
     value, slope, curvature, *rest = _run(
         captured, program, "descent", inputs, lambda: steepest_descent_program(*_lowered(program))
     )
@@ -53,7 +58,7 @@ def along(
     captured: CapturedLoss, params: Tree, direction: Direction, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> GradsLine:
     """The gradient, the direction that is made of it, and the quadratic along that."""
-    program, inputs = captured.lookup(params, args, kwargs)
+    program, inputs = _swept(captured, params, args, kwargs)
     kept = program.schemes
     if "parts" not in kept:
         kept["parts"] = adjoint_programs(*_lowered(program))
@@ -63,6 +68,20 @@ def along(
     d = direction(grads)
     slope, curvature = _run(captured, program, "line", [*saved, *_leaves(d)], lambda: parts.line)
     return grads, d, Quadratic(value, slope, curvature)
+
+
+def _swept(
+    captured: CapturedLoss, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Program, list[Tensor]]:
+    """The program and its inputs, if the second forward derivative of every operator in it has been verified."""
+    program, inputs = captured.lookup(params, args, kwargs)
+    verified: bool | None = program.schemes.get("verified")
+    if verified is None:
+        missing = unverified(program.graph.graph, program.params, "forward_over_forward")
+        verified = program.schemes["verified"] = not missing
+    if not verified:
+        raise NotSwept
+    return program, inputs
 
 
 def _run(

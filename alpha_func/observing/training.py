@@ -94,7 +94,7 @@ def observe(experiment: Experiment, data: Data, module: nn.Module) -> Iterator[O
     loss, params = functional_loss(module, data.criterion)
     gradient = func.grad(loss)
     if experiment.strategy == CAPTURED:
-        loss = capture(loss,unverified=True)
+        loss = capture(loss)
         measured_step = grad_and_quadratic(loss)
     else:
         measured_step = grad_and_quadratic(loss, strategy=experiment.strategy)
