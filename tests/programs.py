@@ -2,7 +2,7 @@
 
 import torch
 
-from alpha_func import Quadratic, tree
+from alpha_func import Quadratic, capture, tree
 from alpha_func.capture.adjoint import adjoint_programs, steepest_descent_program
 from alpha_func.capture.backends import BACKENDS
 from alpha_func.capture.taylor import taylor_program
@@ -11,12 +11,7 @@ __all__ = ["BACKENDS", "adjoint", "compiled", "descent", "lowered_case", "taylor
 
 
 def lowered_case(case):
-    leaves, structure = tree.flatten(case.params)
-
-    def loss(*flat):
-        return case.loss(tree.unflatten(flat[: len(leaves)], structure), *flat[len(leaves) :])
-
-    return lower(loss, [*leaves, *case.args])
+    return capture(case.loss).program(case.params, *case.args).graph
 
 
 def compiled(program, backend="eager"):
@@ -26,7 +21,7 @@ def compiled(program, backend="eager"):
 def _inputs(case):
     torch.manual_seed(0)  # functional_loss draws from this seed
     leaves, structure = tree.flatten(case.params)
-    return leaves, structure, [*leaves, *case.args]
+    return leaves, structure, capture(case.loss).lookup(case.params, case.args, {})[1]
 
 
 def taylor(lowered, case, backend="eager"):
