@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, func, nn
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo.core import SampleInput
 
@@ -185,9 +185,40 @@ def cases() -> dict[str, tuple[Any, Any]]:
             )
     listed["_weight_norm"] = (torch._weight_norm, _weight_norm_samples)
     listed["embedding.plain"] = (lambda w, i: nn.functional.embedding(i, w), _embedding_samples)
+    for name, function in GRADIENTS.items():
+        listed[f"grad_of.{name}"] = (partial(_gradient, function), _matrix_samples)
     for name in ("lstm", "gru", "rnn_tanh"):
         listed[name] = (getattr(torch, name), lambda name=name: _recurrent_samples(name))
     return listed
+
+
+# A loss may hold a gradient of its own (a penalty, a residual of physics); backward formulas then run forward.
+GRADIENTS = {
+    **{name: getattr(nn.functional, name) for name in ("elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mish")},
+    **{name: getattr(nn.functional, name) for name in ("logsigmoid", "relu", "selu", "sigmoid", "silu", "softplus")},
+    "tanh": torch.tanh,
+    "softmax": partial(torch.softmax, dim=-1),
+    "log_softmax": partial(torch.log_softmax, dim=-1),
+    "layer_norm": lambda x: nn.functional.layer_norm(x, x.shape[-1:]),
+    "group_norm": lambda x: nn.functional.group_norm(x, 2),
+    "batch_norm": lambda x: nn.functional.batch_norm(x, None, None, training=True),
+    "linear": lambda x: nn.functional.linear(x.sin(), x[:2].cos()),
+    "conv1d": lambda x: nn.functional.conv1d(x[None].sin(), x[:2, None, :3].expand(2, 4, 3)),
+    "avg_pool1d": lambda x: nn.functional.avg_pool1d(x[None].sin(), 2),
+    "max_pool1d": lambda x: nn.functional.max_pool1d(x[None].sin(), 2),
+    "mse_loss": lambda x: nn.functional.mse_loss(x, torch.ones_like(x)),
+    "cross_entropy": lambda x: nn.functional.cross_entropy(x, torch.zeros(len(x), dtype=torch.int64)),
+    "embedding": lambda x: nn.functional.embedding(torch.tensor([0, 2, 2]), x),
+}
+
+
+def _gradient(function: Any, x: Tensor) -> Tensor:
+    return func.grad(lambda x: (2 * function(x)).sin().sum())(x)
+
+
+def _matrix_samples() -> Iterator[SampleInput]:
+    for i in range(3):
+        yield SampleInput(torch.randn(4, 6, generator=torch.Generator().manual_seed(i)).double().requires_grad_())
 
 
 def _leaf(*shape: int) -> Tensor:

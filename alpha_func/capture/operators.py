@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor, peek_interpreter_stack
 
 from alpha_func import tree
 from alpha_func.tree import Tree
@@ -97,7 +97,9 @@ def derivative_nodes(
         node = waiting.pop()
         if node is None:
             continue
-        names.add(node.name().removeprefix("torch::autograd::"))
+        # Batch normalisation in eval mode is another formula under the same name.
+        mode = "[training]" if getattr(node, "_saved_training", False) else ""
+        names.add(node.name().removeprefix("torch::autograd::") + mode)
         for following, _ in node.next_functions:
             if following not in seen:
                 seen.add(following)
@@ -106,7 +108,7 @@ def derivative_nodes(
 
 
 def _requiring_grad(leaf: Tensor) -> Tensor:
-    if not is_functorch_wrapped_tensor(leaf):
+    if peek_interpreter_stack() is None:
         return leaf.detach().requires_grad_()
     # Under vmap or grad, autograd's own graph lies beneath the transform's: it starts at a plain tensor.
     return leaf + torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device, requires_grad=True)
@@ -120,7 +122,7 @@ def operator_of(name: str) -> str:
     """
     if name.startswith("aten."):
         return ".".join(name.split(".")[:2])
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", re.sub(r"(Generated)?Backward\d*$", "", name)).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", re.sub(r"(Generated)?Backward\d*(\[\w+\])?$", "", name)).lower()
 
 
 def _has_derivative(value: object) -> bool:
