@@ -106,9 +106,9 @@ def _shifted(x: Tensor, dim: int, half_to_float: bool) -> tuple[Tensor, torch.dt
     return (x - x.detach().amax(dim, keepdim=True) if x.numel() else x), dtype
 
 
-def linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, **options: Any) -> Tensor:
+def linear_cross_entropy(input: Tensor, linear_weight: Tensor, target: Tensor, **options: Any) -> Tensor:
     """``F.linear_cross_entropy`` without its chunks, which are an operator of their own."""
-    return F.linear_cross_entropy(x, weight, target, **{**options, "options": None})
+    return F.linear_cross_entropy(input, linear_weight, target, **{**options, "options": None})
 
 
 def cdist(x: Tensor, y: Tensor, p: float, compute_mode: int | None) -> Tensor:

@@ -7,7 +7,8 @@ as its backward node; a *primitive* is an operator of captured programs. A verdi
     exact   value, slope and curvature agree with extrapolated differences
     raises  PyTorch has no such derivative
     refused capture refuses every sample, with a reason
-    wrong   a number that is not the derivative, or nan; crash ends the process
+    nan     nan at a singular sample, exact elsewhere
+    wrong   a number that is not the derivative; crash: it ends the process
     rough   no smooth sample
 """
 
@@ -32,6 +33,8 @@ COLUMNS = ("kind", "name", "samples", *STRATEGY_NAMES, *(f"captured_{name}" for 
 # Linear or constant by definition, so never in a sample of their own.
 _STRUCTURAL = {"aten.lift_fresh_copy.default", "aten.alias.default"}
 
+_TRUSTED = ("exact", "nan")  # a nan at a singular sample is no number that could be taken for the derivative
+
 # Their outputs depend on no value of their inputs, or are declared not to.
 _CONSTANT = {"detach", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like"}
 _CONSTANT |= {"new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided", "bernoulli"}
@@ -54,7 +57,7 @@ def unverified(graph: fx.Graph, params: int, strategy: str = "reverse_over_rever
     """
     known = table("primitive")
     names = dict.fromkeys(operator_name(node) for node in active_nodes(graph, params))
-    return [n for n in names if n not in _STRUCTURAL and known.get(n, {}).get(strategy) != "exact"]
+    return [n for n in names if n not in _STRUCTURAL and known.get(n, {}).get(strategy) not in _TRUSTED]
 
 
 def operator_name(node: fx.Node) -> str:
