@@ -1,5 +1,6 @@
 """A second opinion on a quadratic: differences along the line, and another route."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,8 @@ from torch import Tensor
 from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
 from alpha_func.differences import differences
-from alpha_func.losses import ModuleLoss, seeded_rng
+from alpha_func.losses import ModuleLoss
+from alpha_func.module_state import ModuleState
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import STRATEGIES, Strategy
 from alpha_func.transforms import DEFAULT_STRATEGY, quadratic_along
@@ -143,15 +145,13 @@ def _independent(
 
 
 def _in_float64(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The loss of a module with a copy of that module in float64."""
     if not isinstance(loss, ModuleLoss):
         return loss
-    state = tree.map(_double, loss.state.tensors())
-
-    def in_float64(params: Tree, *args: Any, **kwargs: Any) -> Tensor:
-        with seeded_rng(loss.seed):
-            return loss.with_state(state, params, *args, **kwargs)
-
-    return in_float64
+    model = copy.deepcopy(loss.model).double()
+    for module in model.modules():
+        vars(module).update({name: _double(value) for name, value in vars(module).items()})
+    return ModuleLoss(model, loss.names, loss.seed, ModuleState(model, frozenset(f"module.{n}" for n in loss.names)))
 
 
 def _double(leaf: Any) -> Any:

@@ -48,7 +48,9 @@ class Guard:
         else:
             try:
                 nodes = derivative_nodes(loss, params, args, kwargs)
-            except Exception:  # the loss's own error, or the strategy's: either comes up when it is differentiated
+            except Exception as error:
+                loss(params, *args, **kwargs)  # the loss's own error, where it is one
+                _warn_once(f"the operators of the loss could not be looked at ({type(error).__name__}: {error})")
                 return
             self._judge(nodes, "derivative")
         if len(self._looked_at) >= _KEPT_SIGNATURES:
@@ -61,14 +63,9 @@ class Guard:
         wrong = sorted(n for n in names if n in known and known[n][name] in _WRONG)
         if wrong:
             raise StrategyError(self._explanation(wrong, names, kind))
-        for unknown in sorted(names - known.keys() - _BOOKKEEPING - _warned):
+        for unknown in sorted(names - known.keys() - _BOOKKEEPING):
             if kind == "derivative":
-                _warned.add(unknown)
-                warnings.warn(
-                    f"the second derivative of {operator_of(unknown)} has never been verified: "
-                    "check the result with alpha_func.check_quadratic",
-                    stacklevel=5,
-                )
+                _warn_once(f"the second derivative of {operator_of(unknown)} has never been verified")
 
     def _explanation(self, wrong: list[str], names: set[str], kind: str) -> str:
         known = table(kind)
@@ -83,6 +80,12 @@ class Guard:
             f"strategy {self._name!r} is wrong through {operators}, silently: PyTorch's formula, differentiated again, "
             f"is not the second derivative; {' or '.join(remedies)}"
         )
+
+
+def _warn_once(what: str) -> None:
+    if what not in _warned:
+        _warned.add(what)
+        warnings.warn(f"{what}: check the result with alpha_func.check_quadratic", stacklevel=6)
 
 
 def _key(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, func, nn
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo.core import SampleInput
 
@@ -40,6 +40,7 @@ from alpha_func.kernels import twice_differentiable
 
 SAMPLES, LARGEST, SECONDS = 6, 20000, 60
 TOLERANCE = 1e-6
+OURS = ("_weight_norm", "embedding.plain", "grad_of.", "lstm", "gru", "rnn_tanh")
 ORDER = {
     "refused": -1,
     "rough": 0,
@@ -183,11 +184,43 @@ def cases() -> dict[str, tuple[Any, Any]]:
                 partial(op.gradcheck_wrapper, op.op),
                 lambda op=op: op.sample_inputs("cpu", torch.float64, requires_grad=True),
             )
+    # Ours from here on: OURS names them.
     listed["_weight_norm"] = (torch._weight_norm, _weight_norm_samples)
     listed["embedding.plain"] = (lambda w, i: nn.functional.embedding(i, w), _embedding_samples)
+    for name, function in GRADIENTS.items():
+        listed[f"grad_of.{name}"] = (partial(_gradient, function), _matrix_samples)
     for name in ("lstm", "gru", "rnn_tanh"):
         listed[name] = (getattr(torch, name), lambda name=name: _recurrent_samples(name))
     return listed
+
+
+# A loss may hold a gradient of its own (a penalty, a residual of physics); backward formulas then run forward.
+GRADIENTS = {
+    **{name: getattr(nn.functional, name) for name in ("elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mish")},
+    **{name: getattr(nn.functional, name) for name in ("logsigmoid", "relu", "selu", "sigmoid", "silu", "softplus")},
+    "tanh": torch.tanh,
+    "softmax": partial(torch.softmax, dim=-1),
+    "log_softmax": partial(torch.log_softmax, dim=-1),
+    "layer_norm": lambda x: nn.functional.layer_norm(x, x.shape[-1:]),
+    "group_norm": lambda x: nn.functional.group_norm(x, 2),
+    "batch_norm": lambda x: nn.functional.batch_norm(x, None, None, training=True),
+    "linear": lambda x: nn.functional.linear(x.sin(), x[:2].cos()),
+    "conv1d": lambda x: nn.functional.conv1d(x[None].sin(), x[:2, None, :3].expand(2, 4, 3)),
+    "avg_pool1d": lambda x: nn.functional.avg_pool1d(x[None].sin(), 2),
+    "max_pool1d": lambda x: nn.functional.max_pool1d(x[None].sin(), 2),
+    "mse_loss": lambda x: nn.functional.mse_loss(x, torch.ones_like(x)),
+    "cross_entropy": lambda x: nn.functional.cross_entropy(x, torch.zeros(len(x), dtype=torch.int64)),
+    "embedding": lambda x: nn.functional.embedding(torch.tensor([0, 2, 2]), x),
+}
+
+
+def _gradient(function: Any, x: Tensor) -> Tensor:
+    return func.grad(lambda x: (2 * function(x)).sin().sum())(x)
+
+
+def _matrix_samples() -> Iterator[SampleInput]:
+    for i in range(3):
+        yield SampleInput(torch.randn(4, 6, generator=torch.Generator().manual_seed(i)).double().requires_grad_())
 
 
 def _leaf(*shape: int) -> Tensor:
@@ -315,6 +348,33 @@ def _attributed(samples: list[dict[str, Any]], kind: str, parts: str, way: str) 
     return [{"kind": kind, "name": part, "samples": count[part], **rows[part]} for part in sorted(rows)]
 
 
+def unguarded(results: dict[str, dict[str, Any]], rows: list[dict[str, Any]]) -> list[str]:
+    """Wrong results that no row of the table would have a transform refuse: there must be none."""
+    parts = {(row["kind"], row["name"]): row for row in rows}
+    found = []
+    for name, result in results.items():
+        for sample in (s for s in result["samples"] if s["smooth"]):
+            for strategy in STRATEGIES:
+                for way, kind, names in (("eager", "derivative", "nodes"), ("captured", "primitive", "primitives")):
+                    blamed = [parts[kind, part].get(strategy) for part in sample[names] if (kind, part) in parts]
+                    if sample[way][strategy] == "wrong" and "wrong" not in blamed:
+                        found.append(f"{name}: {way} {strategy}")
+    return sorted(set(found))
+
+
+def report(results: dict[str, dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+    """The numbers of the project's first promise, over op_db."""
+    listed = {name for name in cases() if name in results and not name.startswith(OURS)}
+    operators = [row for row in rows if row["kind"] == "operator" and row["name"] in listed]
+    lines = []
+    for way, column in (("eager", ""), ("captured", "captured_")):
+        for strategy in STRATEGIES:
+            counts = Counter(row[column + strategy] for row in operators)
+            lines.append(f"{way:9}{strategy:22}" + ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
+    lines.append(f"wrong and not refused: {', '.join(unguarded(results, rows)) or 'none'}")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -330,10 +390,12 @@ def main() -> None:
     results = run(options.only or list(cases()), options.workers)
     if options.raw:
         options.raw.write_text(json.dumps(results))
+    rows = summary(results)
+    print(report(results, rows))
     with options.output.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(summary(results))
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

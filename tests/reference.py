@@ -48,6 +48,19 @@ def dense(loss, params, *args, **kwargs):
     return Dense(value.detach(), gradient.detach(), torch.stack(rows))
 
 
+def double_backward(loss, params, direction, *args, **kwargs):
+    """The quadratic by double backward of torch.autograd, and ‖Hd‖: right wherever its formulas are."""
+    leaves, structure = tree.flatten(params)
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    value = loss(tree.unflatten(leaves, structure), *args, **kwargs)
+    gradient = flat(torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True))
+    slope = flat(direction) @ gradient
+    if not slope.requires_grad:  # a loss that is linear
+        return Quadratic(value.detach(), slope, torch.zeros_like(slope)), torch.zeros_like(slope)
+    hd = flat(torch.autograd.grad(slope, leaves, materialize_grads=True))
+    return Quadratic(value.detach(), slope.detach(), flat(direction) @ hd), hd.norm()
+
+
 def differences(loss, params, direction, *args, **kwargs):
     """The quadratic by central differences of h(α) = L(θ + αd) in float64, extrapolated (Ridders, 1982).
 

@@ -81,9 +81,34 @@ def gaussian_nll_loss(
     return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
 
 
-def linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, **options: Any) -> Tensor:
+def log_sigmoid_backward(grad: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
+    """PyTorch's own goes by way of ``buffer``, an output of the forward that has no derivative."""
+    return grad * torch.sigmoid(-x)
+
+
+def softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    """exp(x − m) / Σ exp(x − m), for any m: the maximum is a constant to derivatives, exactly."""
+    shifted, dtype = _shifted(x, dim, half_to_float)
+    powers = shifted.exp()
+    return (powers / powers.sum(dim, keepdim=True)).to(dtype)
+
+
+def log_softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    """x − m − log Σ exp(x − m), as ``softmax``."""
+    shifted, dtype = _shifted(x, dim, half_to_float)
+    return (shifted - shifted.exp().sum(dim, keepdim=True).log()).to(dtype)
+
+
+def _shifted(x: Tensor, dim: int, half_to_float: bool) -> tuple[Tensor, torch.dtype]:
+    """x − m in float32 or better, and the dtype of the result."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    dtype, x = wide if half_to_float else x.dtype, x.to(wide)
+    return (x - x.detach().amax(dim, keepdim=True) if x.numel() else x), dtype
+
+
+def linear_cross_entropy(input: Tensor, linear_weight: Tensor, target: Tensor, **options: Any) -> Tensor:
     """``F.linear_cross_entropy`` without its chunks, which are an operator of their own."""
-    return F.linear_cross_entropy(x, weight, target, **{**options, "options": None})
+    return F.linear_cross_entropy(input, linear_weight, target, **{**options, "options": None})
 
 
 def cdist(x: Tensor, y: Tensor, p: float, compute_mode: int | None) -> Tensor:
@@ -146,10 +171,13 @@ BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten._embedding_bag.default: embedding_bag,
     aten._embedding_bag_forward_only.default: embedding_bag,
     aten._euclidean_dist.default: euclidean_dist,
+    aten._log_softmax.default: log_softmax,
     aten._native_batch_norm_legit.default: native_batch_norm,
     aten._pdist_forward.default: pdist,
+    aten._softmax.default: softmax,
     aten.copy.default: copy,
     aten.embedding.default: embedding,
+    aten.log_sigmoid_backward.default: log_sigmoid_backward,
     aten.native_batch_norm.default: native_batch_norm,
     aten.normal.Tensor_Tensor: normal,
     aten.normal.Tensor_float: normal,

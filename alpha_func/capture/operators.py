@@ -7,7 +7,8 @@ as its backward node; a *primitive* is an operator of captured programs. A verdi
     exact   value, slope and curvature agree with extrapolated differences
     raises  PyTorch has no such derivative
     refused capture refuses every sample, with a reason
-    wrong   a number that is not the derivative, or nan; crash ends the process
+    nan     nan at a singular sample, exact elsewhere
+    wrong   a number that is not the derivative; crash: it ends the process
     rough   no smooth sample
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor, peek_interpreter_stack
 
 from alpha_func import tree
 from alpha_func.tree import Tree
@@ -31,6 +32,8 @@ COLUMNS = ("kind", "name", "samples", *STRATEGY_NAMES, *(f"captured_{name}" for 
 
 # Linear or constant by definition, so never in a sample of their own.
 _STRUCTURAL = {"aten.lift_fresh_copy.default", "aten.alias.default"}
+
+_TRUSTED = ("exact", "nan")  # a nan at a singular sample is no number that could be taken for the derivative
 
 # Their outputs depend on no value of their inputs, or are declared not to.
 _CONSTANT = {"detach", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like"}
@@ -54,7 +57,7 @@ def unverified(graph: fx.Graph, params: int, strategy: str = "reverse_over_rever
     """
     known = table("primitive")
     names = dict.fromkeys(operator_name(node) for node in active_nodes(graph, params))
-    return [n for n in names if n not in _STRUCTURAL and known.get(n, {}).get(strategy) != "exact"]
+    return [n for n in names if n not in _STRUCTURAL and known.get(n, {}).get(strategy) not in _TRUSTED]
 
 
 def operator_name(node: fx.Node) -> str:
@@ -97,7 +100,9 @@ def derivative_nodes(
         node = waiting.pop()
         if node is None:
             continue
-        names.add(node.name().removeprefix("torch::autograd::"))
+        # Batch normalisation in eval mode is another formula under the same name.
+        mode = "[training]" if getattr(node, "_saved_training", False) else ""
+        names.add(node.name().removeprefix("torch::autograd::") + mode)
         for following, _ in node.next_functions:
             if following not in seen:
                 seen.add(following)
@@ -106,7 +111,7 @@ def derivative_nodes(
 
 
 def _requiring_grad(leaf: Tensor) -> Tensor:
-    if not is_functorch_wrapped_tensor(leaf):
+    if peek_interpreter_stack() is None:
         return leaf.detach().requires_grad_()
     # Under vmap or grad, autograd's own graph lies beneath the transform's: it starts at a plain tensor.
     return leaf + torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device, requires_grad=True)
@@ -120,7 +125,7 @@ def operator_of(name: str) -> str:
     """
     if name.startswith("aten."):
         return ".".join(name.split(".")[:2])
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", re.sub(r"(Generated)?Backward\d*$", "", name)).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", re.sub(r"(Generated)?Backward\d*(\[\w+\])?$", "", name)).lower()
 
 
 def _has_derivative(value: object) -> bool:
