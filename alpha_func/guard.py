@@ -25,6 +25,7 @@ _warned: set[str] = set()
 
 # Not formulas: the bookkeeping of autograd for in-place writes and casts, and what stands for no gradient.
 _BOOKKEEPING = {"CopyBackwards", "CopySlices", "NotImplemented", "UndefinedGrad", "ToCopyBackward0", "AliasBackward0"}
+_BOOKKEEPING |= {"SqueezeBackward3", "SqueezeBackward5"}  # a view that vmap writes
 
 
 class Guard:

@@ -21,6 +21,9 @@ from alpha_func import (
     tree,
 )
 
+# What the guard refuses: PyTorch's forward rules of these are wrong when they are differentiated again.
+_NORMED = ("layer_norm", "batch_norm_train", "batch_norm_eval", "encoder_layer_eval")
+REFUSED = {(name, strategy) for name in _NORMED for strategy in ("reverse_over_forward", "forward_over_forward")}
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 SIMPLE_MODULES = {name: make for name, make in MODULES.items() if name != "tied"}  # tied has its own criterion
 
@@ -72,8 +75,10 @@ def derivative_along(f, params, v):
 # vmap
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [(name, strategy) for name in MODULES for strategy in STRATEGIES if (name, strategy) not in REFUSED],
+)
 def test_vmap_over_directions_is_the_loop_over_them(name, strategy):
     case = MODULES[name](criterion=squared_error) if name in SIMPLE_MODULES else MODULES[name]()
     many = directions(case.params)
@@ -190,7 +195,7 @@ def test_curvature_can_be_differentiated_by_autograd_too(strategy):
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_mode_of_autograd_gives_the_same_numbers(strategy, mode):
-    case = MODULES["batch_norm_train"](criterion=squared_error)
+    case = MODULES["attention"](criterion=squared_error)
 
     def everything():
         line = quadratic_along(case.loss, strategy=strategy)(case.params, case.direction, *case.args)

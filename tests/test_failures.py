@@ -62,6 +62,7 @@ CANNOT_RUN = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:the second derivative of mkldnn_rnn_layer has never been verified")
 @every_verb
 @pytest.mark.parametrize(
     ("make", "strategy", "operator"), CANNOT_RUN, ids=[f"{operator}-{name}" for _, name, operator in CANNOT_RUN]
@@ -76,6 +77,7 @@ def test_a_strategy_that_cannot_run_names_the_operator_and_a_strategy_that_does(
     assert isinstance(raised.value.__cause__, RuntimeError)
 
 
+@pytest.mark.filterwarnings("ignore:the second derivative of mkldnn_rnn_layer has never been verified")
 @pytest.mark.parametrize("make", [MSE_LOSS, HUBER, GLU, lstm], ids=["mse", "huber", "glu", "lstm"])
 @every_verb
 def test_the_default_strategy_runs_where_others_cannot(make, verb):

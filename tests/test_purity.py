@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations
 from alpha_func import (
     STRATEGIES,
     StrategyError,
+    capture,
     functional_loss,
     grad_and_quadratic,
     hvp,
@@ -64,6 +65,7 @@ MODULES_AND_BATCHES = {
     "frozen": (frozen, VECTORS),
     "keeps_what_it_sees": (KeepsWhatItSees, VECTORS),
 }
+WRONG_UNCAPTURED = {"weight_norm"}  # PyTorch's double backward is wrong on it, and refused
 VERBS = {
     "quadratic_along": lambda loss, p, d, *args, **options: quadratic_along(loss, **options)(p, d, *args),
     "optimal_alpha": lambda loss, p, d, *args, **options: optimal_alpha(loss, **options)(p, d, *args),
@@ -133,7 +135,8 @@ def assert_unchanged(before, after):
 def test_no_call_changes_anything(name, verb):
     world = World(*MODULES_AND_BATCHES[name])
     before = world.state()
-    VERBS[verb](world.loss, world.params, world.direction, *world.batch)
+    loss = capture(world.loss) if name in WRONG_UNCAPTURED else world.loss
+    VERBS[verb](loss, world.params, world.direction, *world.batch)
     assert_unchanged(before, world.state())
 
 
@@ -169,8 +172,9 @@ def test_a_call_that_raises_midway_changes_nothing(name, verb):
 def test_a_direction_that_raises_changes_nothing(name):
     world = World(*MODULES_AND_BATCHES[name])
     before = world.state()
+    loss = capture(world.loss) if name in WRONG_UNCAPTURED else world.loss
     with pytest.raises(ZeroDivisionError):
-        grad_and_quadratic(world.loss, lambda grads: 1 / 0)(world.params, *world.batch)
+        grad_and_quadratic(loss, lambda grads: 1 / 0)(world.params, *world.batch)
     assert_unchanged(before, world.state())
 
 
@@ -188,10 +192,11 @@ def test_backends_that_the_caller_set_are_put_back():
 
 
 def test_a_module_can_be_trained_and_copied_after_a_call():
-    for make, batch in MODULES_AND_BATCHES.values():
+    for name, (make, batch) in MODULES_AND_BATCHES.items():
         world = World(make, batch)
         twin = copy.deepcopy(world.module)
-        quadratic_along(world.loss)(world.params, world.direction, *world.batch)
+        loss = capture(world.loss) if name in WRONG_UNCAPTURED else world.loss
+        quadratic_along(loss)(world.params, world.direction, *world.batch)
         states = []
         for module in (copy.deepcopy(world.module), twin):
             module.zero_grad()
@@ -219,7 +224,8 @@ def test_the_caller_keeps_the_rng_stream():
 @pytest.mark.parametrize("name", MODULES_AND_BATCHES)
 def test_the_same_loss_twice_gives_the_same_numbers(name):
     world = World(*MODULES_AND_BATCHES[name])
-    once, again = (quadratic_along(world.loss)(world.params, world.direction, *world.batch) for _ in range(2))
+    loss = capture(world.loss) if name in WRONG_UNCAPTURED else world.loss
+    once, again = (quadratic_along(loss)(world.params, world.direction, *world.batch) for _ in range(2))
     assert torch.equal(flat(once), flat(again))
 
 

@@ -112,7 +112,7 @@ def derivative_nodes(
 
 def _requiring_grad(leaf: Tensor) -> Tensor:
     if peek_interpreter_stack() is None:
-        return leaf.detach().requires_grad_()
+        return (leaf.clone() if leaf.is_inference() else leaf.detach()).requires_grad_()
     # Under vmap or grad, autograd's own graph lies beneath the transform's: it starts at a plain tensor.
     return leaf + torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device, requires_grad=True)
 
