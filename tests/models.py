@@ -141,7 +141,9 @@ MODELS: dict[str, Callable[[], Case]] = {
     "GRU": regression(lambda: Last(nn.GRU(2, 3, batch_first=True, bidirectional=False)), 4, 2),
     "MultiheadAttention": regression(lambda: Attention(False), 4, 4),
     "MultiheadAttention, key padding": regression(lambda: Attention(True), 4, 4),
-    "TransformerEncoderLayer, train": regression(lambda: nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), 3, 4),
+    "TransformerEncoderLayer, train": regression(
+        lambda: nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True), 3, 4
+    ),
     "TransformerEncoderLayer, eval": regression(
         lambda: nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), 3, 4, train=False
     ),

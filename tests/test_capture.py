@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 import torch
 from cases import MODULES, mlp, mse_net
+from models import regression
 from reference import assert_close, assert_quadratic, dense
 from test_exactness import dense_with_math_attention
 from torch import nn
@@ -175,6 +176,15 @@ def test_dropout_draws_what_the_uncaptured_loss_draws_and_leaves_the_rng_alone()
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_dropout_of_a_transposed_activation_draws_what_the_transforms_draw():
+    # torch.func's dropout fills its mask in another order than plain torch does where strides are not contiguous
+    case = regression(lambda: nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), 3, 4)()
+    expected = quadratic_along(case.loss)(case.params, case.direction, *case.args)
+    got = quadratic_along(capture(case.loss))(case.params, case.direction, *case.args)
+    for number, want in zip(got, expected, strict=True):
+        assert_close(number, want, 1e-12)
+
+
 def test_capturing_leaves_the_module_as_it_was():
     case = MODULES["batch_norm_train"]()
     norm = case.loss.model.module[1]
@@ -272,6 +282,21 @@ def test_an_error_of_the_loss_itself_comes_through():
         capture(lambda x: (x @ x).sum())(X)
     with pytest.raises(ValueError, match="must return a scalar"):
         capture(lambda x: x)(X)
+
+
+def test_autocast_is_refused():
+    with torch.autocast("cpu"), pytest.raises(CaptureError, match="under autocast"):
+        capture(lambda x: (x @ x.T).sum())(X)
+
+
+def test_default_dtype_belongs_to_the_signature():
+    captured = capture(lambda x: (torch.ones(4) / 3 * x).sum())
+    captured(X)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert_close(captured(X), X.sum() / 3, 1e-15)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_constants_allows_closed_over_tensors():

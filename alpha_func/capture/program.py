@@ -80,6 +80,11 @@ class CapturedLoss:
 
     def lookup(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
         """The program for these arguments and its inputs: parameters, state as it is now, tensor arguments."""
+        if torch._C._is_any_autocast_enabled():
+            raise CaptureError(
+                "a captured loss is called under autocast, whose casts would be written into the program: leave autocast "
+                "for the call, and give parameters and batch the dtype to compute in"
+            )
         state: list[Tensor] = []
         tokens = []
         for source in self._sources:
@@ -87,7 +92,7 @@ class CapturedLoss:
             tokens.append(token)
             state += tensors
         key, inputs = signature(params, args, kwargs, state)
-        key = (*key, *tokens, *self._surroundings.read())
+        key = (*key, *tokens, *self._surroundings.read(), torch.get_default_dtype())
         program = self._programs.get(key)
         if program is None:
             return self._capture(params, args, kwargs)
@@ -96,7 +101,11 @@ class CapturedLoss:
 
     def _capture(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
         states = {source: source.state.tensors() for source in self._sources}
-        around = (*(source.state.read()[0] for source in self._sources), *self._surroundings.read())
+        around = (
+            *(source.state.read()[0] for source in self._sources),
+            *self._surroundings.read(),
+            torch.get_default_dtype(),
+        )
         key, inputs = signature(params, args, kwargs, [t for state in states.values() for t in state.values()])
         try:
             program = self._programs[(*key, *around)] = self._traced(params, args, kwargs, states, inputs)
