@@ -92,6 +92,8 @@ def derivative_nodes(
     """The derivative formulas between the loss and its parameters, as autograd names them: one forward pass."""
     with torch.enable_grad():
         value = loss(tree.map(_requiring_grad, params), *args, **kwargs)
+    if not isinstance(value, Tensor):
+        return set()  # no loss, which the transform says
     while is_functorch_wrapped_tensor(value):
         value = get_unwrapped(value)
     names: set[str] = set()

@@ -82,8 +82,8 @@ class CapturedLoss:
         """The program for these arguments and its inputs: parameters, state as it is now, tensor arguments."""
         if torch._C._is_any_autocast_enabled():
             raise CaptureError(
-                "a captured loss is called under autocast, whose casts would be written into the program: leave autocast "
-                "for the call, and give parameters and batch the dtype to compute in"
+                "a captured loss is called under autocast, whose casts would be written into the program: leave "
+                "autocast for the call, and give parameters and batch the dtype to compute in"
             )
         state: list[Tensor] = []
         tokens = []
