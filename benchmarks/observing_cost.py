@@ -16,7 +16,7 @@ from alpha_func.observing.experiment import Experiment, network
 from alpha_func.observing.records import RecordFile
 from alpha_func.observing.training import batches, observe, steps_of
 
-ROUNDS, EPOCHS = 5, 40
+ROUNDS, EPOCHS = 5, 100
 
 
 def main() -> None:
