@@ -28,7 +28,9 @@ def functional_loss(
     The module is read at every call and never changed: its mode (train or eval), its buffers, its frozen parameters and
     its attributes are what they are at the call. Buffers are cloned inside each call, so train-mode BatchNorm works.
     Stochastic layers draw from an RNG seeded with ``seed`` at each call: the loss is a function, and the global RNG
-    (CPU and CUDA) stays where it was.
+    (CPU and CUDA) stays where it was. Inside torch.func, PyTorch fills the mask of a non-contiguous tensor in another
+    order (dropout on the output of ``nn.MultiheadAttention``): a plain call then has another mask than the transforms,
+    captured or not, which share theirs.
 
     Args:
         module: any nn.Module.

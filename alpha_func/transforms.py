@@ -2,7 +2,8 @@
 
 A loss L is a pure function ``loss(params, *args, **kwargs)`` of a pytree of parameters θ to a real 0-d tensor. Each
 transform returns a pure function of (params, ..., *args, **kwargs) that composes with torch.func: ``vmap`` over
-directions or over examples, ``grad`` through α*. Costs are in gradients of the loss.
+directions or over examples, ``grad`` through α* (of a captured loss: PyTorch's third derivatives of ``layer_norm`` and
+train-mode ``batch_norm`` are wrong). Costs are in gradients of the loss.
 """
 
 from collections.abc import Callable
