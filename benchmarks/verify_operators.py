@@ -24,23 +24,20 @@ import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, func, nn
-from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo.core import SampleInput
 
-from alpha_func import STRATEGIES, CaptureError, capture, functional_loss, tree
+from alpha_func import STRATEGIES, CaptureError, capture, tree
 from alpha_func.capture.operators import COLUMNS, TABLE, active_nodes, derivative_nodes, operator_name
 from alpha_func.differences import Differences, differences
 from alpha_func.kernels import twice_differentiable
+from benchmarks.operator_cases import OURS, cases, samples_of
 
-SAMPLES, LARGEST, SECONDS = 6, 20000, 60
+SECONDS = 60  # for one operator
 TOLERANCE = 1e-6
-OURS = ("_weight_norm", "embedding.plain", "grad_of.", "lstm", "gru", "rnn_tanh")
 ORDER = {
     "refused": -1,
     "rough": 0,
@@ -50,67 +47,6 @@ ORDER = {
     "wrong": 3,
     "crash": 4,
 }  # the worst of several samples counts
-
-
-class _LowPrecision(Exception):  # noqa: N818
-    """An output is not in float64: differences say nothing of it."""
-
-
-class Operator(nn.Module):
-    """An operator at a sample, as a module with a scalar output whose parameters are the differentiable inputs."""
-
-    def __init__(self, function: Any, sample: SampleInput, generator: torch.Generator):
-        super().__init__()
-        leaves, self.structure = tree.flatten((sample.input, tuple(sample.args), dict(sample.kwargs)))
-        moved = [isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_floating_point() for leaf in leaves]
-        self.function, self.moved, self.gauge = function, moved, sample.output_process_fn_grad
-        values = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self.inputs = nn.ParameterList([nn.Parameter(v) for v, m in zip(values, moved, strict=True) if m])
-        self.fixed = [v for v, m in zip(values, moved, strict=True) if not m]
-        self.curved = [torch.randn(p.shape, dtype=p.dtype, generator=generator) for p in self.inputs]
-        self.start = [p.detach().clone() for p in self.inputs]
-        self.counted: list[bool] = []
-        self.seed = int(torch.randint(2**31, (), generator=generator))
-
-    def forward(self, fixed: Any, start: Any, curved: Any) -> Tensor:
-        """L(θ)."""
-        xs = iter([p + (p - s) ** 2 * c / 2 for p, s, c in zip(self.inputs, start, curved, strict=True)])
-        others = iter([leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in fixed])
-        first, args, kwargs = tree.unflatten([next(xs) if m else next(others) for m in self.moved], self.structure)
-        out = self.gauge(self.function(first, *args, **kwargs))
-        total = torch.zeros((), dtype=torch.float64)
-        for i, leaf in enumerate(tree.leaves(out)):
-            if len(self.counted) == len(tree.leaves(out)) and not self.counted[i]:  # statistics for a backward
-                continue
-            if isinstance(leaf, Tensor) and leaf.is_complex():
-                leaf = torch.view_as_real(leaf.resolve_conj())
-            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel():
-                if leaf.dtype != torch.float64:
-                    raise _LowPrecision
-                w = torch.cos(torch.arange(leaf.numel(), dtype=leaf.dtype) + i + 1).reshape(leaf.shape)
-                total = total + (w * leaf).sum() + (torch.sin(3 * w) * leaf * leaf).sum() / 2
-        return total
-
-
-def samples_of(function: Any, samples: Iterator[SampleInput], seed: int) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """(loss, params, direction, args) for a few of an operator's samples."""
-    generator = torch.Generator().manual_seed(seed)
-    usable = []
-    for sample in samples:
-        tensors = [leaf for leaf in tree.leaves((sample.input, sample.args, sample.kwargs)) if isinstance(leaf, Tensor)]
-        moved = sum(t.numel() for t in tensors if t.requires_grad and t.is_floating_point())
-        finite = all(bool(t.isfinite().all()) for t in tensors if t.requires_grad)
-        if moved and finite and sum(t.numel() for t in tensors) <= LARGEST:
-            usable.append(sample)
-    stride = max(1, len(usable) // SAMPLES)
-    for sample in usable[::stride][:SAMPLES]:
-        module = Operator(function, sample, generator)
-        with torch.enable_grad():
-            outputs = tree.leaves(function(sample.input, *sample.args, **sample.kwargs))
-        module.counted = [isinstance(leaf, Tensor) and leaf.requires_grad for leaf in outputs]
-        loss, params = functional_loss(module, seed=module.seed)
-        args = (module.fixed, module.start, module.curved)
-        yield loss, params, tree.randn_like(params, generator=generator), args
 
 
 def truth_of(loss: Any, params: Any, direction: Any, args: Any) -> Differences | None:
@@ -172,79 +108,6 @@ def check(function: Any, samples: Iterator[SampleInput], seed: int) -> dict[str,
                 entry["captured"][name] = verdict(captured, params, direction, args, strategy, truth)
         found.append(entry)
     return {"samples": found}
-
-
-def cases() -> dict[str, tuple[Any, Any]]:
-    """Operator name to (function, samples); op_db's, and a few that it lacks."""
-    listed: dict[str, tuple[Any, Any]] = {}
-    for op in op_db:
-        if op.supports_autograd and torch.float64 in op.supported_dtypes("cpu"):
-            name = op.name + (f".{op.variant_test_name}" if op.variant_test_name else "")
-            listed[name] = (
-                partial(op.gradcheck_wrapper, op.op),
-                lambda op=op: op.sample_inputs("cpu", torch.float64, requires_grad=True),
-            )
-    # Ours from here on: OURS names them.
-    listed["_weight_norm"] = (torch._weight_norm, _weight_norm_samples)
-    listed["embedding.plain"] = (lambda w, i: nn.functional.embedding(i, w), _embedding_samples)
-    for name, function in GRADIENTS.items():
-        listed[f"grad_of.{name}"] = (partial(_gradient, function), _matrix_samples)
-    for name in ("lstm", "gru", "rnn_tanh"):
-        listed[name] = (getattr(torch, name), lambda name=name: _recurrent_samples(name))
-    return listed
-
-
-# A loss may hold a gradient of its own (a penalty, a residual of physics); backward formulas then run forward.
-GRADIENTS = {
-    **{name: getattr(nn.functional, name) for name in ("elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mish")},
-    **{name: getattr(nn.functional, name) for name in ("logsigmoid", "relu", "selu", "sigmoid", "silu", "softplus")},
-    "tanh": torch.tanh,
-    "softmax": partial(torch.softmax, dim=-1),
-    "log_softmax": partial(torch.log_softmax, dim=-1),
-    "layer_norm": lambda x: nn.functional.layer_norm(x, x.shape[-1:]),
-    "group_norm": lambda x: nn.functional.group_norm(x, 2),
-    "batch_norm": lambda x: nn.functional.batch_norm(x, None, None, training=True),
-    "linear": lambda x: nn.functional.linear(x.sin(), x[:2].cos()),
-    "conv1d": lambda x: nn.functional.conv1d(x[None].sin(), x[:2, None, :3].expand(2, 4, 3)),
-    "avg_pool1d": lambda x: nn.functional.avg_pool1d(x[None].sin(), 2),
-    "max_pool1d": lambda x: nn.functional.max_pool1d(x[None].sin(), 2),
-    "mse_loss": lambda x: nn.functional.mse_loss(x, torch.ones_like(x)),
-    "cross_entropy": lambda x: nn.functional.cross_entropy(x, torch.zeros(len(x), dtype=torch.int64)),
-    "embedding": lambda x: nn.functional.embedding(torch.tensor([0, 2, 2]), x),
-}
-
-
-def _gradient(function: Any, x: Tensor) -> Tensor:
-    return func.grad(lambda x: (2 * function(x)).sin().sum())(x)
-
-
-def _matrix_samples() -> Iterator[SampleInput]:
-    for i in range(3):
-        yield SampleInput(torch.randn(4, 6, generator=torch.Generator().manual_seed(i)).double().requires_grad_())
-
-
-def _leaf(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-def _weight_norm_samples() -> Iterator[SampleInput]:
-    for shape, dim in (((4, 3), 0), ((4, 3), 1), ((3, 2, 2), 0)):
-        kept = [n if i == dim else 1 for i, n in enumerate(shape)]
-        g = _leaf(*kept).abs().add(0.5)
-        yield SampleInput(_leaf(*shape).requires_grad_(), args=(g.requires_grad_(), dim))
-
-
-def _embedding_samples() -> Iterator[SampleInput]:
-    yield SampleInput(_leaf(5, 3).requires_grad_(), args=(torch.tensor([[0, 2], [2, 4]]),))
-
-
-def _recurrent_samples(name: str) -> Iterator[SampleInput]:
-    gates = {"lstm": 4, "gru": 3, "rnn_tanh": 1}[name] * 3
-    weights = [_leaf(gates, 2), _leaf(gates, 3), _leaf(gates), _leaf(gates)]
-    state = _leaf(1, 2, 3).requires_grad_()
-    hidden = [state, _leaf(1, 2, 3).requires_grad_()] if name == "lstm" else state
-    weights = [w.requires_grad_() for w in weights]
-    yield SampleInput(_leaf(4, 2, 2).requires_grad_(), args=(hidden, weights, True, 1, 0.0, True, False, False))
 
 
 def child(names: list[str], output: Path) -> None:

@@ -8,7 +8,8 @@ import torch
 
 from alpha_func import STRATEGIES
 from alpha_func.capture.operators import COLUMNS, TABLE, table
-from benchmarks.verify_operators import OURS, cases, check
+from benchmarks.operator_cases import OURS, cases
+from benchmarks.verify_operators import check
 
 SAMPLE = sorted(random.Random(0).sample(sorted(table("operator")), 24))
 

@@ -82,8 +82,8 @@ class CapturedLoss:
         """The program for these arguments and its inputs: parameters, state as it is now, tensor arguments."""
         if torch._C._is_any_autocast_enabled():
             raise CaptureError(
-                "a captured loss is called under autocast, whose casts would be written into the program: leave "
-                "autocast for the call, and give parameters and batch the dtype to compute in"
+                "a captured loss is called under autocast, whose casts would be written into the program: "
+                "leave autocast for the call, and give parameters and batch the dtype to compute in"
             )
         state: list[Tensor] = []
         tokens = []
@@ -92,23 +92,22 @@ class CapturedLoss:
             tokens.append(token)
             state += tensors
         key, inputs = signature(params, args, kwargs, state)
-        key = (*key, *tokens, *self._surroundings.read(), torch.get_default_dtype())
+        key = self._full(key, tokens)
         program = self._programs.get(key)
         if program is None:
             return self._capture(params, args, kwargs)
         self._programs.move_to_end(key)
         return program, inputs
 
+    def _full(self, key: Key, tokens: list[int]) -> Key:
+        return (*key, *tokens, *self._surroundings.read(), torch.get_default_dtype())
+
     def _capture(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
         states = {source: source.state.tensors() for source in self._sources}
-        around = (
-            *(source.state.read()[0] for source in self._sources),
-            *self._surroundings.read(),
-            torch.get_default_dtype(),
-        )
+        tokens = [source.state.read()[0] for source in self._sources]
         key, inputs = signature(params, args, kwargs, [t for state in states.values() for t in state.values()])
         try:
-            program = self._programs[(*key, *around)] = self._traced(params, args, kwargs, states, inputs)
+            program = self._programs[self._full(key, tokens)] = self._traced(params, args, kwargs, states, inputs)
         except _Found as found:  # a functional_loss within the loss: its state is an input too
             self._sources.append(found.source)
             return self._capture(params, args, kwargs)
