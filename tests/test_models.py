@@ -2,6 +2,8 @@
 
 import importlib.util
 
+from functools import cache
+
 import pytest
 from cases import Case
 from models import HUGGING_FACE, LOSSES, MODELS, WeightNormedInPrimitives, hugging_face, regression, with_loss
