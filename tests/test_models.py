@@ -2,8 +2,6 @@
 
 import importlib.util
 
-from functools import cache
-
 import pytest
 from cases import Case
 from models import HUGGING_FACE, LOSSES, MODELS, WeightNormedInPrimitives, hugging_face, regression, with_loss
