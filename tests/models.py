@@ -174,6 +174,9 @@ LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "soft_margin_loss": lambda out, y: F.soft_margin_loss(out, y.sign()),
     "multi_margin_loss": lambda out, y: F.multi_margin_loss(out, y.argmax(-1)),
     "multilabel_margin_loss": lambda out, y: F.multilabel_margin_loss(out, y.argsort(-1)),
+    "multilabel_margin_loss, few labels": lambda out, y: F.multilabel_margin_loss(
+        out, torch.tensor([[1, -1, 0], [-1, 2, 2], [2, 0, -1]]).repeat(2, 1)
+    ),
     "multilabel_soft_margin_loss": lambda out, y: F.multilabel_soft_margin_loss(out, (y > 0).to(y)),
     "hinge_embedding_loss": lambda out, y: F.hinge_embedding_loss(out, y.sign()),
     "margin_ranking_loss": lambda out, y: F.margin_ranking_loss(out[:3], out[3:], y[:3].sign()),

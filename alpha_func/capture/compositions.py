@@ -106,6 +106,21 @@ def _shifted(x: Tensor, dim: int, half_to_float: bool) -> tuple[Tensor, torch.dt
     return (x - x.detach().amax(dim, keepdim=True) if x.numel() else x), dtype
 
 
+def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int) -> tuple[Tensor, Tensor]:
+    """Σ over labels t and other classes j of max(0, 1 − x_t + x_j), over classes. PyTorch's own composition counts the
+    places after the first −1 as labels too: another value (torch 2.13)."""
+    rows, labels = torch.atleast_2d(x), torch.atleast_2d(target)
+    given = (labels < 0).long().cumsum(-1) == 0
+    chosen = torch.where(given, labels, 0)
+    classes = torch.arange(rows.shape[1], device=x.device)
+    is_target = ((chosen[:, :, None] == classes) & given[:, :, None]).any(1)
+    terms = (1 - rows.gather(1, chosen)[:, :, None] + rows[:, None, :]).clamp(min=0)
+    counted = given[:, :, None] & ~is_target[:, None, :]
+    losses = torch.where(counted, terms, 0).sum((1, 2)) / rows.shape[1]
+    reduced = (losses.reshape(x.shape[:-1]), losses.mean(), losses.sum())[reduction]
+    return reduced, is_target.to(x.dtype).reshape(target.shape)
+
+
 def linear_cross_entropy(input: Tensor, linear_weight: Tensor, target: Tensor, **options: Any) -> Tensor:
     """``F.linear_cross_entropy`` without its chunks, which are an operator of their own."""
     return F.linear_cross_entropy(input, linear_weight, target, **{**options, "options": None})
@@ -179,6 +194,7 @@ BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten.embedding.default: embedding,
     aten.log_sigmoid_backward.default: log_sigmoid_backward,
     aten.native_batch_norm.default: native_batch_norm,
+    aten.multilabel_margin_loss_forward.default: multilabel_margin_loss,
     aten.normal.Tensor_Tensor: normal,
     aten.normal.Tensor_float: normal,
     aten.normal.float_Tensor: normal,

@@ -47,7 +47,6 @@ _LOWERED = (
     aten.mse_loss,
     aten.mse_loss_backward,
     aten.multi_margin_loss,
-    aten.multilabel_margin_loss_forward,
     aten.nansum,
     aten.native_batch_norm_backward,
     aten.native_dropout,
