@@ -86,24 +86,13 @@ def log_sigmoid_backward(grad: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
     return grad * torch.sigmoid(-x)
 
 
-def softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
-    """exp(x − m) / Σ exp(x − m), for any m: the maximum is a constant to derivatives, exactly."""
-    shifted, dtype = _shifted(x, dim, half_to_float)
-    powers = shifted.exp()
-    return (powers / powers.sum(dim, keepdim=True)).to(dtype)
-
-
-def log_softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
-    """x − m − log Σ exp(x − m), as ``softmax``."""
-    shifted, dtype = _shifted(x, dim, half_to_float)
-    return (shifted - shifted.exp().sum(dim, keepdim=True).log()).to(dtype)
-
-
-def _shifted(x: Tensor, dim: int, half_to_float: bool) -> tuple[Tensor, torch.dtype]:
-    """x − m in float32 or better, and the dtype of the result."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    dtype, x = wide if half_to_float else x.dtype, x.to(wide)
-    return (x - x.detach().amax(dim, keepdim=True) if x.numel() else x), dtype
+def logaddexp(x: Tensor, y: Tensor) -> Tensor:
+    """m + log(eˣ⁻ᵐ + eʸ⁻ᵐ), m the greater of the two and a constant to derivatives. PyTorch's own double backward is nan
+    where both are −inf."""
+    m = torch.maximum(x.detach(), y.detach())
+    finite = m.isfinite()
+    m_, x_, y_ = (torch.where(finite, z, 0) for z in (m, x, y))
+    return torch.where(finite, m_ + ((x_ - m_).exp() + (y_ - m_).exp()).log(), m)
 
 
 def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int) -> tuple[Tensor, Tensor]:
@@ -186,15 +175,14 @@ BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten._embedding_bag.default: embedding_bag,
     aten._embedding_bag_forward_only.default: embedding_bag,
     aten._euclidean_dist.default: euclidean_dist,
-    aten._log_softmax.default: log_softmax,
     aten._native_batch_norm_legit.default: native_batch_norm,
     aten._pdist_forward.default: pdist,
-    aten._softmax.default: softmax,
     aten.copy.default: copy,
     aten.embedding.default: embedding,
     aten.log_sigmoid_backward.default: log_sigmoid_backward,
     aten.native_batch_norm.default: native_batch_norm,
     aten.multilabel_margin_loss_forward.default: multilabel_margin_loss,
+    aten.logaddexp.default: logaddexp,
     aten.normal.Tensor_Tensor: normal,
     aten.normal.Tensor_float: normal,
     aten.normal.float_Tensor: normal,

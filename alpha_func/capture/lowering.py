@@ -24,7 +24,6 @@ _LOWERED = (
     aten._log_softmax_backward_data,
     aten._native_batch_norm_legit_functional,
     aten._native_batch_norm_legit_no_training,
-    aten._safe_softmax,
     aten._softmax_backward_data,
     aten._weight_norm_interface,
     aten.addbmm,
