@@ -13,12 +13,14 @@ of two activations six. Griewank and Walther, Evaluating Derivatives (2008), cha
 from operator import getitem
 from typing import Any, NamedTuple
 
+import torch
 from torch import fx
 
-from alpha_func.capture.building import Builder, finished, is_impure
-from alpha_func.capture.rules import aten, plus, times
-from alpha_func.capture.simplify import filled_like
+from alpha_func.capture.building import Builder, finished, is_impure, plus, times
+from alpha_func.capture.laws.operands import filled_like
 from alpha_func.capture.sweeping import Coefficients, Values, backward, forward, propagate, second_terms, started
+
+aten = torch.ops.aten
 
 
 class TwoPrograms(NamedTuple):

@@ -87,8 +87,8 @@ def log_sigmoid_backward(grad: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
 
 
 def logaddexp(x: Tensor, y: Tensor) -> Tensor:
-    """m + log(eˣ⁻ᵐ + eʸ⁻ᵐ), m the greater of the two and a constant to derivatives. PyTorch's own double backward is nan
-    where both are −inf."""
+    """m + log(eˣ⁻ᵐ + eʸ⁻ᵐ), m the greater of the two and a constant to derivatives. PyTorch's own double backward
+    is nan where both are −inf."""
     m = torch.maximum(x.detach(), y.detach())
     finite = m.isfinite()
     m_, x_, y_ = (torch.where(finite, z, 0) for z in (m, x, y))
@@ -98,7 +98,7 @@ def logaddexp(x: Tensor, y: Tensor) -> Tensor:
 def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int) -> tuple[Tensor, Tensor]:
     """Σ over labels t and other classes j of max(0, 1 − x_t + x_j), over classes. PyTorch's own composition counts the
     places after the first −1 as labels too: another value (torch 2.13)."""
-    rows, labels = torch.atleast_2d(x), torch.atleast_2d(target)
+    rows, labels = (t.reshape(-1, t.shape[-1]) for t in (x, target))
     given = (labels < 0).long().cumsum(-1) == 0
     chosen = torch.where(given, labels, 0)
     classes = torch.arange(rows.shape[1], device=x.device)

@@ -36,6 +36,17 @@ SECOND: dict[Any, Rule] = {}
 SLOPE: dict[Any, Callable[[Builder, Call], Any]] = {}  # f′ of a function of one number, shared by both directions
 
 
+def rules(first_rule: Rule, second_rule: Rule, *targets: Any) -> None:
+    """Enter these two into the tables."""
+    for target in targets:
+        FIRST[target], SECOND[target] = first_rule, second_rule
+
+
+def no_tangent(b: Builder, call: Call, tangents: Any) -> Any:
+    """The rule of what is zero, for each output."""
+    return _per_output(call, None)
+
+
 def first(b: Builder, call: Call, tangents: tuple[Any, ...]) -> Any:
     """Df[t], for each output of the call; ``tangents`` has the nesting of ``call.args``."""
     if all(t is None for t in pytree.tree_leaves(tangents, is_leaf=lambda x: x is None)):

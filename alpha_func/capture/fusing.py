@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from alpha_func.capture.building import Builder, Law, fake_mode, finished, replay
-from alpha_func.capture.simplify import dtype_of, is_call, is_number, shape_of
+from alpha_func.capture.laws.operands import dtype_of, is_call, is_number, shape_of
 
 aten = torch.ops.aten
 

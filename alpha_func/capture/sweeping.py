@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from alpha_func.capture.building import Builder, bound, fake_mode
+from alpha_func.capture import rules  # noqa: F401  fills the tables
+from alpha_func.capture.building import Builder, bound, fake_mode, plus
 from alpha_func.capture.differentials import Call, first, is_differentiable, pullback, second
-from alpha_func.capture.rules import plus
-from alpha_func.capture.simplify import LAWS, filled_like
+from alpha_func.capture.laws import LAWS
+from alpha_func.capture.laws.operands import filled_like
 
 Coefficients = dict[fx.Node, Any]
 
