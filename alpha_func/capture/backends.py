@@ -13,6 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from alpha_func.capture.building import fake_mode, is_impure
 from alpha_func.capture.fusing import fuse
+from alpha_func.capture.whole import in_primitives
 
 Runnable = Callable[..., Sequence[Any]]
 Backend = Callable[[fx.GraphModule], Runnable]
@@ -32,7 +33,7 @@ def eager(program: fx.GraphModule) -> Runnable:
 
 def transformable(program: fx.GraphModule) -> Runnable:
     """The program operator by operator, for torch.func and autograd to differentiate and batch."""
-    return fuse(program).forward
+    return fuse(in_primitives(program)).forward
 
 
 def inductor(program: fx.GraphModule) -> Runnable:
@@ -42,6 +43,7 @@ def inductor(program: fx.GraphModule) -> Runnable:
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
 
+    program = in_primitives(program)
     mode = fake_mode(program)
     inputs = [node.meta["val"] for node in program.graph.find_nodes(op="placeholder")]
     with mode:

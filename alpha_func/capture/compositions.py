@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import get_decompositions
 from torch.nn import functional as F
 
 from alpha_func.capture.refusal import CaptureError, here
@@ -26,24 +27,57 @@ def native_batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch normalisation. PyTorch's own composition updates the running statistics in place, after tracing has taken
-    every mutation out; they are never an output of a loss, so here they are left alone."""
+    """Batch normalisation, weight and bias apart. PyTorch's own composition updates the running statistics in place,
+    after tracing has taken every mutation out; they are never an output of a loss, so here they are left alone."""
     shape = [1, -1] + [1] * (x.ndim - 2)
+    if training and x.dtype in _WHOLE:
+        if weight is bias is running_mean is running_var is None:
+            return NotImplemented  # whole as it is
+        out, mean, rstd = aten.native_batch_norm.default(x, None, None, None, None, True, 0.0, eps)
+        return _affine(out, weight, bias, shape), mean, rstd
     if training:
-        dims = [dim for dim in range(x.ndim) if dim != 1]
-        var, mean = torch.var_mean(x, dims, correction=0)
+        var, mean = torch.var_mean(x, [dim for dim in range(x.ndim) if dim != 1], correction=0)
     else:
         assert running_mean is not None
         assert running_var is not None
         var, mean = running_var, running_mean
     rstd = torch.rsqrt(var + eps)
-    out = (x - mean.reshape(shape)) * rstd.reshape(shape)
-    if weight is not None:
-        out = out * weight.reshape(shape)
-    if bias is not None:
-        out = out + bias.reshape(shape)
+    out = _affine((x - mean.reshape(shape)) * rstd.reshape(shape), weight, bias, shape)
     empty = x.new_empty(0)
     return (out, mean, rstd) if training else (out, empty, empty)
+
+
+def native_layer_norm(
+    x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Layer normalisation, weight and bias apart."""
+    if x.dtype not in _WHOLE:
+        return _layer_norm_in_primitives(x, shape, weight, bias, eps)
+    if weight is bias is None:
+        return NotImplemented  # whole as it is
+    out, mean, rstd = aten.native_layer_norm.default(x, shape, None, None, eps)
+    return _affine(out, weight, bias, shape), mean, rstd
+
+
+def native_group_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, n: int, channels: int, size: int, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Group normalisation is layer normalisation of the groups as rows, weight and bias apart."""
+    rows = x.reshape(n, groups, -1)
+    out, mean, rstd = aten.native_layer_norm.default(rows, list(rows.shape[2:]), None, None, eps)
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    return _affine(out.reshape(x.shape), weight, bias, shape), mean.reshape(n, groups), rstd.reshape(n, groups)
+
+
+# Kept whole in float32 and float64; half precision has statistics of another dtype.
+_WHOLE = (torch.float32, torch.float64)
+_layer_norm_in_primitives = get_decompositions([aten.native_layer_norm])[aten.native_layer_norm.default]
+
+
+def _affine(out: Tensor, weight: Tensor | None, bias: Tensor | None, shape: list[int]) -> Tensor:
+    if weight is not None:
+        out = out * weight.reshape(shape)
+    return out if bias is None else out + bias.reshape(shape)
 
 
 def embedding(
@@ -181,6 +215,8 @@ BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten.embedding.default: embedding,
     aten.log_sigmoid_backward.default: log_sigmoid_backward,
     aten.native_batch_norm.default: native_batch_norm,
+    aten.native_group_norm.default: native_group_norm,
+    aten.native_layer_norm.default: native_layer_norm,
     aten.multilabel_margin_loss_forward.default: multilabel_margin_loss,
     aten.logaddexp.default: logaddexp,
     aten.normal.Tensor_Tensor: normal,

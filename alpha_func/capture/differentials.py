@@ -35,6 +35,8 @@ FIRST: dict[Any, Rule] = {}
 SECOND: dict[Any, Rule] = {}
 SLOPE: dict[Any, Callable[[Builder, Call], Any]] = {}  # f′ of a function of one number, shared by both directions
 
+PULLBACK: dict[Any, Callable[[Builder, Call, tuple[Any, ...], Any], list[Any]]] = {}
+
 
 def rules(first_rule: Rule, second_rule: Rule, *targets: Any) -> None:
     """Enter these two into the tables."""
@@ -67,6 +69,9 @@ def second(b: Builder, call: Call, tangents: tuple[Any, ...]) -> Any:
 
 def pullback(b: Builder, call: Call, active: tuple[Any, ...], adjoints: Any) -> list[Any]:
     """Dfᵀ[λ], for each operand where ``active`` (of the nesting of ``call.args``) is true, in order; else None."""
+    rule = PULLBACK.get(call.target)
+    if rule is not None:
+        return rule(b, call, active, adjoints)
     slope = SLOPE.get(call.target)
     if slope is not None:
         return [b.call(torch.ops.aten.mul.Tensor, adjoints, slope(b, call)), *([None] * (len(call.args) - 1))]

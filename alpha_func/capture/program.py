@@ -18,6 +18,7 @@ from alpha_func.capture.refusal import EAGER, CaptureError
 from alpha_func.capture.signature import Key, signature
 from alpha_func.capture.surroundings import Surroundings
 from alpha_func.capture.tracing import trace
+from alpha_func.capture.whole import in_primitives
 from alpha_func.losses import ModuleLoss, lifted, seeded_rng
 from alpha_func.tree import Tree
 from alpha_func.validation import require_callable, scalar_loss
@@ -32,7 +33,7 @@ class Program:
     Call it with its inputs as tensors: the leaves of the parameters, the state, the tensors among the arguments.
 
     Attributes:
-        graph: the fx.GraphModule.
+        graph: the fx.GraphModule, normalisations whole; what a call runs has them in primitives.
         params: how many of the inputs, the first ones, are leaves of the parameters.
         counts: how often each operator occurs, the most frequent first.
         seed: of the random draws of the program; None where it draws nothing.
@@ -42,14 +43,16 @@ class Program:
         self.graph, self.params, self.seed = graph, params, seed
         self.counts = dict(Counter(_short(n.target) for n in graph.graph.nodes if _is_operator(n)).most_common())
         self.schemes: dict[Any, Any] = {}  # the programs made of this one: capture.schemes
-        self._run: Callable[..., Tensor] = graph.forward
+        self._in_primitives: Callable[..., Tensor] | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The loss."""
+        if self._in_primitives is None:
+            self._in_primitives = in_primitives(self.graph).forward
         if self.seed is None:
-            return self._run(*inputs)
+            return self._in_primitives(*inputs)
         with seeded_rng(self.seed):
-            return self._run(*inputs)
+            return self._in_primitives(*inputs)
 
     def __repr__(self) -> str:
         code = "\n".join(line.partition(";  ")[0] for line in self.graph.code.strip().splitlines())

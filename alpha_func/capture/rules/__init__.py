@@ -4,6 +4,6 @@ Importing a module of this package fills the tables of ``differentials``: FIRST 
 PULLBACK (Dfᵀ[λ]).
 """
 
-from alpha_func.capture.rules import functions, linear, products, reductions
+from alpha_func.capture.rules import functions, linear, normalisation, products, reductions
 
-__all__ = ["functions", "linear", "products", "reductions"]
+__all__ = ["functions", "linear", "normalisation", "products", "reductions"]
