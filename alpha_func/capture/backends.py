@@ -13,6 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from alpha_func.capture.building import fake_mode, is_impure
 from alpha_func.capture.fusing import fuse
+from alpha_func.capture.reusing import reuse
 from alpha_func.capture.whole import in_primitives
 
 Runnable = Callable[..., Sequence[Any]]
@@ -20,8 +21,8 @@ Backend = Callable[[fx.GraphModule], Runnable]
 
 
 def eager(program: fx.GraphModule) -> Runnable:
-    """The program operator by operator, in fused kernels where ATen has them."""
-    forward = fuse(program).forward
+    """The program operator by operator, in fused kernels and in place where that can be."""
+    forward = reuse(fuse(program)).forward
 
     def run(*inputs: Any) -> Sequence[Any]:
         # The programs are derivatives already: below autograd each call costs less.
