@@ -78,7 +78,7 @@ def active_nodes(graph: fx.Graph, params: int) -> list[fx.Node]:
     for node in nodes[params:]:
         if node.op != "call_function" or active.isdisjoint(node.all_input_nodes):
             continue
-        if _name(node.target) in _CONSTANT or not _has_derivative(node.meta.get("val")):
+        if is_constant(node.target) or not _has_derivative(node.meta.get("val")):
             continue
         active.add(node)
         if isinstance(node.target, torch._ops.OpOverload):
@@ -136,5 +136,6 @@ def _has_derivative(value: object) -> bool:
     return not isinstance(value, torch.Tensor) or value.is_floating_point() or value.is_complex()
 
 
-def _name(target: Any) -> str:
-    return target.overloadpacket.__name__ if isinstance(target, torch._ops.OpOverload) else ""
+def is_constant(target: Any) -> bool:
+    """Whether no derivative passes through an operator, whatever its operands."""
+    return isinstance(target, torch._ops.OpOverload) and target.overloadpacket.__name__ in _CONSTANT
