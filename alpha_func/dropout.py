@@ -33,7 +33,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
 
 
 def alpha_dropout(x: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
-    """``F.alpha_dropout``: what is dropped is −alpha of SELU; the result scaled and shifted to keep mean and variance."""
+    """``F.alpha_dropout``: what is dropped is −alpha of SELU; scaled and shifted to keep mean and variance."""
     mask = _mask(x, p, training)
     if mask is None:
         return F.alpha_dropout(x, p, training, inplace)
