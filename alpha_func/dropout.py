@@ -42,11 +42,20 @@ def alpha_dropout(x: Tensor, p: float = 0.5, training: bool = False, inplace: bo
     return x.mul_(factor).add_(shift) if inplace else x * factor + shift
 
 
+def bernoulli_(x: Tensor, p: float | Tensor = 0.5, *, generator: torch.Generator | None = None) -> Tensor:
+    """``Tensor.bernoulli_``: 1 with probability p and else 0, whatever was there before."""
+    order = _memory_order(x.stride())
+    if order is None or generator is not None or isinstance(p, Tensor):
+        return x.bernoulli_(p, generator=generator)
+    return x.copy_(_drawn(x, order, p))
+
+
 BY_FUNCTION: dict[Any, Callable[..., Tensor]] = {
     F.dropout: dropout,
     torch.dropout: dropout,
     F.alpha_dropout: alpha_dropout,
     torch.alpha_dropout: alpha_dropout,
+    torch.Tensor.bernoulli_: bernoulli_,
 }
 
 
@@ -62,9 +71,19 @@ def _mask(x: Tensor, p: float, training: bool) -> Tensor | None:
     """1 where x is kept; None where memory lies in the order of the indices, or nothing is drawn."""
     if not training or not 0 < p < 1 or x.layout is not torch.strided:
         return None
-    strides = torch.empty_like(x.detach()).stride()  # those of the mask of a plain call
-    order = sorted(range(x.ndim), key=lambda dim: -strides[dim])
-    if order == list(range(x.ndim)):
-        return None
-    mask = torch.bernoulli(x.detach().new_empty([x.shape[dim] for dim in order]), 1 - p)
-    return mask.permute([order.index(dim) for dim in range(x.ndim)])
+    order = _memory_order(torch.empty_like(x.detach()).stride())  # that of the mask of a plain call
+    return None if order is None else _drawn(x, order, 1 - p)
+
+
+def _memory_order(strides: tuple[int, ...]) -> list[int] | None:
+    """The dimensions, the one with the longest stride first; None where that is the order they have."""
+    order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
+    return None if order == list(range(len(strides))) else order
+
+
+def _drawn(like: Tensor, order: list[int], p: float) -> Tensor:
+    """Ones with probability p, drawn in an order of the dimensions."""
+    # Under vmap no batched tensor may stand here: with randomness="same" there is one draw.
+    empty = torch.empty([like.shape[dim] for dim in order], dtype=like.dtype, device=like.device)
+    drawn = torch.bernoulli(empty, p)
+    return drawn.permute([order.index(dim) for dim in range(like.ndim)])
