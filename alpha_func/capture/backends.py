@@ -55,18 +55,16 @@ def inductor(program: fx.GraphModule) -> Runnable:
 
 
 def _draws_first(program: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The program in two: (*inputs) -> draws, in their order, with what they depend on; (*inputs, *draws) -> outputs."""
+    """The program in two: (*inputs) -> draws, in their order, by what they depend on; (*inputs, *draws) -> outputs."""
     draws = [node for node in program.graph.nodes if is_impure(node.target)]
     needed = ancestors(draws)
-    first, env = fx.Graph(), {}
+    first, rest = fx.Graph(), fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
     for node in program.graph.nodes:
         if node.op == "placeholder" or node in needed:
             env[node] = first.node_copy(node, env.__getitem__)
     first.output(tuple(env[node] for node in draws))
-    rest, env = fx.Graph(), {}
-    inputs = program.graph.find_nodes(op="placeholder")
-    for node in inputs:
-        env[node] = rest.node_copy(node)
+    env = {node: rest.node_copy(node) for node in program.graph.find_nodes(op="placeholder")}
     for i, node in enumerate(draws):
         env[node] = rest.placeholder(f"draw_{i}")
         env[node].meta["val"] = node.meta["val"]
