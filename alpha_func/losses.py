@@ -5,14 +5,16 @@ global RNG (dropout) and reads its own parameters. ``functional_loss`` takes all
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
 from torch.func import functional_call
 
+from alpha_func.dropout import PlainMasks
 from alpha_func.module_state import ModuleState
 
 
@@ -28,9 +30,8 @@ def functional_loss(
     The module is read at every call and never changed: its mode (train or eval), its buffers, its frozen parameters and
     its attributes are what they are at the call. Buffers are cloned inside each call, so train-mode BatchNorm works.
     Stochastic layers draw from an RNG seeded with ``seed`` at each call: the loss is a function, and the global RNG
-    (CPU and CUDA) stays where it was. Inside torch.func, PyTorch fills the mask of a non-contiguous tensor in another
-    order (dropout on the output of ``nn.MultiheadAttention``): a plain call then has another mask than the transforms,
-    captured or not, which share theirs.
+    (CPU and CUDA) stays where it was. On the CPU the draws are those of the module itself after
+    ``torch.manual_seed(seed)``, differentiated, captured or not.
 
     Args:
         module: any nn.Module.
@@ -117,7 +118,9 @@ class ModuleLoss:
 
     def _run(self, state: dict[str, Tensor], params: Mapping[str, Tensor], args: Any, kwargs: Any) -> Tensor:
         state.update({f"module.{name}": value for name, value in params.items()})
-        with self.state.attributes_kept():
+        # A transform's dropout would have another mask than a plain call's.
+        masks = nullcontext() if peek_interpreter_stack() is None else PlainMasks()
+        with self.state.attributes_kept(), masks:
             return functional_call(self.model, state, args, kwargs, tie_weights=self.tied)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from alpha_func.capture.adjoint import ancestors
 from alpha_func.capture.building import fake_mode, is_impure
 from alpha_func.capture.fusing import fuse
 from alpha_func.capture.reusing import reuse
@@ -38,9 +39,45 @@ def transformable(program: fx.GraphModule) -> Runnable:
 
 
 def inductor(program: fx.GraphModule) -> Runnable:
-    """The program compiled by TorchInductor; one that draws random numbers runs eagerly, to draw the same."""
-    if any(is_impure(node.target) for node in program.graph.nodes):
-        return eager(program)
+    """The program compiled by TorchInductor, which is given the program's random draws."""
+    drawn_by = [node for node in program.graph.nodes if is_impure(node.target)]
+    if not drawn_by:
+        return _compiled(program)
+    if not all(isinstance(node.meta["val"], Tensor) for node in drawn_by):
+        return eager(program)  # rrelu, whose draw is one of several outputs
+    draws, rest = _draws_first(program)
+    draw, run_rest = draws.forward, _compiled(rest)
+
+    def run(*inputs: Any) -> Sequence[Any]:
+        with torch._C._AutoDispatchBelowAutograd():
+            drawn = draw(*inputs)
+        return run_rest(*inputs, *drawn)
+
+    return run
+
+
+def _draws_first(program: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """The program in two: (*inputs) -> draws, in their order, by what they depend on; (*inputs, *draws) -> outputs."""
+    draws = [node for node in program.graph.nodes if is_impure(node.target)]
+    needed = ancestors(draws)
+    first, rest = fx.Graph(), fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" or node in needed:
+            env[node] = first.node_copy(node, env.__getitem__)
+    first.output(tuple(env[node] for node in draws))
+    env = {node: rest.node_copy(node) for node in program.graph.find_nodes(op="placeholder")}
+    for i, node in enumerate(draws):
+        env[node] = rest.placeholder(f"draw_{i}")
+        env[node].meta["val"] = node.meta["val"]
+    for node in program.graph.nodes:
+        if node not in env:
+            env[node] = rest.node_copy(node, env.__getitem__)
+    rest.eliminate_dead_code()
+    return fx.GraphModule(program, first), fx.GraphModule(program, rest)
+
+
+def _compiled(program: fx.GraphModule) -> Runnable:
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
 

@@ -165,7 +165,7 @@ def pdist(x: Tensor, p: float = 2.0) -> Tensor:
     return torch.linalg.vector_norm(x[i] - x[j], p, dim=-1)
 
 
-def normal(mean: Tensor | float, std: Tensor | float, generator: None = None) -> Tensor:
+def normal(mean: Tensor | float, std: Tensor | float = 1.0, generator: None = None) -> Tensor:
     """mean + std·z. To PyTorch a draw does not depend on mean and deviation; with its seed fixed, it does."""
     shape = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
         *(t.shape for t in (mean, std) if isinstance(t, Tensor))

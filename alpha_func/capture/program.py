@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import tree
+from alpha_func.capture.agreement import require_agreement
 from alpha_func.capture.operators import unverified as unverified_in
 from alpha_func.capture.refusal import EAGER, CaptureError
 from alpha_func.capture.signature import Key, signature
@@ -110,7 +111,8 @@ class CapturedLoss:
         tokens = [source.state.read()[0] for source in self._sources]
         key, inputs = signature(params, args, kwargs, [t for state in states.values() for t in state.values()])
         try:
-            program = self._programs[self._full(key, tokens)] = self._traced(params, args, kwargs, states, inputs)
+            program = self._traced(params, args, kwargs, states, inputs)
+            require_agreement(self.loss, program.graph, program.seed, inputs, params, args, kwargs)
         except _Found as found:  # a functional_loss within the loss: its state is an input too
             self._sources.append(found.source)
             return self._capture(params, args, kwargs)
@@ -119,6 +121,7 @@ class CapturedLoss:
         except Exception as error:
             scalar_loss(self.loss, args, kwargs)(params)  # the loss's own error, where it is one
             raise CaptureError(f"the loss cannot be traced: {type(error).__name__}: {error}; {EAGER}") from error
+        self._programs[self._full(key, tokens)] = program
         self._bound()
         return program, inputs
 
@@ -195,8 +198,8 @@ def capture(
     """The loss as a program of primitive operators, whose derivatives of every order are right.
 
     At the first call per signature (structure, shapes, dtypes, devices, arguments that are no tensors, the module's
-    mode and simple attributes) the loss is traced, without computing anything, and lowered; later calls run the
-    program. Up to 32 programs are kept.
+    mode and simple attributes) the loss is traced, without computing anything, and lowered, and the program's value is
+    compared with the loss's own (one forward pass); later calls run the program. Up to 32 programs are kept.
 
     A loss from ``functional_loss``, the loss itself or one called within it, has its state (buffers, frozen parameters,
     tensor attributes) read anew at every call, and its random draws seeded. Any other closed-over tensor is refused.
@@ -212,7 +215,8 @@ def capture(
         transform. ``.program(params, *args)`` shows what it runs.
 
     Raises:
-        CaptureError: at a call, the loss cannot be captured; the message names the operator or line, and the remedy.
+        CaptureError: at a call, the loss cannot be captured, or its program has another value than the loss beyond
+            what rounding explains; the message names the operator, line or values, and the remedy.
         TypeError, ValueError: an argument is not as above.
 
     >>> import torch
