@@ -7,6 +7,7 @@ from alpha_func.check import QuadraticCheck, check_quadratic
 from alpha_func.directions import steepest_descent
 from alpha_func.failures import StrategyError
 from alpha_func.losses import functional_loss
+from alpha_func.observing.observer import Observer, StepRecord
 from alpha_func.optimizers import Direction, OptimizerStep, from_live_optimizer, from_optimizer
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import (
@@ -25,10 +26,12 @@ __all__ = [
     "CaptureError",
     "CapturedLoss",
     "Direction",
+    "Observer",
     "OptimizerStep",
     "Quadratic",
     "QuadraticCheck",
     "Step",
+    "StepRecord",
     "Strategy",
     "StrategyError",
     "anatomy",
