@@ -1,17 +1,17 @@
 """``Observer``: the numbers of the steps that a loop takes, and a loop that is the same with it and without."""
 
 import copy
-import logging
 import math
 import random
+from functools import partial
 
 import pytest
 import torch
-from reference import assert_close, flat
+from reference import flat, unflat
 from torch import nn
 from torch.nn import functional as F
 
-from alpha_func import Observer, StepRecord
+from alpha_func import Observer
 from alpha_func.observing.measuring import TRIED_CAPTURES
 
 MSE = nn.MSELoss()
@@ -19,10 +19,6 @@ MSE = nn.MSELoss()
 
 def mlp(middle=None):
     return nn.Sequential(nn.Linear(3, 6), nn.Tanh(), middle or nn.Identity(), nn.Linear(6, 2))
-
-
-def embedded():
-    return nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(8, 2))
 
 
 NETS = {
@@ -124,11 +120,6 @@ def quadratic_by_hand(module, before, after, x, y, criterion=MSE):
     return loss.item(), slope.item(), torch.dot(flat(list(hd)), d).item(), d, flat([g.detach() for g in grads])
 
 
-def unflat(vector, like):
-    pieces = vector.split([p.numel() for p in like])
-    return [piece.view_as(p) for piece, p in zip(pieces, like, strict=True)]
-
-
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adamw"])
 @pytest.mark.parametrize("net", NETS)
 def test_a_record_is_the_quadratic_of_the_step_that_was_taken(net, optimizer):
@@ -211,14 +202,14 @@ def test_autocast_and_a_grad_scaler_leave_the_curvature_in_float32_and_a_skipped
         scaler.update()
         after = flat(list(module.parameters())).detach()
         if i != 1:
-            value, slope, curvature, d, g = quadratic_by_hand(twin, before, after, x, y)
+            value, slope, curvature, d, _ = quadratic_by_hand(twin, before, after, x, y)
             assert records[-1].loss == pytest.approx(value, rel=1e-5)
             assert records[-1].curvature == pytest.approx(curvature, rel=1e-3)  # the difference is d's own, in float32
             assert records[-1].slope == pytest.approx(slope, rel=1e-4)
             decay = -0.01 * 0.1 * before  # AdamW's: decoupled
-            grads = flat([p.grad for p in twin.parameters()]) if False else g
-            share = (decay @ grads / (d @ grads)).item()
-            assert records[-1].weight_decay_share == pytest.approx(share, rel=0.05)  # .grad is bfloat16's
+            g = flat([p.grad for p in module.parameters()])  # unscaled by now
+            assert records[-1].cosine == pytest.approx((-(d @ g) / (d.norm() * g.norm())).item(), rel=1e-5)
+            assert records[-1].weight_decay_share == pytest.approx((decay @ g / (d @ g)).item(), rel=1e-3)
         elif fused:  # its step is called, and is none
             assert math.isnan(records[-1].alpha)
             assert records[-1].step_norm == 0
@@ -244,11 +235,18 @@ def test_parameters_may_be_frozen_and_thawed_along_the_way():
         observer.batch(x, y)
         optimizer.step()
         after = flat(list(module.parameters())).detach()
-        loss, slope, curvature, d, _ = quadratic_by_hand(twin, before, after, x, y)
+        _, slope, curvature, d, _ = quadratic_by_hand(twin, before, after, x, y)
         captured.append(int(d.count_nonzero()))
         assert observer.last.slope == pytest.approx(slope, rel=1e-10)
         assert observer.last.curvature == pytest.approx(curvature, rel=1e-9)
     assert captured[0] > captured[1] == 14
+
+
+def fresh_gradient(module, optimizer, x, y):
+    optimizer.zero_grad()
+    loss = MSE(module(x), y)
+    loss.backward()
+    return loss
 
 
 def test_a_step_of_lbfgs_with_its_closure_is_measured():
@@ -258,14 +256,8 @@ def test_a_step_of_lbfgs_with_its_closure_is_measured():
     ((x, y),) = batches(1, dtype=torch.float64)
     before, twin = flat(list(module.parameters())).detach(), copy.deepcopy(module)
 
-    def closure():
-        optimizer.zero_grad()
-        loss = MSE(module(x), y)
-        loss.backward()
-        return loss
-
     observer.batch(x, y)
-    optimizer.step(closure)
+    optimizer.step(partial(fresh_gradient, module, optimizer, x, y))
     after = flat(list(module.parameters())).detach()
     _, slope, curvature, *_ = quadratic_by_hand(twin, before, after, x, y)
     assert observer.last.alpha == pytest.approx(-slope / curvature, rel=1e-9)
@@ -280,17 +272,11 @@ def test_a_closure_that_makes_the_gradient_within_the_step_is_as_good_as_one_mad
         module, optimizer = made(optimizer="adamw")
         with Observer(module, MSE, optimizer, log=records.append) as observer:
             for x, y in batches(3):
-
-                def closure():
-                    optimizer.zero_grad()
-                    loss = MSE(module(x), y)
-                    loss.backward()
-                    return loss
-
+                gradient = partial(fresh_gradient, module, optimizer, x, y)
                 observer.batch(x, y)
                 if not closed:
-                    closure()
-                optimizer.step(closure if closed else None)
+                    gradient()
+                optimizer.step(gradient if closed else None)
     for one, other in zip(records[:3], records[3:], strict=True):
         assert one._replace(seconds=0) == other._replace(seconds=0)
 
@@ -350,3 +336,163 @@ def test_a_loss_that_the_module_computes_takes_its_arguments():
     observer.batch(x, labels=y)
     optimizer.step()
     assert observer.last.loss == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_batches_of_another_shape_are_measured_too():
+    module, optimizer = made()
+    observer = Observer(module, MSE, optimizer)
+    for size in (8, 8, 3):
+        x, y = next(batches(1, size=size))
+        optimizer.zero_grad()
+        loss = MSE(module(x), y)
+        loss.backward()
+        observer.batch(x, y)
+        optimizer.step()
+        assert observer.last.loss == pytest.approx(loss.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("first", ["batch", "forward"])
+def test_the_dropout_masks_are_those_of_the_step_whether_batch_or_forward_comes_first(first):
+    module, optimizer = made("dropout")
+    observer = Observer(module, MSE, optimizer)
+    for x, y in batches(2):
+        optimizer.zero_grad()
+        torch.rand(3)  # somebody else draws
+        if first == "batch":
+            observer.batch(x, y)
+        torch.rand(3)
+        loss = MSE(module(x), y)
+        loss.backward()
+        torch.rand(3)
+        if first == "forward":
+            observer.batch(x, y)
+        optimizer.step()
+        assert observer.last.loss == pytest.approx(loss.item(), rel=1e-6)
+
+
+class BranchesOnValues(nn.Module):
+    """A forward that no program can hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x):
+        y = self.net(x)
+        return 2 * y if y.sum() > 0 else 3 * y
+
+
+def test_a_loss_that_cannot_be_captured_is_measured_by_double_backward_and_the_log_says_why(caplog):
+    torch.manual_seed(0)
+    module = BranchesOnValues().double()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    observer = Observer(module, MSE, optimizer)
+    for x, y in batches(3, dtype=torch.float64):
+        before, twin = flat(list(module.parameters())).detach(), copy.deepcopy(module)
+        fresh_gradient(module, optimizer, x, y)
+        observer.batch(x, y)
+        optimizer.step()
+        after = flat(list(module.parameters())).detach()
+        _, slope, curvature, *_ = quadratic_by_hand(twin, before, after, x, y)
+        assert observer.last.curvature == pytest.approx(curvature, rel=1e-9)
+        assert observer.last.alpha == pytest.approx(-slope / curvature, rel=1e-9)
+    (message,) = caplog.messages
+    assert "without a captured program from here on, by double backward" in message
+    assert "y.sum() > 0" in message
+
+
+def test_a_loss_that_is_captured_anew_at_every_step_stops_being_captured(caplog):
+    module, optimizer = made()
+    observer = Observer(module, MSE, optimizer)
+    for size in range(2, 2 + TRIED_CAPTURES + 3):
+        x, y = next(batches(1, size=size))
+        loss = fresh_gradient(module, optimizer, x, y)
+        observer.batch(x, y)
+        optimizer.step()
+        assert observer.last.loss == pytest.approx(loss.item(), rel=1e-6)
+    (message,) = caplog.messages
+    assert f"{TRIED_CAPTURES} programs were captured in {TRIED_CAPTURES} measurements" in message
+
+
+def test_a_loss_that_is_not_finite_is_recorded_and_training_goes_on():
+    module, optimizer = made()
+    records = []
+    observer = Observer(module, MSE, optimizer, log=records.append)
+
+    def break_it(i):
+        if i == 2:
+            module[0].weight.data.fill_(math.nan)
+
+    loop(module, optimizer, observer, steps=4, before=break_it)
+    assert [math.isnan(r.loss) for r in records] == [False, False, True, True]
+    assert math.isnan(records[2].alpha)
+
+
+def test_a_logger_that_fails_is_reported_once_and_the_others_are_served(caplog):
+    module, optimizer = made()
+    records = []
+
+    def broken(record):
+        raise OSError("disk full")
+
+    observer = Observer(module, MSE, optimizer, log=[broken, records.append])
+    without = loop(*made())
+    assert_identical(without, loop(module, optimizer, observer))
+    assert len(records) == 6
+    (message,) = caplog.messages
+    assert "broken failed, and training goes on: OSError: disk full" in message
+
+
+def test_an_error_at_the_first_step_is_raised_and_one_later_is_logged_once(caplog):
+    module, optimizer = made()
+    observer = Observer(module, MSE, optimizer)
+    with pytest.raises(RuntimeError, match=r"no batch to be measured on: call observer.batch\(inputs, targets\)"):
+        loop(module, optimizer)
+    module, optimizer = made()
+    observer = Observer(module, lambda outputs, targets: (outputs - targets).square(), optimizer)
+    with pytest.raises(ValueError, match="loss must return a scalar"):
+        loop(module, optimizer, observer)
+    module, optimizer = made()
+    observer = Observer(module, MSE, optimizer, every=lambda step: step > 1)
+    assert_identical(loop(*made()), loop(module, optimizer))  # nobody calls batch
+    assert observer.last is None
+    (message,) = caplog.messages
+    assert message.startswith("step 2 was not measured, and training goes on: RuntimeError: the step has no batch")
+
+
+def test_a_closed_observer_has_left_nothing():
+    module, optimizer = made()
+    hooks = len(module._forward_pre_hooks), len(optimizer._optimizer_step_pre_hooks)
+    with Observer(module, MSE, optimizer) as observer:
+        pass
+    assert (len(module._forward_pre_hooks), len(optimizer._optimizer_step_pre_hooks)) == hooks
+    loop(module, optimizer)
+    assert observer.last is None
+
+
+def test_what_does_not_fit_is_refused_at_construction():
+    module, optimizer = made()
+    other = torch.optim.SGD(mlp().parameters(), lr=0.1)
+    both = torch.optim.SGD([*module.parameters(), nn.Parameter(torch.ones(2))], lr=0.1)
+    frozen = mlp().requires_grad_(False)
+    refused = [
+        (TypeError, "module must be a torch.nn.Module, got Tensor", (torch.ones(2), MSE, optimizer), {}),
+        (TypeError, "optimizer must be a torch.optim.Optimizer", (module, MSE, torch.optim.SGD), {}),
+        (ValueError, r"4 of the 4 parameters of optimizer .* are not parameters of module", (module, MSE, other), {}),
+        (ValueError, r"1 of the 5 parameters of optimizer \(of shapes \(2,\)\)", (module, MSE, both), {}),
+        (ValueError, "unfreeze at least one", (frozen, MSE, torch.optim.SGD(frozen.parameters(), lr=0.1)), {}),
+        (TypeError, "missing a required argument: 'target'", (module, nn.MarginRankingLoss(), optimizer), {}),
+        (TypeError, r"criterion must be callable .* got <class", (module, nn.MSELoss, optimizer), {}),
+        (ValueError, "every must be a positive number of steps", (module, MSE, optimizer), {"every": 0}),
+        (ValueError, "accumulate must be a positive number", (module, MSE, optimizer), {"accumulate": 0}),
+        (TypeError, r"log\[1\] must be callable", (module, MSE, optimizer), {"log": [print, 3]}),
+        (TypeError, "measure_on must be a tuple", (module, MSE, optimizer), {"measure_on": torch.ones(2)}),
+        (ValueError, "strategy 'taylor' is unknown", (module, MSE, optimizer), {"strategy": "taylor"}),
+        (ValueError, "backend 'jit' is unknown", (module, MSE, optimizer), {"backend": "jit"}),
+    ]
+    for kind, message, arguments, options in refused:
+        with pytest.raises(kind, match=message):
+            Observer(*arguments, **options)
+    with pytest.raises(TypeError, match=r"batch takes \(inputs, targets\).* got 1 arguments"):
+        Observer(module, MSE, optimizer).batch(torch.ones(8, 3))
+    assert not optimizer._optimizer_step_pre_hooks or len(optimizer._optimizer_step_pre_hooks) == 1
