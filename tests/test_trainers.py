@@ -111,8 +111,8 @@ def hugging_face_run(folder, callback=None, **options):
     tokens = torch.randint(11, (16, 6), generator=torch.Generator().manual_seed(2))
     arguments = TrainingArguments(
         output_dir=str(folder), max_steps=4, per_device_train_batch_size=2, use_cpu=True, report_to=[],
-        save_strategy="no", logging_steps=1, disable_tqdm=True, learning_rate=0.01, weight_decay=0.1, lr_scheduler_type="linear",
-        **options,
+        save_strategy="no", logging_steps=1, disable_tqdm=True, learning_rate=0.01, weight_decay=0.1,
+        lr_scheduler_type="linear", **options,
     )  # fmt: skip
     examples = [{"input_ids": row, "labels": row} for row in tokens]
     trainer = Trainer(model, arguments, train_dataset=examples, callbacks=[callback] if callback else [])

@@ -1,16 +1,19 @@
 """α* in the Hugging Face Trainer: ``Trainer(..., callbacks=[TrainerObserver(every=10, log=print)])``."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from alpha_func.observing.extras import required
 from alpha_func.observing.observer import Observer
 
-transformers = required("transformers", "transformers")
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+else:
+    TrainerCallback = required("transformers", "transformers").TrainerCallback
 
 
-class TrainerObserver(transformers.TrainerCallback):  # type: ignore[misc]
+class TrainerObserver(TrainerCallback):
     """Measures the steps of a Hugging Face Trainer, as an ``Observer`` does.
 
     The loss is the model's own, of the arguments that the Trainer calls it with. A Trainer that computes another

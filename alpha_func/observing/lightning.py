@@ -1,17 +1,20 @@
 """α* in Lightning: ``Trainer(callbacks=[LightningObserver(every=10)])``."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from alpha_func.observing.extras import required
 from alpha_func.observing.observer import Observer, StepRecord
 
-lightning = required("lightning.pytorch", "lightning")
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+else:
+    Callback = required("lightning.pytorch", "lightning").Callback
 
 
-class LightningObserver(lightning.Callback):  # type: ignore[misc]
+class LightningObserver(Callback):
     """Measures the steps of a Lightning run, as an ``Observer`` does.
 
     The loss is what ``training_step(batch, 0)`` returns, with ``self.log`` and ``self.log_dict`` silent while it is

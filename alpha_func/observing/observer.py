@@ -292,9 +292,8 @@ class Observer:
         """Raise at the first step, while nothing is lost; say once afterwards."""
         if self.step == self._start and not isinstance(error, torch.OutOfMemoryError):
             raise error
-        key = type(error), str(error)
-        if key not in self._said:
-            self._said.add(key)
+        if type(error) not in self._said:
+            self._said.add(type(error))
             logger.warning(
                 "step %d was not measured, and training goes on: %s: %s", self.step, type(error).__name__, error
             )
