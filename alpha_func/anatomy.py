@@ -52,13 +52,21 @@ def anatomy(direction: Direction, d: Tree, quadratic: Quadratic, grads: Tree, st
     >>> anatomy(direction, d, quadratic, g, state, params)  # d = −0.1 (g + 0.5 θ) = −0.125 g
     Anatomy(alpha=tensor(4.), alpha_lr=tensor(0.4000), cosine=tensor(1.), weight_decay_share=tensor(0.2000))
     """
-    slope = tree.vdot(d, grads)
     return Anatomy(
         alpha=quadratic.alpha,
         alpha_lr=quadratic.alpha * direction.learning_rate,
-        cosine=-slope / (tree.norm(d) * tree.norm(grads)),
+        cosine=cosine(d, grads),
         weight_decay_share=weight_decay_share(direction, d, grads, state, params),
     )
+
+
+def cosine(d: Tree, grads: Tree) -> Tensor:
+    """−dᵀg / (‖d‖‖g‖), the cosine of the angle between d and −g; NaN where either is zero.
+
+    >>> cosine(torch.tensor([-3.0, 0.0]), torch.tensor([3.0, 4.0]))
+    tensor(0.6000)
+    """
+    return -tree.vdot(d, grads) / (tree.norm(d) * tree.norm(grads))
 
 
 def weight_decay_share(direction: Direction, d: Tree, grads: Tree, state: State, params: Tree) -> Tensor:
