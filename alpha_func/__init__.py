@@ -1,11 +1,14 @@
 """The optimal step size α* = −dᵀg / dᵀHd of a loss along a direction, exactly, without forming the Hessian."""
 
 from alpha_func import tree
+from alpha_func.anatomy import Anatomy, anatomy
 from alpha_func.capture import CapturedLoss, CaptureError, capture
 from alpha_func.check import QuadraticCheck, check_quadratic
-from alpha_func.directions import Direction, steepest_descent
+from alpha_func.directions import steepest_descent
 from alpha_func.failures import StrategyError
 from alpha_func.losses import functional_loss
+from alpha_func.observing.observer import Observer, StepRecord
+from alpha_func.optimizers import Direction, OptimizerStep, from_live_optimizer, from_optimizer
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import (
     STRATEGIES,
@@ -19,18 +22,25 @@ from alpha_func.transforms import Step, grad_and_quadratic, hvp, optimal_alpha, 
 
 __all__ = [
     "STRATEGIES",
+    "Anatomy",
     "CaptureError",
     "CapturedLoss",
     "Direction",
+    "Observer",
+    "OptimizerStep",
     "Quadratic",
     "QuadraticCheck",
     "Step",
+    "StepRecord",
     "Strategy",
     "StrategyError",
+    "anatomy",
     "capture",
     "check_quadratic",
     "forward_over_forward",
     "forward_over_reverse",
+    "from_live_optimizer",
+    "from_optimizer",
     "functional_loss",
     "grad_and_quadratic",
     "hvp",

@@ -4,9 +4,9 @@ torch.func differentiates pure functions; a module is not one. Its forward updat
 global RNG (dropout) and reads its own parameters. ``functional_loss`` takes all three out.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -90,6 +90,12 @@ class ModuleLoss:
     def __post_init__(self) -> None:
         object.__setattr__(self, "expected", frozenset(self.names))
         object.__setattr__(self, "tied", _has_ties(self.model))
+
+    def over(self, names: Iterable[str]) -> "ModuleLoss":
+        """The same loss as a function of the parameters of these names; any other is read from the module."""
+        kept = tuple(names)
+        state = ModuleState(self.model, frozenset(f"module.{name}" for name in kept))
+        return replace(self, names=kept, state=state)
 
     def __call__(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """The loss at ``params``, its random draws seeded."""
@@ -182,20 +188,50 @@ def _name_mismatch(got: Any, expected: Any) -> str:
     return f"params {' and '.join(parts)}: pass a dict with the names that functional_loss returned"
 
 
+_replayed: Sequence[Tensor] | None = None
+
+
+def rng_state() -> list[Tensor]:
+    """The state of the global generators, for ``draws_replayed``."""
+    return [generator.get_state() for generator in _generators()]
+
+
+@contextmanager
+def draws_replayed(states: Sequence[Tensor] | None) -> Iterator[None]:
+    """Within, losses draw from these states of the global generators instead of from their seed; None changes nothing.
+
+    With the states that a training step's forward began at, a loss has that step's own dropout masks.
+    """
+    global _replayed
+    outer, _replayed = _replayed, states
+    try:
+        yield
+    finally:
+        _replayed = outer
+
+
 @contextmanager
 def seeded_rng(seed: int) -> Iterator[None]:
     """Seed the global generators, and put them back where they were.
 
     Cheaper than torch.random.fork_rng, and it leaves CUDA alone where nothing has initialised it.
     """
-    generators = [torch.default_generator]
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        generators.extend(torch.cuda.default_generators)
+    generators = _generators()
     states = [generator.get_state() for generator in generators]
     try:
-        for generator in generators:
-            generator.manual_seed(seed)
+        for i, generator in enumerate(generators):
+            if _replayed is not None and i < len(_replayed):
+                generator.set_state(_replayed[i])
+            else:
+                generator.manual_seed(seed)
         yield
     finally:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
+
+
+def _generators() -> list[torch.Generator]:
+    generators = [torch.default_generator]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        generators.extend(torch.cuda.default_generators)
+    return generators

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alpha_func import failures, tree
 from alpha_func.capture import CapturedLoss, schemes
-from alpha_func.directions import Direction, steepest_descent
+from alpha_func.directions import DirectionFunction, steepest_descent
 from alpha_func.guard import Guard, sealed
 from alpha_func.kernels import twice_differentiable
 from alpha_func.quadratic import Quadratic
@@ -140,7 +140,7 @@ def hvp(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) 
 
 def grad_and_quadratic(
     loss: Callable[..., Tensor],
-    direction: Direction = steepest_descent,
+    direction: DirectionFunction = steepest_descent,
     *,
     strategy: str | Strategy | None = None,
 ) -> Callable[..., Step]:
@@ -209,7 +209,7 @@ def _taylor(loss: CapturedLoss) -> Callable[..., Quadratic]:
     return quadratic
 
 
-def _adjoint(loss: CapturedLoss, direction: Direction) -> Callable[..., Step]:
+def _adjoint(loss: CapturedLoss, direction: DirectionFunction) -> Callable[..., Step]:
     """``grad_and_quadratic`` of a captured loss: its gradient program, and the second-order adjoint's."""
     by_double_backward = grad_and_quadratic(loss, direction, strategy=DEFAULT_STRATEGY)
 

@@ -71,7 +71,7 @@ class CapturedLoss:
         self._sources: list[ModuleLoss] = [loss] if isinstance(loss, ModuleLoss) else []
         self._surroundings = Surroundings(loss)
         self._programs: OrderedDict[Key, Program] = OrderedDict()
-        self._captured = 0
+        self.captured = 0  # how often a program was
 
     def __call__(self, params: Tree, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, by its program."""
@@ -173,12 +173,12 @@ class CapturedLoss:
         )
 
     def _bound(self) -> None:
-        self._captured += 1
+        self.captured += 1
         if len(self._programs) > MAX_PROGRAMS:
             self._programs.popitem(last=False)
-        if self._captured == 2 * MAX_PROGRAMS:
+        if self.captured == 2 * MAX_PROGRAMS:
             warnings.warn(
-                f"captured {self._captured} programs of one loss, of which {MAX_PROGRAMS} are kept: something in its "
+                f"captured {self.captured} programs of one loss, of which {MAX_PROGRAMS} are kept: something in its "
                 "signature changes at every call (a shape, or an argument that is not a tensor; pass it as one)",
                 stacklevel=5,
             )
