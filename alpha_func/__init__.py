@@ -1,11 +1,14 @@
 """The optimal step size α* = −dᵀg / dᵀHd of a loss along a direction, exactly, without forming the Hessian."""
 
 from alpha_func import tree
+from alpha_func.additivity import BatchDependenceWarning
 from alpha_func.capture import CapturedLoss, CaptureError, capture
 from alpha_func.check import QuadraticCheck, check_quadratic
+from alpha_func.data_sets import Total, accumulate
 from alpha_func.directions import Direction, steepest_descent
 from alpha_func.failures import StrategyError
 from alpha_func.losses import functional_loss
+from alpha_func.microbatches import MicrobatchedLoss, microbatched
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import (
     STRATEGIES,
@@ -19,14 +22,18 @@ from alpha_func.transforms import Step, grad_and_quadratic, hvp, optimal_alpha, 
 
 __all__ = [
     "STRATEGIES",
+    "BatchDependenceWarning",
     "CaptureError",
     "CapturedLoss",
     "Direction",
+    "MicrobatchedLoss",
     "Quadratic",
     "QuadraticCheck",
     "Step",
     "Strategy",
     "StrategyError",
+    "Total",
+    "accumulate",
     "capture",
     "check_quadratic",
     "forward_over_forward",
@@ -34,6 +41,7 @@ __all__ = [
     "functional_loss",
     "grad_and_quadratic",
     "hvp",
+    "microbatched",
     "optimal_alpha",
     "quadratic_along",
     "reverse_over_forward",
