@@ -7,8 +7,11 @@ from alpha_func.check import QuadraticCheck, check_quadratic
 from alpha_func.data_sets import Total, accumulate
 from alpha_func.directions import Direction, steepest_descent
 from alpha_func.failures import StrategyError
+from alpha_func.held_out import TwoBatchStep, two_batch
 from alpha_func.losses import functional_loss
 from alpha_func.microbatches import MicrobatchedLoss, microbatched
+from alpha_func.noise import AlphaInterval, alpha_interval
+from alpha_func.per_example import per_example_quadratics
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import (
     STRATEGIES,
@@ -22,6 +25,7 @@ from alpha_func.transforms import Step, grad_and_quadratic, hvp, optimal_alpha, 
 
 __all__ = [
     "STRATEGIES",
+    "AlphaInterval",
     "BatchDependenceWarning",
     "CaptureError",
     "CapturedLoss",
@@ -33,7 +37,9 @@ __all__ = [
     "Strategy",
     "StrategyError",
     "Total",
+    "TwoBatchStep",
     "accumulate",
+    "alpha_interval",
     "capture",
     "check_quadratic",
     "forward_over_forward",
@@ -43,10 +49,12 @@ __all__ = [
     "hvp",
     "microbatched",
     "optimal_alpha",
+    "per_example_quadratics",
     "quadratic_along",
     "reverse_over_forward",
     "reverse_over_reverse",
     "steepest_descent",
     "tree",
+    "two_batch",
 ]
 __version__ = "0.1.0"
