@@ -130,6 +130,19 @@ class ModuleLoss:
             return functional_call(self.model, state, args, kwargs, tie_weights=self.tied)
 
 
+class LossOfLoss:
+    """A loss that computes what another one, its ``loss``, does: captured, or cut into chunks."""
+
+    loss: Callable[..., Tensor]
+
+
+def module_loss_of(loss: Callable[..., Tensor]) -> ModuleLoss | None:
+    """The loss of a module that a loss is, whatever it is wrapped in; None where it is another function."""
+    while isinstance(loss, LossOfLoss):
+        loss = loss.loss
+    return loss if isinstance(loss, ModuleLoss) else None
+
+
 _lifting: Callable[[ModuleLoss], Mapping[str, Tensor]] | None = None
 
 

@@ -17,6 +17,7 @@ from alpha_func.capture import CapturedLoss, schemes
 from alpha_func.directions import DirectionFunction, steepest_descent
 from alpha_func.guard import Guard, sealed
 from alpha_func.kernels import twice_differentiable
+from alpha_func.microbatches import MicrobatchedLoss
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import Strategy, gradient_and_line, hessian_vector
 from alpha_func.tree import Tree
@@ -58,6 +59,8 @@ def quadratic_along(loss: Callable[..., Tensor], *, strategy: str | Strategy | N
     Quadratic(value=tensor(5.), slope=tensor(2.), curvature=tensor(2.))
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
+    if isinstance(loss, MicrobatchedLoss):
+        return _in_chunks(loss, strategy)
     if strategy is None and isinstance(loss, CapturedLoss):
         return _taylor(loss)
     chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
@@ -120,6 +123,8 @@ def hvp(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) 
     tensor([ 6., 12.])
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
+    if isinstance(loss, MicrobatchedLoss):
+        return _product_in_chunks(loss, strategy)
     chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
     guard = Guard(chosen)
 
@@ -163,6 +168,8 @@ def grad_and_quadratic(
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
     require_callable("direction", direction, "(grads)")
+    if isinstance(loss, MicrobatchedLoss):
+        return _step_in_chunks(loss, direction, strategy)
     if strategy is None and isinstance(loss, CapturedLoss):
         return _adjoint(loss, direction)
     chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
@@ -232,6 +239,41 @@ def _adjoint(loss: CapturedLoss, direction: DirectionFunction) -> Callable[..., 
 
 def _sealed(quadratic: Quadratic, third: tuple[str, ...]) -> Quadratic:
     return quadratic._replace(curvature=sealed(quadratic.curvature, third))
+
+
+def _in_chunks(loss: MicrobatchedLoss, strategy: str | Strategy | None) -> Callable[..., Quadratic]:
+    along = quadratic_along(loss.loss, strategy=strategy)
+
+    def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
+        check_params(params)
+        return loss.quadratic(along, params, aligned(params, direction, "direction"), args, kwargs)
+
+    return quadratic
+
+
+def _product_in_chunks(loss: MicrobatchedLoss, strategy: str | Strategy | None) -> Callable[..., Tree]:
+    along = hvp(loss.loss, strategy=strategy)
+
+    def product(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Tree:
+        check_params(params)
+        return loss.product(along, params, aligned(params, direction, "direction"), args, kwargs)
+
+    return product
+
+
+def _step_in_chunks(
+    loss: MicrobatchedLoss, direction: DirectionFunction, strategy: str | Strategy | None
+) -> Callable[..., Step]:
+    """Two passes: the direction is made of the whole gradient, which no chunk has."""
+    along = quadratic_along(loss.loss, strategy=strategy)
+
+    def step(params: Tree, *args: Any, **kwargs: Any) -> Step:
+        check_params(params)
+        grads = loss.gradient(params, args, kwargs)
+        d = aligned(params, direction(grads), "direction(grads)")
+        return Step(grads, d, loss.quadratic(along, params, d, args, kwargs))
+
+    return step
 
 
 def _accumulated(quadratic: Quadratic) -> Quadratic:

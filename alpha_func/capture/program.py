@@ -20,7 +20,7 @@ from alpha_func.capture.signature import Key, signature
 from alpha_func.capture.surroundings import Surroundings
 from alpha_func.capture.tracing import trace
 from alpha_func.capture.whole import in_primitives
-from alpha_func.losses import ModuleLoss, lifted, seeded_rng
+from alpha_func.losses import LossOfLoss, ModuleLoss, lifted, seeded_rng
 from alpha_func.tree import Tree
 from alpha_func.validation import require_callable, scalar_loss
 
@@ -62,7 +62,7 @@ class Program:
         return f"{code}\n# {sum(self.counts.values())} operators: {counts}"
 
 
-class CapturedLoss:
+class CapturedLoss(LossOfLoss):
     """What ``capture`` returns: a loss, and the programs it has been captured as."""
 
     def __init__(self, loss: Callable[..., Tensor], *, backend: str, constants: bool, unverified: bool):
