@@ -74,9 +74,9 @@ class Guard:
         once = sorted(operator_of(n) for n in names if n.endswith(ONCE))
         if once and name in _DIFFERENTIATE_A_BACKWARD:
             raise StrategyError(
-                f"{', '.join(once)} is an autograd.Function whose backward is marked once_differentiable: torch.func takes "
-                f"its derivative for zero, and so would strategy {name!r}; write a backward that can be differentiated, "
-                "or the function in torch operators"
+                f"{', '.join(once)} is an autograd.Function whose backward is marked once_differentiable: torch.func "
+                f"takes its derivative for zero, and so would strategy {name!r}; write a backward that can be "
+                "differentiated, or the function in torch operators"
             )
         wrong = sorted(n for n in names if n in known and known[n][name] in _WRONG)
         if wrong:

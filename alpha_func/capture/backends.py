@@ -100,7 +100,8 @@ def _compiled(program: fx.GraphModule) -> Runnable:
     strides = [tensor.stride() for tensor in distinct]
 
     def run(*inputs: Any) -> Sequence[Any]:
-        return compiled([_laid_out(tensor, stride) for tensor, stride in zip((*inputs, *constants), strides, strict=True)])
+        operands = zip((*inputs, *constants), strides, strict=True)
+        return compiled([_laid_out(tensor, stride) for tensor, stride in operands])
 
     return run
 

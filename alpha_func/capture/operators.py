@@ -35,7 +35,7 @@ COLUMNS = ("kind", "name", "samples", *STRATEGY_NAMES, *(f"captured_{name}" for 
 _STRUCTURAL = {"aten.lift_fresh_copy.default", "aten.alias.default"}
 
 ONCE = "[once_differentiable]"  # after the name of an autograd.Function whose backward is marked so
-_ONCE_CODE = once_differentiable(lambda: None).__code__
+_ONCE_CODE = once_differentiable(lambda ctx: None).__code__  # type: ignore[misc, attr-defined]
 
 _TRUSTED = ("exact", "nan")  # a nan at a singular sample is no number that could be taken for the derivative
 
