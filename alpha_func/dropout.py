@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 _ALPHA = 1.7580993408473766  # of SELU; its negative limit is −alpha
 
@@ -50,6 +49,7 @@ def bernoulli_(x: Tensor, p: float | Tensor = 0.5, *, generator: torch.Generator
     return x.copy_(_drawn(x, order, p))
 
 
+# A torch function, and what stands for it.
 BY_FUNCTION: dict[Any, Callable[..., Tensor]] = {
     F.dropout: dropout,
     torch.dropout: dropout,
@@ -57,14 +57,6 @@ BY_FUNCTION: dict[Any, Callable[..., Tensor]] = {
     torch.alpha_dropout: alpha_dropout,
     torch.Tensor.bernoulli_: bernoulli_,
 }
-
-
-class PlainMasks(TorchFunctionMode):
-    """Within, dropout draws the masks of a plain call."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The call, with dropout replaced."""
-        return BY_FUNCTION.get(func, func)(*args, **(kwargs or {}))
 
 
 def _mask(x: Tensor, p: float, training: bool) -> Tensor | None:

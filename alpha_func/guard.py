@@ -16,7 +16,7 @@ from alpha_func.capture import CapturedLoss
 from alpha_func.capture.operators import ONCE, active_operators, derivative_nodes, operator_of, table
 from alpha_func.capture.signature import signature
 from alpha_func.failures import StrategyError
-from alpha_func.losses import ModuleLoss
+from alpha_func.losses import ModuleLoss, Watched
 from alpha_func.strategies import STRATEGIES, Strategy
 from alpha_func.tree import Tree
 
@@ -54,9 +54,11 @@ class Guard:
             self._judge(active_operators(loss.program(params, *args, **kwargs)), "primitive")
         else:
             try:
-                nodes = derivative_nodes(loss, params, args, kwargs)
+                with Watched():
+                    nodes = derivative_nodes(loss, params, args, kwargs)
             except Exception as error:
-                loss(params, *args, **kwargs)  # the loss's own error, where it is one
+                with Watched():
+                    loss(params, *args, **kwargs)  # the loss's own error, where it is one
                 _warn_once(f"the operators of the loss could not be looked at ({type(error).__name__}: {error})")
                 return ()
             self._judge(nodes, "derivative")

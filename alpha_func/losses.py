@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
 from torch.func import functional_call
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from alpha_func.dropout import PlainMasks
+from alpha_func import dropout
 from alpha_func.module_state import ModuleState
 
 
@@ -63,10 +65,7 @@ def functional_loss(
         raise ValueError("module has no parameter with requires_grad=True; unfreeze at least one")
     for name, part in module.named_modules():
         if getattr(part, "max_norm", None) is not None and isinstance(part, nn.Embedding | nn.EmbeddingBag):
-            raise ValueError(
-                f"module has {type(part).__name__} {name!r} with max_norm={part.max_norm}: it rescales its weight "
-                "in place at every call, and its derivative ignores that; set max_norm=None"
-            )
+            raise ValueError(_RESCALES.format(f"module has {type(part).__name__} {name!r}", part.max_norm))
     model = _OwnLoss(module) if criterion is None else _Supervised(module, criterion)
     state = ModuleState(model, frozenset(f"module.{name}" for name in params))
     return ModuleLoss(model, tuple(params), seed, state), params
@@ -86,6 +85,7 @@ class ModuleLoss:
     state: ModuleState
     expected: frozenset[str] = field(init=False)
     tied: bool = field(init=False)
+    seen: set[bool] = field(init=False, default_factory=set)  # the modes, train and eval, that it has been called in
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "expected", frozenset(self.names))
@@ -124,10 +124,12 @@ class ModuleLoss:
 
     def _run(self, state: dict[str, Tensor], params: Mapping[str, Tensor], args: Any, kwargs: Any) -> Tensor:
         state.update({f"module.{name}": value for name, value in params.items()})
-        # A transform's dropout would have another mask than a plain call's.
-        masks = nullcontext() if peek_interpreter_stack() is None else PlainMasks()
-        with self.state.attributes_kept(), masks:
-            return functional_call(self.model, state, args, kwargs, tie_weights=self.tied)
+        # A transform's dropout would have another mask than a plain call's; at the first call, for what it refuses.
+        watched = peek_interpreter_stack() is not None or self.model.training not in self.seen
+        with self.state.attributes_kept(), Watched() if watched else nullcontext():
+            value = functional_call(self.model, state, args, kwargs, tie_weights=self.tied)
+        self.seen.add(self.model.training)
+        return value
 
 
 class LossOfLoss:
@@ -155,6 +157,27 @@ def lifted(state_of: Callable[[ModuleLoss], Mapping[str, Tensor]]) -> Iterator[N
         yield
     finally:
         _lifting = outer
+
+
+_RESCALES = (
+    "{} with max_norm={}: it rescales its weight in place at every call, and its derivative ignores that; "
+    "set max_norm=None"
+)
+
+
+class Watched(TorchFunctionMode):
+    """A call whose dropout draws the masks of a plain call, and whose look-ups do not write to their table."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The call, with dropout replaced, and a look-up with ``max_norm`` refused."""
+        kwargs = kwargs or {}
+        max_norm = kwargs.get("max_norm", args[3] if len(args) > 3 else None) if func in _LOOK_UPS else None
+        if max_norm is not None:
+            raise ValueError(_RESCALES.format(f"the loss calls F.{func.__name__}", max_norm))
+        return dropout.BY_FUNCTION.get(func, func)(*args, **kwargs)
+
+
+_LOOK_UPS = (F.embedding, F.embedding_bag)
 
 
 class _Supervised(nn.Module):

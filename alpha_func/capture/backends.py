@@ -60,21 +60,27 @@ def _draws_first(program: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModul
     """The program in two: (*inputs) -> draws, in their order, by what they depend on; (*inputs, *draws) -> outputs."""
     draws = [node for node in program.graph.nodes if is_impure(node.target)]
     needed = ancestors(draws)
-    first, rest = fx.Graph(), fx.Graph()
+    first = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for node in program.graph.nodes:
         if node.op == "placeholder" or node in needed:
             env[node] = first.node_copy(node, env.__getitem__)
     first.output(tuple(env[node] for node in draws))
-    env = {node: rest.node_copy(node) for node in program.graph.find_nodes(op="placeholder")}
-    for i, node in enumerate(draws):
-        env[node] = rest.placeholder(f"draw_{i}")
+    return fx.GraphModule(program, first), _given(program, draws)
+
+
+def _given(program: fx.GraphModule, nodes: list[fx.Node]) -> fx.GraphModule:
+    """The program with some of its values as further inputs: (*inputs, *values) -> outputs."""
+    graph = fx.Graph()
+    env = {node: graph.node_copy(node) for node in program.graph.find_nodes(op="placeholder")}
+    for i, node in enumerate(nodes):
+        env[node] = graph.placeholder(f"given_{i}")
         env[node].meta["val"] = node.meta["val"]
     for node in program.graph.nodes:
         if node not in env:
-            env[node] = rest.node_copy(node, env.__getitem__)
-    rest.eliminate_dead_code()
-    return fx.GraphModule(program, first), fx.GraphModule(program, rest)
+            env[node] = graph.node_copy(node, env.__getitem__)
+    graph.eliminate_dead_code()
+    return fx.GraphModule(program, graph)
 
 
 def _compiled(program: fx.GraphModule) -> Runnable:
@@ -83,6 +89,9 @@ def _compiled(program: fx.GraphModule) -> Runnable:
 
     program = in_primitives(program)
     mode = fake_mode(program)
+    held = program.graph.find_nodes(op="get_attr")  # a trace on fake tensors takes no real ones
+    constants = [getattr(program, str(node.target)) for node in held]
+    program = _given(program, held)
     inputs = [node.meta["val"] for node in program.graph.find_nodes(op="placeholder")]
     with mode:
         # One fake tensor for each input: make_fx tells them apart by identity.
@@ -94,7 +103,8 @@ def _compiled(program: fx.GraphModule) -> Runnable:
     strides = [tensor.stride() for tensor in distinct]
 
     def run(*inputs: Any) -> Sequence[Any]:
-        return compiled([_laid_out(tensor, stride) for tensor, stride in zip(inputs, strides, strict=True)])
+        operands = zip((*inputs, *constants), strides, strict=True)
+        return compiled([_laid_out(tensor, stride) for tensor, stride in operands])
 
     return run
 
