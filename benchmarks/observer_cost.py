@@ -69,9 +69,7 @@ def main():
             begun = time.perf_counter()
             seconds(observed, options.every)
             first = time.perf_counter() - begun
-            rounds = [
-                (seconds(plain, options.every), seconds(observed, options.every)) for _ in range(options.rounds)
-            ]
+            rounds = [(seconds(plain, options.every), seconds(observed, options.every)) for _ in range(options.rounds)]
             costs = sorted(after / before - 1 for before, after in rounds)
             print(
                 f"{name:8} {optimizer:10} every {options.every}: +{statistics.median(costs):.1%} "

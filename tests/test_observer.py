@@ -168,6 +168,30 @@ def test_the_share_of_weight_decay_is_that_of_the_closed_form():
     assert observer.last.weight_decay_share == pytest.approx((0.3 * theta @ g / ((g + 0.3 * theta) @ g)).item(), 1e-10)
 
 
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.NAdam])
+def test_the_share_of_decoupled_weight_decay_is_that_of_two_steps_from_one_state(kind):
+    module = mlp().double()
+    groups = [{"params": module[0].parameters(), "weight_decay": 0.3}, {"params": module[3].parameters(), "lr": 0.02}]
+    optimizer = kind(groups, lr=0.01, **({} if kind is torch.optim.AdamW else {"decoupled_weight_decay": True}))
+    observer = Observer(module, MSE, optimizer)
+    for x, y in batches(3, dtype=torch.float64):
+        fresh_gradient(module, optimizer, x, y)
+        twin, grads = copy.deepcopy(module), [p.grad for p in module.parameters()]
+        undecayed = kind([{"params": twin[0].parameters()}, {"params": twin[3].parameters(), "lr": 0.02}], lr=0.01)
+        undecayed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        before = flat(list(module.parameters())).detach()
+        for p, g in zip(twin.parameters(), grads, strict=True):
+            p.grad = g
+        for group in undecayed.param_groups:
+            group["weight_decay"] = 0
+        undecayed.step()
+        observer.batch(x, y)
+        optimizer.step()
+        d, d0 = (flat(list(m.parameters())).detach() - before for m in (module, twin))
+        share = ((d - d0) @ flat(grads) / (d @ flat(grads))).item()
+        assert observer.last.weight_decay_share == pytest.approx(share, rel=1e-9)
+
+
 def test_accumulated_batches_are_one_batch():
     module, optimizer = made(dtype=torch.float64)
     observer = Observer(module, MSE, optimizer, accumulate=3)
