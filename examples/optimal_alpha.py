@@ -169,8 +169,8 @@ plot_lines(adam_lines, 1)
 
 # %% [markdown]
 # The median step with momentum has a cosine of 0.47 with −g: nine tenths of its weight are on earlier batches. α* is
-# 20.9 such steps, a learning rate of 0.21. In 7.9 % of the steps the loss of the batch at hand rises along the step from
-# the start; in all of these the curvature is positive, and α* behind the step. 14 steps are beyond 2α*.
+# 20.9 such steps, a learning rate of 0.21. In 7.9 % of the steps the loss of the batch at hand rises along the step
+# from the start; in all of these the curvature is positive, and α* behind the step. 14 steps are beyond 2α*.
 #
 # Adam's median α* is 48.0 steps, about as many as SGD's 54. As a learning rate, 0.48, it does not compare with SGD's: a
 # direction of SGD is as long as the gradient, one of Adam has entries of about one size, however small the gradient.
