@@ -367,6 +367,42 @@ def test_a_loss_that_the_module_computes_takes_its_arguments():
     assert observer.last.loss == pytest.approx(loss.item(), rel=1e-6)
 
 
+class CountsItsSteps(torch.optim.Optimizer):
+    """An optimizer of the user's own, which remembers something outside its state: it cannot be run on copies."""
+
+    def __init__(self, params, weight_decay):
+        super().__init__(params, {"weight_decay": weight_decay})
+        self.count = 0
+
+    @torch.no_grad()
+    def step(self):
+        self.count += 1
+        for p in self.param_groups[0]["params"]:
+            p.sub_(0.1 / self.count * (p.grad + self.param_groups[0]["weight_decay"] * p))
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_an_optimizer_of_the_users_own_is_measured_and_what_is_not_known_of_it_is_nan(weight_decay):
+    module = mlp().double()
+    optimizer = CountsItsSteps(module.parameters(), weight_decay)
+    observer = Observer(module, MSE, optimizer)
+    for x, y in batches(2, dtype=torch.float64):
+        before, twin = flat(list(module.parameters())).detach(), copy.deepcopy(module)
+        fresh_gradient(module, optimizer, x, y)
+        observer.batch(x, y)
+        optimizer.step()
+        _, slope, curvature, *_ = quadratic_by_hand(twin, before, flat(list(module.parameters())).detach(), x, y)
+        assert observer.last.alpha == pytest.approx(-slope / curvature, rel=1e-9)
+        assert math.isnan(observer.last.alpha_lr)
+        assert math.isnan(observer.last.lr)
+        assert observer.last.cosine > 0.9
+        if weight_decay:
+            assert math.isnan(observer.last.weight_decay_share)
+        else:
+            assert observer.last.weight_decay_share == 0
+    assert optimizer.count == 2
+
+
 def test_batches_of_another_shape_are_measured_too():
     module, optimizer = made()
     observer = Observer(module, MSE, optimizer)

@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -72,7 +73,8 @@ def makeup(optimizer: Optimizer, before: Snapshot, after: Mapping[str, Tensor], 
             share = _decoupled_share(direction, moved, grads, params)
         else:
             state = {name: before.state[name] for name in grads}
-            share = weight_decay_share(direction, moved, grads, state, params)
+            with suppress(Exception):  # an optimizer of the user's own that does not run on copies
+                share = weight_decay_share(direction, moved, grads, state, params)
     elif not any(group.get("weight_decay") for group in optimizer.param_groups):
         share = torch.zeros(())
     return Makeup(lr, cosine.item(), share.item())
