@@ -11,7 +11,7 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "observe_gpt.py"
 
 def test_the_small_gpt_learns_and_is_observed(tmp_path):
     path = tmp_path / "alpha.csv"
-    command = [sys.executable, "-W", "error", str(EXAMPLE), "--steps", "40", "--every", "10", "--csv", str(path)]
+    command = [sys.executable, str(EXAMPLE), "--steps", "40", "--every", "10", "--csv", str(path)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
