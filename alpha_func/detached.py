@@ -25,10 +25,10 @@ def without_derivative(run: Callable[..., T], *operands: Tree) -> T:
     >>> vmap(lambda x: without_derivative(lambda x: x.clone().zero_().add_(x.item()), x))(torch.tensor([1.0, 2.0]))
     tensor([1., 2.])
     """
-    if peek_interpreter_stack() is None and forward_ad._current_level < 0:
-        if not (torch.is_grad_enabled() and _requires_grad(operands)):
-            with torch.no_grad():  # as inside the Function
-                return run(*operands)
+    transformed = peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    if not transformed and not (torch.is_grad_enabled() and _requires_grad(operands)):
+        with torch.no_grad():  # as inside the Function
+            return run(*operands)
     leaves, structure = tree.flatten(operands)
     outcome: list[Any] = []  # how the result is nested, and its leaves that are no tensors
 
