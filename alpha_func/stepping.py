@@ -148,6 +148,8 @@ def step_group(
     """Step the leaves of these indices: in ``after`` and ``entries`` their new value and state replace the old."""
     worker = object.__new__(type(group.template))
     vars(worker).update(vars(group.template))
+    for name in ("grad_scale", "found_inf"):  # a GradScaler's, for the live step alone
+        vars(worker).pop(name, None)
     copies = [params[i].clone() for i in indices]
     for i, copy in zip(indices, copies, strict=True):
         copy.grad = grads[i].clone()  # a step may write to it
