@@ -15,13 +15,25 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from alpha_func import tree
 from alpha_func.detached import without_derivative
-from alpha_func.stepping import Group, check_state, fresh_state, group_of, live_groups, matched, named, step_group
+from alpha_func.stepping import (
+    Entries,
+    Group,
+    check_state,
+    flat,
+    fresh_state,
+    group_of,
+    like,
+    live_groups,
+    matched,
+    named,
+    step_group,
+)
 from alpha_func.tree import Tree
 from alpha_func.validation import aligned, check_params
 
-State = dict[str, dict[str, Any]]  # by leaf name, what the optimizer keeps of it: the entries of its ``state``
+State = dict[str, Entries]  # by leaf name
+Outcome = tuple[list[Tensor], list[Tensor], list[Entries]]  # d, θ⁺ and what the optimizer keeps, leaf by leaf
 
 # Their step from a given state is proportional to lr. Not so Adafactor (min(lr, 1/√t)), ASGD (the step size is in the
 # state) and Rprop (lr is its first step size alone).
@@ -101,37 +113,17 @@ class Direction:
         grads = aligned(params, grads, "grads")
         names, leaves = named(params)
         check_state(state, names)
-        kept, structure = tree.flatten([state.get(name, {}) for name in names])
-        tensors = [isinstance(leaf, Tensor) for leaf in kept]
-        others = [leaf for leaf, is_tensor in zip(kept, tensors, strict=True) if not is_tensor]
         members = self._members(names)
-        n = len(names)
-        outcome: list[Any] = []  # what of the new state is no tensor, and how it is nested
 
-        def run(*operands: Tensor) -> tuple[Tensor, ...]:
-            theta, g, rest = operands[:n], operands[n : 2 * n], iter(operands[2 * n :])
-            constants = iter(others)
-            entries = tree.unflatten([next(rest) if is_tensor else next(constants) for is_tensor in tensors], structure)
-            after: list[Tensor] = [torch.empty(0)] * n
+        def run(theta: list[Tensor], g: list[Tensor], entries: list[Entries]) -> Outcome:
+            after, new_entries = list(theta), list(entries)
             for group, indices in members:
-                step_group(group, indices, theta, g, entries, after)
-            d = [new - old for new, old in zip(after, theta, strict=True)]
-            new_kept, new_structure = tree.flatten(entries)
-            outcome[:] = [[None if isinstance(leaf, Tensor) else leaf for leaf in new_kept], new_structure]
-            return *d, *after, *(leaf for leaf in new_kept if isinstance(leaf, Tensor))
+                step_group(group, indices, theta, g, after, new_entries)
+            return [new - old for new, old in zip(after, theta, strict=True)], after, new_entries
 
-        operands = [*leaves, *tree.leaves(grads)]
-        operands += [leaf for leaf, is_tensor in zip(kept, tensors, strict=True) if is_tensor]
-        results = run(*operands) if self._differentiable else without_derivative(run, operands)
-        shape = tree.structure(params)
-        constants, structure = outcome
-        rest = iter(results[2 * n :])
-        entries = tree.unflatten([next(rest) if leaf is None else leaf for leaf in constants], structure)
-        return OptimizerStep(
-            tree.unflatten(results[:n], shape),
-            tree.unflatten(results[n : 2 * n], shape),
-            dict(zip(names, entries, strict=True)),
-        )
+        operands = leaves, flat(grads), [state[name] for name in names]
+        d, after, entries = run(*operands) if self._differentiable else without_derivative(run, *operands)
+        return OptimizerStep(like(params, d), like(params, after), dict(zip(names, entries, strict=True)))
 
     @property
     def learning_rate(self) -> float:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from alpha_func import tree
 from alpha_func.tree import Tree
 
+Entries = dict[str, Any]  # what the optimizer keeps of a leaf, as in its ``state``
 _NOT_OPTIONS = ("params", "param_names")
 _KNOWN_FLAGS = {"_need_device_dtype_check_for_fused"}  # set at the first step, and of no consequence
 
@@ -89,12 +90,27 @@ def matched(patterns: Sequence[str], names: Sequence[str]) -> list[int]:
 
 def named(params: Tree) -> tuple[list[str], list[Tensor]]:
     """The leaves and their names, which must differ; an nn.Parameter as its value."""
-    names = tree.names(params)
+    names, leaves = tree.names(params), flat(params)
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"params has two leaves named {twice!r}: rename one, the state is kept by name")
-    leaves = tree.leaves(params)
     return names, [leaf.detach() if isinstance(leaf, nn.Parameter) else leaf for leaf in leaves]
+
+
+def flat(value: Tree) -> list[Tensor]:
+    """The leaves, of a flat dict at once: pytrees take longer than a small step."""
+    return list(value.values()) if _is_flat(value) else tree.leaves(value)
+
+
+def like(params: Tree, leaves: list[Tensor]) -> Tree:
+    """The leaves in the containers of ``params``."""
+    if _is_flat(params):
+        return dict(zip(params, leaves, strict=True))
+    return tree.unflatten(leaves, tree.structure(params))
+
+
+def _is_flat(value: Tree) -> bool:
+    return type(value) is dict and all(isinstance(leaf, Tensor) for leaf in value.values())
 
 
 def check_state(state: Any, names: Sequence[str]) -> None:
@@ -126,10 +142,10 @@ def step_group(
     indices: Sequence[int],
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
-    entries: list[dict[str, Any]],
     after: list[Tensor],
+    entries: list[Entries],
 ) -> None:
-    """Step the leaves of these indices: ``entries`` and ``after`` are filled with their new state and value."""
+    """Step the leaves of these indices: in ``after`` and ``entries`` their new value and state replace the old."""
     worker = object.__new__(type(group.template))
     vars(worker).update(vars(group.template))
     for name in ("grad_scale", "found_inf"):  # a GradScaler's, for the live step alone
@@ -140,7 +156,7 @@ def step_group(
     worker.state = defaultdict(dict)
     for i, copy in zip(indices, copies, strict=True):
         if entries[i]:
-            worker.state[copy] = tree.map(_copied, entries[i])
+            worker.state[copy] = {name: _copied(value) for name, value in entries[i].items()}
     worker.param_groups = [{"params": copies, **group.options}]
     before = dict(vars(worker))
     step = type(worker).step
@@ -153,7 +169,9 @@ def step_group(
 
 
 def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        return value.clone()
+    return tree.map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
 
 
 def _check_all_is_kept(worker: Optimizer, before: Mapping[str, Any], group: Group) -> None:

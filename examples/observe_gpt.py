@@ -2,9 +2,9 @@
 
     python examples/observe_gpt.py [--steps 60] [--every 5] [--csv alpha.csv]
 
-The model learns to add two numbers digit by digit, with warm-up, a cosine schedule and clipped gradients. At every
-fifth step a line: the loss, α* in steps of AdamW (1 is the step as it is), the learning rate that would have landed on
-the minimum of the quadratic, the cosine between the step and −g, and what share of the slope is weight decay's.
+The model learns to add two numbers digit by digit, with warm-up, a cosine schedule and clipped gradients. Every fifth
+step is a line: the loss, α* in steps of AdamW (1 is the step as it is), the learning rate that would have landed on the
+minimum of the quadratic, the cosine between the step and −g, and what share of the slope is weight decay's.
 """
 
 import argparse

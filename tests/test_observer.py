@@ -157,6 +157,7 @@ def test_a_record_is_the_quadratic_of_the_step_that_was_taken(net, optimizer):
 
 def test_the_share_of_weight_decay_is_that_of_the_closed_form():
     """d = −lr (g + λθ) of plain SGD: the share is λ θᵀg / (g + λθ)ᵀg."""
+    torch.manual_seed(0)
     module = mlp().double()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, weight_decay=0.3)
     observer = Observer(module, MSE, optimizer)
@@ -166,6 +167,32 @@ def test_the_share_of_weight_decay_is_that_of_the_closed_form():
     theta, g = flat(list(module.parameters())).detach(), flat([p.grad for p in module.parameters()])
     optimizer.step()
     assert observer.last.weight_decay_share == pytest.approx((0.3 * theta @ g / ((g + 0.3 * theta) @ g)).item(), 1e-10)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.NAdam])
+def test_the_share_of_decoupled_weight_decay_is_that_of_two_steps_from_one_state(kind):
+    torch.manual_seed(0)
+    module = mlp().double()
+    groups = [{"params": module[0].parameters(), "weight_decay": 0.3}, {"params": module[3].parameters(), "lr": 0.02}]
+    optimizer = kind(groups, lr=0.01, **({} if kind is torch.optim.AdamW else {"decoupled_weight_decay": True}))
+    observer = Observer(module, MSE, optimizer)
+    for x, y in batches(3, dtype=torch.float64):
+        fresh_gradient(module, optimizer, x, y)
+        twin, grads = copy.deepcopy(module), [p.grad for p in module.parameters()]
+        undecayed = kind(
+            [{"params": twin[0].parameters()}, {"params": twin[3].parameters(), "lr": 0.02}], lr=0.01, weight_decay=0
+        )
+        for p, q in zip(twin.parameters(), module.parameters(), strict=True):  # as they are: loading would cast them
+            undecayed.state[p] = copy.deepcopy(optimizer.state[q])
+        before = flat(list(module.parameters())).detach()
+        for p, g in zip(twin.parameters(), grads, strict=True):
+            p.grad = g
+        undecayed.step()
+        observer.batch(x, y)
+        optimizer.step()
+        d, d0 = (flat(list(m.parameters())).detach() - before for m in (module, twin))
+        share = ((d - d0) @ flat(grads) / (d @ flat(grads))).item()
+        assert observer.last.weight_decay_share == pytest.approx(share, rel=1e-9)
 
 
 def test_accumulated_batches_are_one_batch():
@@ -341,6 +368,43 @@ def test_a_loss_that_the_module_computes_takes_its_arguments():
     observer.batch(x, labels=y)
     optimizer.step()
     assert observer.last.loss == pytest.approx(loss.item(), rel=1e-6)
+
+
+class CountsItsSteps(torch.optim.Optimizer):
+    """An optimizer of the user's own, which remembers something outside its state: it cannot be run on copies."""
+
+    def __init__(self, params, weight_decay):
+        super().__init__(params, {"weight_decay": weight_decay})
+        self.count = 0
+
+    @torch.no_grad()
+    def step(self):
+        self.count += 1
+        for p in self.param_groups[0]["params"]:
+            p.sub_(0.1 / self.count * (p.grad + self.param_groups[0]["weight_decay"] * p))
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_an_optimizer_of_the_users_own_is_measured_and_what_is_not_known_of_it_is_nan(weight_decay):
+    torch.manual_seed(0)
+    module = mlp().double()
+    optimizer = CountsItsSteps(module.parameters(), weight_decay)
+    observer = Observer(module, MSE, optimizer)
+    for x, y in batches(2, dtype=torch.float64):
+        before, twin = flat(list(module.parameters())).detach(), copy.deepcopy(module)
+        fresh_gradient(module, optimizer, x, y)
+        observer.batch(x, y)
+        optimizer.step()
+        _, slope, curvature, *_ = quadratic_by_hand(twin, before, flat(list(module.parameters())).detach(), x, y)
+        assert observer.last.alpha == pytest.approx(-slope / curvature, rel=1e-9)
+        assert math.isnan(observer.last.alpha_lr)
+        assert math.isnan(observer.last.lr)
+        assert observer.last.cosine > 0.9
+        if weight_decay:
+            assert math.isnan(observer.last.weight_decay_share)
+        else:
+            assert observer.last.weight_decay_share == 0
+    assert optimizer.count == 2
 
 
 def test_batches_of_another_shape_are_measured_too():

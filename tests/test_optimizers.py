@@ -86,10 +86,10 @@ def identical(x, y):
         torch.testing.assert_close(x[name], y[name].detach(), rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
 def test_fifty_steps_are_the_optimizers_own_bit_for_bit(name, options, dtype):
-    if name == "SGD" and options.get("fused") and dtype == torch.bfloat16:
+    if name == "SGD" and options.get("fused") and dtype in (torch.bfloat16, torch.float16):
         pytest.skip("PyTorch's own step is not a function there: it reads unwritten memory (pytorch#191763)")
     params = matrices(dtype)
     direction = from_optimizer(OPTIMIZERS[name], **options)

@@ -108,7 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_names,
         default=",".join(default.optimizers),
         metavar="NAMES",
-        help=f"one, or several to compare: {', '.join(KINDS)}; options of their own after colons: sgd,adam:lr=0.001",
+        help=f"one, or several to compare: {', '.join(KINDS)}; options of their own after colons: "
+        "sgd,adam:lr=0.001; muon steps the biases by AdamW",
     )
     training.add_argument(
         "--lr", type=_learning_rate, default=default.lr, metavar="RATE", help="a number, or alpha to step by α* itself"

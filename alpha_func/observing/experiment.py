@@ -96,16 +96,17 @@ class Experiment:
                 raise InputError(f"{name} {choice!r} is unknown: choose from {', '.join(known)}")
         if not self.optimizers or len(set(self.optimizers)) < len(self.optimizers):
             raise InputError(f"optimizer is {','.join(self.optimizers)!r}: name one, or several that differ: sgd,adam")
-        option = unused(self._shared(), self.algorithms())
+        option = unused(self.shared_options(), self.algorithms())
         if option is not None:
             remedy = "; --optimizer momentum is SGD with it" if option == "momentum" else ""
             raise InputError(f"{option.replace('_', ' ')} is no option of {','.join(self.optimizers)}{remedy}")
 
     def algorithms(self) -> tuple[Algorithm, ...]:
         """The optimizers with their options."""
-        return tuple(algorithm(text, self.lr, self._shared()) for text in self.optimizers)
+        return tuple(algorithm(text, self.lr, self.shared_options()) for text in self.optimizers)
 
-    def _shared(self) -> dict[str, Any]:
+    def shared_options(self) -> dict[str, Any]:
+        """The options that were given for all optimizers that take them."""
         return {name: value for name in SHARED if (value := getattr(self, name)) is not None}
 
     def settings(self) -> dict[str, Any]:

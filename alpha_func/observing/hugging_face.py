@@ -41,6 +41,7 @@ class TrainerObserver(TrainerCallback):
                 f"label_smoothing_factor={args.label_smoothing_factor} makes the Trainer compute a loss of its own: "
                 "set it to 0, and smooth in the model, or observe a loop of your own with alpha_func.Observer"
             )
+        self._leave()  # a run before this one may have ended in an error
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         options = {"start": state.global_step, **self._options}
         self.observer = Observer(
@@ -50,9 +51,13 @@ class TrainerObserver(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave."""
+        self._leave()
+
+    def _leave(self) -> None:
         if self.observer is not None:
             self._hook.remove()
             self.observer.close()
+            self.observer = None
 
     def _on_forward(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         observer = self.observer

@@ -31,7 +31,15 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
 
         rates = table.lr.min(), table.lr.max()
         window = _window(table)
-        _series(alpha, table.step, table.alpha, window, "α* < 0 (curvature not positive)", show=rates)
+        descent = (table.cosine == 1).all()  # plain SGD
+        _series(
+            alpha,
+            table.step,
+            table.alpha,
+            window,
+            f"α* < 0 ({'curvature not positive' if descent else 'no minimum ahead'})",
+            show=rates,
+        )
         alpha.plot(table.step, table.lr, color=WARNING, lw=1.2, label="learning rate")
         alpha.set(title="Optimal step size α*", ylabel="α* (learning rate)")
 
@@ -41,7 +49,11 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
         ratio.set(title="Learning rate over α*", ylabel="lr / α*")
 
         _series(curvature, table.step, table.curvature, window, "curvature ≤ 0")
-        curvature.set(title="Curvature dᵀHd along the step, d = Δθ/lr", ylabel="loss per unit of α²", xlabel="step")
+        curvature.set(
+            title=f"Curvature dᵀHd along d = {'−g' if descent else 'Δθ/lr'}",
+            ylabel="loss per unit of α²",
+            xlabel="step",
+        )
 
         _series(loss, table.step, table.loss, window, "loss ≤ 0")
         loss.set(title="Mini-batch loss before the step", ylabel="loss", xlabel="step")

@@ -205,7 +205,8 @@ def _finish(summary: Summary, experiment: Experiment, data: Data, folder: Path, 
 def _title(experiment: Experiment) -> str:
     network = f"{experiment.activation} {'-'.join(map(str, experiment.hidden)) or 'linear'}"
     optimizers = "plain SGD" if experiment.optimizers == ("sgd",) else ", ".join(experiment.optimizers)
-    title = f"{Path(experiment.data).name}, {network}, {optimizers}"
+    shared = "".join(f", {name.replace('_', ' ')} {value}" for name, value in experiment.shared_options().items())
+    title = f"{Path(experiment.data).name}, {network}, {optimizers}{shared}"
     if all("lr=" in label for label in experiment.optimizers):
         return title
     return f"{title}, lr {experiment.lr:g}" if experiment.lr is not None else f"{title}, lr = {experiment.factor:g}·α*"
