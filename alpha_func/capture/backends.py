@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from alpha_func.capture.adjoint import ancestors
 from alpha_func.capture.building import fake_mode, is_impure
 from alpha_func.capture.fusing import fuse
+from alpha_func.capture.layout import lay_out
 from alpha_func.capture.reusing import reuse
 from alpha_func.capture.whole import in_primitives
 
@@ -23,7 +24,7 @@ Backend = Callable[[fx.GraphModule], Runnable]
 
 def eager(program: fx.GraphModule) -> Runnable:
     """The program operator by operator, in fused kernels and in place where that can be."""
-    forward = reuse(fuse(program)).forward
+    forward = reuse(fuse(lay_out(program))).forward
 
     def run(*inputs: Any) -> Sequence[Any]:
         # The programs are derivatives already: below autograd each call costs less.
@@ -87,7 +88,7 @@ def _compiled(program: fx.GraphModule) -> Runnable:
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
 
-    program = in_primitives(program)
+    program = lay_out(in_primitives(program))
     mode = fake_mode(program)
     held = program.graph.find_nodes(op="get_attr")  # a trace on fake tensors takes no real ones
     constants = [getattr(program, str(node.target)) for node in held]

@@ -50,10 +50,23 @@ def _inner_product_is_one_kernel(b: Builder, args: Any, kwargs: Any) -> Any:
     if kwargs or product not in b.once or not is_call(product, aten.mul.Tensor) or _is_multiple(product):
         return None
     x, y = product.args
-    flat = shape_of(x) == shape_of(y) and x.meta["val"].is_contiguous() and y.meta["val"].is_contiguous()
-    if not flat or dtype_of(x) != dtype_of(y) or dtype_of(x) not in (torch.float32, torch.float64):
+    order = _dense_order(x, y)
+    if order is None or dtype_of(x) != dtype_of(y) or dtype_of(x) not in (torch.float32, torch.float64):
         return None
-    return b.write(aten.dot.default, *(b.write(aten.view.default, operand, [-1]) for operand in (x, y)))
+    in_order = [b.write(aten.permute.default, operand, order) if order else operand for operand in (x, y)]
+    return b.write(aten.dot.default, *(b.write(aten.view.default, operand, [-1]) for operand in in_order))
+
+
+def _dense_order(x: fx.Node, y: fx.Node) -> list[int] | None:
+    """The order of dimensions in which both lie in memory without gaps: () [] as it is; None if there is none."""
+    if shape_of(x) != shape_of(y):
+        return None
+    vals = [x.meta["val"], y.meta["val"]]
+    if all(val.is_contiguous() for val in vals):
+        return []
+    if len(shape_of(x)) == 4 and all(val.is_contiguous(memory_format=torch.channels_last) for val in vals):
+        return [0, 2, 3, 1]
+    return None
 
 
 def _is_multiple(x: fx.Node) -> bool:
