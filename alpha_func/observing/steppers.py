@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
-from alpha_func import tree
 from alpha_func.anatomy import cosine, weight_decay_share
 from alpha_func.directions import DirectionFunction, steepest_descent
 from alpha_func.optimizers import Direction, OptimizerStep, State
@@ -55,12 +55,17 @@ class SteepestDescent:
 
     def advance(self, params: Tree, x: Tensor, y: Tensor) -> Tree:
         """θ − lr·g."""
-        return tree.axpy(-self._lr, self._gradient(params, x, y), params)
+        return _moved(params, self._gradient(params, x, y), -self._lr)
 
     def measure(self, params: Tree, x: Tensor, y: Tensor) -> Measured:
         """Along −g, which has a cosine of 1 with itself and no weight decay in it."""
         _, d, quadratic = self._step(params, x, y)
-        return Measured(d, 1.0, quadratic, tree.axpy(self._lr, d, params), 1.0, 0.0)
+        return Measured(d, 1.0, quadratic, _moved(params, d, self._lr), 1.0, 0.0)
+
+
+def _moved(params: Tree, d: Tree, lr: float) -> Tree:
+    """θ + lr·d of the flat dicts that a module's parameters are: ``tree.axpy`` without the pytrees."""
+    return dict(zip(params, torch._foreach_add(list(params.values()), list(d.values()), alpha=lr), strict=True))
 
 
 class Stateful:

@@ -153,9 +153,9 @@ def _stepper(
 
 def _record(batch: Batch, algorithm: Algorithm, measured: Measured, lr: float, loss_after: Tensor) -> Record:
     unit = measured.unit
-    value, slope, curvature = torch.stack(measured.quadratic).tolist()
+    value, slope, curvature = (number.item() for number in measured.quadratic)
     alpha = unit * measured.quadratic.alpha.item()
-    norms = torch.stack([leaf.norm() for leaf in tree.leaves(measured.direction)])
+    norms = torch.stack(torch._foreach_norm(tree.leaves(measured.direction))).tolist()
     return Record(
         epoch=batch.epoch,
         batch=batch.batch,
@@ -167,12 +167,12 @@ def _record(batch: Batch, algorithm: Algorithm, measured: Measured, lr: float, l
         lr=lr,
         lr_over_alpha=lr / alpha if alpha else math.nan,
         loss_after=loss_after.item(),
-        direction_norm=norms.norm().item() / unit,
+        direction_norm=math.hypot(*norms) / unit,
         optimizer=algorithm.label,
         alpha_steps=alpha / lr if lr else math.nan,
         cosine=measured.cosine,
         weight_decay_share=measured.weight_decay_share,
-        direction_norms=tuple(norm / unit for norm in norms.tolist()),
+        direction_norms=tuple(norm / unit for norm in norms),
     )
 
 
