@@ -3,7 +3,7 @@
 import torch
 
 from alpha_func import tree
-from benchmarks.problems import Point, Problem, gradient
+from benchmarks.problems import Point, Problem
 from benchmarks.ways import Run, way
 
 
@@ -73,6 +73,3 @@ def eigenthings(problem: Problem) -> Run:
         return None, torch.dot(d, operator @ d)
 
     return run
-
-
-__all__ = ["backpack", "curvlinops", "eigenthings", "gradient", "pyhessian"]

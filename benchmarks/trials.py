@@ -5,7 +5,7 @@
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from benchmarks.memory import peak_bytes
 from benchmarks.models import MODELS
 from benchmarks.problems import Case, Problem, draw_points, truths
 from benchmarks.processes import Ended, Job, first_line, run_jobs
+from benchmarks.settings import Settings
 from benchmarks.ways import WAYS
 
 POINTS = 3  # batches, each with its direction, that take turns
@@ -47,14 +48,15 @@ def parameters_of(model: str, small: bool) -> int:
     return sum(p.numel() for p in case_of(model, small).module.parameters())
 
 
-def attempt(say: Callable[[Any], None], model: str, way: str, small: bool, device: str, dtypes: list[str]) -> None:
-    """In a child: a trial for each dtype, the first with memory."""
-    case = case_of(model, small)
+def attempt(say: Callable[[Any], None], settings: Settings, model: str, way: str) -> None:
+    """In a child: a trial for each dtype."""
+    settings.register()
+    case = case_of(model, settings.small)
     points = draw_points(case, POINTS)
     expected = truths(case, points, descent=WAYS[way].descends)
-    for dtype in dtypes:
+    for dtype in settings.dtypes:
         say(dtype)
-        say(tried(Problem(case, points, device, DTYPES[dtype]), model, way, device, dtype, expected))
+        say(tried(Problem(case, points, settings.device, DTYPES[dtype]), model, way, settings.device, dtype, expected))
 
 
 def tried(problem: Problem, model: str, way: str, device: str, dtype: str, expected: list[Any]) -> Trial:
@@ -88,31 +90,28 @@ def judged(found: list[Any], expected: list[Any], dtype: str, exact: bool) -> tu
     return ("inexact" if not exact else "WRONG" if wrong else "exact"), largest[0], largest[1]
 
 
-def try_all(
-    pairs: list[tuple[str, str]], *, small: bool, device: str, dtypes: list[str], seconds: float, workers: int
-) -> Any:
+def try_all(settings: Settings, pairs: list[tuple[str, str]]) -> Iterator[list[Trial]]:
     """Each (model, way) in a child; yields its trials."""
     jobs = []
     for model, way in pairs:
-        reason = why_not(model, way, small, device)
+        reason = why_not(model, way, settings)
         if reason:
-            yield [Trial(model, way, dtype, *reason) for dtype in dtypes]
+            yield [Trial(model, way, dtype, reason[0], message=reason[1]) for dtype in settings.dtypes]
         else:
-            jobs.append(Job((model, way), attempt, (model, way, small, device, dtypes), seconds))
-    for ended in run_jobs(jobs, workers, 1):
-        yield with_fate(ended, dtypes)
+            jobs.append(Job((model, way), attempt, (settings, model, way), settings.patience))
+    for ended in run_jobs(jobs, settings.workers, 1):
+        yield with_fate(ended, settings.dtypes)
 
 
-def why_not(model: str, way: str, small: bool, device: str) -> tuple[Any, ...] | None:
-    """The outcome of a way that is not even tried."""
+def why_not(model: str, way: str, settings: Settings) -> tuple[str, str] | None:
+    """The outcome of a way that is not even tried, and why."""
     listed = WAYS[way]
-    blank = (None, None, None, None)
     if listed.missing:
-        return ("absent", *blank, f"{listed.module} is not installed: pip install 'alpha-func[peers]'")
-    if listed.module == "jax" and device != "cpu":
-        return ("skipped", *blank, "JAX is compared on the CPU")
-    if listed.largest and parameters_of(model, small) > listed.largest:
-        return ("skipped", *blank, f"more than {listed.largest} parameters")
+        return "absent", f"{listed.module} is not installed: pip install 'alpha-func[peers]'"
+    if listed.module == "jax" and settings.device != "cpu":
+        return "skipped", "JAX is compared on the CPU"
+    if listed.largest and parameters_of(model, settings.small) > listed.largest:
+        return "skipped", f"more than {listed.largest} parameters"
     return None
 
 

@@ -90,7 +90,7 @@ def jvp_of_grad(loss, params, d):
     return tree.vdot(d, g), tree.vdot(d, hd)
 
 
-@way("vjp(grad)", curve=True)
+@way("vjp(grad)")
 @composition
 def vjp_of_grad(loss, params, d):
     """torch.func.vjp of torch.func.grad."""
@@ -98,7 +98,7 @@ def vjp_of_grad(loss, params, d):
     return tree.vdot(d, g), tree.vdot(d, pullback(d)[0])
 
 
-@way("grad(jvp)", curve=True)
+@way("grad(jvp)")
 @composition
 def grad_of_jvp(loss, params, d):
     """torch.func.grad of torch.func.jvp."""
@@ -146,16 +146,16 @@ def own(verb: Callable[..., Any], **options: Any) -> Callable[[Problem], Run]:
     return prepare
 
 
-way("quadratic_along", curve=True)(own(quadratic_along))
+way("quadratic_along")(own(quadratic_along))
 way("quadratic_along captured", curve=True)(own(quadratic_along, backend="eager"))
 way("quadratic_along inductor", slow=True)(own(quadratic_along, backend="inductor"))
-way("grad_and_quadratic", descends=True, curve=True)(own(grad_and_quadratic))
+way("grad_and_quadratic", descends=True)(own(grad_and_quadratic))
 way("grad_and_quadratic captured", descends=True, curve=True)(own(grad_and_quadratic, backend="eager"))
 way("grad_and_quadratic inductor", descends=True, slow=True)(own(grad_and_quadratic, backend="inductor"))
 
 
 def compiled(line: Callable[..., Any]) -> Callable[[Problem], Run]:
-    """torch.compile of a composition."""
+    """A way from the torch.compile of a composition."""
 
     def prepare(problem: Problem) -> Run:
         def whole(params, d, inputs, targets):
@@ -164,25 +164,23 @@ def compiled(line: Callable[..., Any]) -> Callable[[Problem], Run]:
         run = torch.compile(whole, fullgraph=True)
         return lambda point: run(point.params, point.direction, *point.batch)
 
+    prepare.__doc__ = line.__doc__
     return prepare
 
 
 @way("torch.compile jvp(grad)", slow=True)
-def compiled_jvp_of_grad(problem: Problem) -> Run:
+@compiled
+def compiled_jvp_of_grad(loss, params, d):
     """torch.compile of jvp(grad)."""
-    return compiled(lambda loss, p, d: jvp_of_grad_line(loss, p, d))(problem)
+    g, hd = func.jvp(func.grad(loss), (params,), (d,))
+    return sum((d[name] * g[name]).sum() for name in d), sum((d[name] * hd[name]).sum() for name in d)
 
 
 @way("torch.compile jvp(jvp)", slow=True)
-def compiled_jvp_of_jvp(problem: Problem) -> Run:
+@compiled
+def compiled_jvp_of_jvp(loss, params, d):
     """torch.compile of jvp(jvp)."""
-    return compiled(lambda loss, p, d: func.jvp(lambda q: func.jvp(loss, (q,), (d,))[1], (p,), (d,)))(problem)
-
-
-def jvp_of_grad_line(loss, params, d):
-    """As the way, with the products written out for the compiler."""
-    g, hd = func.jvp(func.grad(loss), (params,), (d,))
-    return sum((d[k] * g[k]).sum() for k in d), sum((d[k] * hd[k]).sum() for k in d)
+    return func.jvp(lambda p: func.jvp(loss, (p,), (d,))[1], (params,), (d,))
 
 
 @way("differences of the loss", exact=False)
@@ -220,7 +218,7 @@ def step_size(point: Point, power: float) -> float:
     return eps**power * (1 + float(tree.norm(point.params))) / float(tree.norm(point.direction))
 
 
-@way("dense Hessian", largest=5000)
+@way("dense Hessian", largest=1000)
 def dense_hessian(problem: Problem) -> Run:
     """The whole H by one double backward a row, then dᵀHd."""
 
