@@ -46,7 +46,7 @@ def dot(d: Any, g: Any) -> Any:
     return sum((d[name] * g[name]).sum() for name in d)
 
 
-@way("JAX gradient", module="jax", gradient=True, curve=True)
+@way("JAX gradient", module="jax", slow=True, gradient=True, curve=True)
 def jax_gradient(problem: Problem) -> Run:
     """jax.jit(jax.grad): the unit of JAX's own ratios."""
     import jax
@@ -55,7 +55,7 @@ def jax_gradient(problem: Problem) -> Run:
     return Compiled(problem, lambda params, d, *batch: jax.grad(loss)(params, *batch))
 
 
-@way("JAX jvp(grad)", module="jax", curve=True)
+@way("JAX jvp(grad)", module="jax", slow=True, curve=True)
 def jax_jvp_of_grad(problem: Problem) -> Run:
     """jax.jit of jax.jvp of jax.grad."""
     import jax
@@ -69,7 +69,7 @@ def jax_jvp_of_grad(problem: Problem) -> Run:
     return Compiled(problem, line)
 
 
-@way("JAX jet", module="jax", curve=True)
+@way("JAX jet", module="jax", slow=True, curve=True)
 def jax_jet(problem: Problem) -> Run:
     """jax.jit of jax.experimental.jet.jet, to second order."""
     import jax

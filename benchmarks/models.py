@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.nets import GPT, Residual, next_token
+from benchmarks.nets import GPT, Residual
 from benchmarks.problems import Case
 
 MODELS: dict[str, "Model"] = {}
@@ -108,9 +108,9 @@ def gpt_case(small: bool, explicit: bool) -> Case:
     net = GPT(vocabulary, width, heads, layers, context, explicit=explicit)
 
     def draw() -> tuple[Tensor, Tensor]:
-        return torch.randint(vocabulary, (n, context)), torch.randint(vocabulary, (n, context))
+        return torch.randint(vocabulary, (n, context)), torch.randint(vocabulary, (n * context,))
 
-    return Case(net, next_token, draw, "gpt4" if heads == 4 else "gpt2")
+    return Case(net, nn.CrossEntropyLoss(), draw, "gpt4" if heads == 4 else "gpt2")
 
 
 @model("gpt softmax")

@@ -52,6 +52,6 @@ class Settings:
         return [(m, w) for m in models for w in ways if self._has(m, w, models)]
 
     def _has(self, model: str, way: str, models: list[str]) -> bool:
-        if MODELS[model].curve:
-            return WAYS[way].curve
-        return not (self.small and WAYS[way].slow) or model == models[0] or way in self.ways
+        if self.small and WAYS[way].slow:
+            return model == models[0] or way in self.ways
+        return WAYS[way].curve or not MODELS[model].curve

@@ -218,7 +218,7 @@ def step_size(point: Point, power: float) -> float:
     return eps**power * (1 + float(tree.norm(point.params))) / float(tree.norm(point.direction))
 
 
-@way("dense Hessian", largest=1000)
+@way("dense Hessian", largest=200)
 def dense_hessian(problem: Problem) -> Run:
     """The whole H by one double backward a row, then dᵀHd."""
 
