@@ -20,7 +20,7 @@ from benchmarks.report import write_report
 from benchmarks.results import Results
 from benchmarks.settings import Settings
 from benchmarks.timings import time_all
-from benchmarks.trials import try_all
+from benchmarks.trials import ANSWERS, try_all
 from benchmarks.ways import UNIT, WAYS
 
 HERE = Path(__file__).parent
@@ -63,12 +63,12 @@ def run(settings: Settings, results: Results, scratch: Path) -> None:
 
     compared = {row.way for row in results.alphas()}
     ways = [w for m, w in pairs if m == MODEL and not WAYS[w].gradient and w != TRUTH and w not in compared]
-    ways = [w for w in ways if trials[MODEL, w, settings.dtype] not in ("absent", "skipped")]
+    ways = [w for w in ways if trials[MODEL, w, settings.dtype] in ANSWERS]
     for rows in shown("α* against dense", len(ways), compare_all(settings, ways, scratch / "points.pt")):
         results.add("alphas", rows)
 
     timed = {(row.model, row.way) for row in results.timings()}
-    answered = [pair for pair in pairs if trials[*pair, settings.dtype] in ("exact", "WRONG", "inexact")]
+    answered = [pair for pair in pairs if trials[*pair, settings.dtype] in ANSWERS]
     missing = {pair for pair in answered if pair not in timed}
     models = [model for model in MODELS if model in {model for model, _ in missing}]
     ways_of = {m: [w for n, w in answered if n == m and ((m, w) in missing or w == UNIT)] for m in models}

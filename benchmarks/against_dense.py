@@ -55,8 +55,8 @@ def training_points(count: int) -> tuple[Case, list[Point]]:
     return case, points
 
 
-def dense_alphas(case: Case, points: list[Point]) -> list[float]:
-    """α* = −dᵀg / dᵀHd with H formed."""
+def dense_alphas(case: Case, points: list[Point], *, descent: bool) -> list[float]:
+    """α* = −dᵀg / dᵀHd with H formed; with ``descent`` along the unrounded −g, for ways that take no direction."""
     problem = Problem(case, points, "cpu", torch.float64)
     parameters = list(problem.named.values())
     found = []
@@ -64,7 +64,7 @@ def dense_alphas(case: Case, points: list[Point]) -> list[float]:
         g = torch.cat([part.flatten() for part in gradient(problem, point, graph=True)])
         rows = [torch.autograd.grad(entry, parameters, retain_graph=True, materialize_grads=True) for entry in g]
         hessian = torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
-        d = torch.cat([part.flatten() for part in point.direction.values()])
+        d = -g.detach() if descent else torch.cat([part.flatten() for part in point.direction.values()])
         found.append(float(-(d @ g.detach()) / (d @ hessian @ d)))
     return found
 
@@ -73,7 +73,8 @@ def write_truth(say: Callable[[Any], None], settings: Settings, path: Path) -> N
     """In a child: the points and the dense Hessian's α* at each, to a file."""
     case, points = training_points(settings.points)
     plain = [(p.params, p.batch, p.direction) for p in points]
-    torch.save({"points": plain, "alphas": dense_alphas(case, points)}, path)
+    truth = {descent: dense_alphas(case, points, descent=descent) for descent in (False, True)}
+    torch.save({"points": plain, "alphas": truth}, path)
     say("done")
 
 
@@ -92,7 +93,7 @@ def compare(say: Callable[[Any], None], settings: Settings, way: str, path: Path
         except Exception as error:
             say(Alphas(way, dtype, message=first_line(error)))
             continue
-        errors = sorted(abs(a - b) / abs(b) for a, b in zip(alphas, saved["alphas"], strict=True))
+        errors = sorted(abs(a - b) / abs(b) for a, b in zip(alphas, saved["alphas"][WAYS[way].descends], strict=True))
         largest = math.nan if any(math.isnan(e) for e in errors) else errors[-1]
         say(Alphas(way, dtype, len(errors), largest, errors[len(errors) // 2]))
 

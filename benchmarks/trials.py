@@ -17,6 +17,7 @@ from benchmarks.processes import Ended, Job, first_line, run_jobs
 from benchmarks.settings import Settings
 from benchmarks.ways import WAYS
 
+ANSWERS = ("exact", "WRONG", "inexact")
 POINTS = 3  # batches, each with its direction, that take turns
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 # Of ‖d‖‖g‖ and ‖d‖‖Hd‖. Far above rounding (a net of 48 layers in float32), far below every error known to be one.
