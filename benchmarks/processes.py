@@ -5,6 +5,7 @@ Children are forked from a server that has imported torch and nothing else of we
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -78,8 +79,6 @@ class _Child:
 
 
 def _signal(code: int) -> str:
-    import signal
-
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
