@@ -30,7 +30,7 @@ LINES = {  # the ways of the curves: one colour a family, ours in full
 
 
 def draw_times(found: Findings, path: Path) -> None:
-    """Ratios to one eager gradient, ways down, models across, a colour on a log scale; grey where there is no answer."""
+    """Ratios to one eager gradient, ways down, models across, on a log scale; grey where there is no answer."""
     ways = [way for way in found.ways if way != UNIT]
     ratios = np.array([[found.ratio(model, way) or np.nan for model in found.models] for way in ways], dtype=float)
     with mpl.rc_context(STYLE):

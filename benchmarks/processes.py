@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-PRELOADED = ["torch", "torch.func", "torch._dynamo", "torch._inductor.compile_fx", "torch.profiler", "benchmarks.trials"]
+PRELOADED = ["torch.func", "torch._dynamo", "torch._inductor.compile_fx", "torch.profiler", "benchmarks.trials"]
 
 
 class Job(NamedTuple):

@@ -71,16 +71,16 @@ def recommendation(found: Findings) -> str:
         cells.append(f"{least} ({found.memory_ratio(model, least):.2f})" if least else "none")
         body.append(cells)
     return (
-        "## Which one should I use?\n\nThe fastest way that is exact in float32 and float64, with its time, and the way "
-        "that holds the least memory, with its peak; both in units of one eager gradient.\n\n" + rows(head, body)
+        "## Which one should I use?\n\nThe fastest way that is exact in float32 and float64, with its time, and the "
+        "way that holds the least memory, with its peak; both in units of one eager gradient.\n\n" + rows(head, body)
     )
 
 
 def memory(found: Findings) -> str:
     """Peaks."""
     return (
-        f"## Peak memory\n\nWhat a call adds at most to what was live before it (parameters, direction and batch were), "
-        f"in units of the gradient's; the row of the gradient in MiB.\n\n"
+        "## Peak memory\n\nWhat a call adds at most to what was live before it (parameters, direction and batch were), "
+        "in units of the gradient's; the row of the gradient in MiB.\n\n"
         + table("way", found.models, found.ways, found.memory)
     )
 
@@ -90,7 +90,8 @@ def errors(found: Findings) -> str:
     parts = [
         "## Right or wrong\n\nThe relative error of the curvature, the largest of "
         f"{POINTS} batches, against double backward in float64 of the module called directly. WRONG: an error of slope "
-        f"or curvature above {TOLERANCE['float64']:g} of ‖d‖‖g‖ or ‖d‖‖Hd‖ in float64, {TOLERANCE['float32']:g} in float32."
+        f"or curvature above {TOLERANCE['float64']:g} of ‖d‖‖g‖ or ‖d‖‖Hd‖ in float64, "
+        f"{TOLERANCE['float32']:g} in float32."
     ]
     ways = [way for way in found.ways if not WAYS[way].gradient]
     for dtype in ("float64", "float32"):
@@ -110,16 +111,15 @@ def alphas(found: Findings) -> str:
     count = max(row.points or 0 for row in found.alphas)
     return (
         f"## α* against the dense Hessian\n\nThe 10-5-1 net at {count} points of training runs of plain SGD, a new one "
-        "every 100 steps, each point with a batch of its own; d = −g. Relative error of α* against −dᵀg/dᵀHd with H formed "
-        "in float64.\n\n"
-        + rows(["way", "float64, largest", "median", "float32, largest", "median"], body)
+        "every 100 steps, each point with a batch of its own; d = −g. Relative error of α* against −dᵀg/dᵀHd with H "
+        "formed in float64.\n\n" + rows(["way", "float64, largest", "median", "float32, largest", "median"], body)
     )
 
 
 def curves(found: Findings, pictures: str) -> str:
     """Scaling, and the memory of depth."""
     parts = [
-        "## Against depth, width and batch\n\nTanh MLPs. Time and memory in units of the eager gradient of the same net.",
+        "## Against depth, width and batch\n\nTanh MLPs. Time and memory in units of the same net's eager gradient.",
         f"![Curves]({pictures}/curves.png)",
     ]
     shallow, deep = "depth 6", "depth 48"
@@ -129,10 +129,11 @@ def curves(found: Findings, pictures: str) -> str:
             low, high = found.peak(shallow, way), found.peak(deep, way)
             if low and high:
                 own = found.peak(deep, "JAX gradient" if WAYS[way].module == "jax" else UNIT)
-                body.append([way, f"{low / 2**20:.2f}", f"{high / 2**20:.2f}", f"{high / low:.2f}", f"{high / own:.3f}"])
+                mebibytes = f"{low / 2**20:.2f}", f"{high / 2**20:.2f}"
+                body.append([way, *mebibytes, f"{high / low:.2f}", f"{high / own:.3f}" if own else ""])
         parts.append(
-            "Peak memory of 48 layers against 6, in MiB; last, that of 48 layers in units of its own framework's gradient "
-            f"(eager for PyTorch, compiled for JAX). {found.parameter_note(deep)}\n\n"
+            "Peak memory of 48 layers against 6, in MiB; last, that of 48 layers in units of its own framework's "
+            f"gradient (eager for PyTorch, compiled for JAX). {found.parameter_note(deep)}\n\n"
             + rows(["way", "6 layers", "48 layers", "48 / 6", "of the gradient"], body)
         )
     return "\n\n".join(parts)
@@ -149,8 +150,8 @@ def first_calls(found: Findings) -> str:
         return "" if seconds is None else f"{seconds:.1f}"
 
     return (
-        "## First call\n\nSeconds to prepare and to answer once, nothing cached, one thread: tracing and compiling. Ways "
-        "that take more than a second on some model.\n\n" + table("way", found.models, ways, cell)
+        "## First call\n\nSeconds to prepare and to answer once, nothing cached, one thread: tracing and compiling. "
+        "Ways that take more than a second on some model.\n\n" + table("way", found.models, ways, cell)
     )
 
 
@@ -183,12 +184,12 @@ def method(found: Findings) -> str:
         "- Every way is tried on every model in a process of its own first: a crash or a timeout is a result. Then one "
         f"process a model times all that answered, interleaved: {rounds} rounds after two of warm-up, each ratio taken "
         "within its round. A call of a tiny net is repeated until five milliseconds are full.\n"
-        f"- The gradient is torch.autograd.grad of the module called directly. A way is given θ, d and the batch and "
-        f"returns slope and curvature; {POINTS} batches with their own directions take turns. What takes d = −g from its own "
-        "gradient (`grad_and_quadratic`) has the gradient in its time. curvlinops and hessian-eigenthings give Hd and "
+        "- The gradient is torch.autograd.grad of the module called directly. A way is given θ, d and the batch and "
+        f"returns slope and curvature; {POINTS} batches with their own directions take turns. What takes d = −g from its "
+        "own gradient (`grad_and_quadratic`) has the gradient in its time. curvlinops and hessian-eigenthings give Hd and "
         "no slope, and are timed without one.\n"
-        "- JAX gets the same weights and batches as arrays that it holds already, is compiled, and waited for; attention "
-        "there is an explicit softmax.\n"
+        "- JAX gets the same weights and batches as arrays that it holds already, is compiled, and waited for; "
+        "attention there is an explicit softmax.\n"
         "- Memory: allocations and releases of PyTorch's CPU allocator as the profiler reports them (device: the "
         "allocator's peak); for JAX what XLA reserves for temporaries and results."
     )

@@ -54,7 +54,8 @@ def time_model(say: Callable[[Any], None], settings: Settings, model: str, ways:
     calls = max(1, round(SHORTEST / once))
     seconds: dict[str, list[float]] = {way: [] for way in runs}
     begin, done = time.perf_counter(), 0
-    while done < WARM_UP + FEWEST or (done < WARM_UP + settings.rounds and time.perf_counter() - begin < settings.seconds):
+    most = WARM_UP + settings.rounds
+    while done < WARM_UP + FEWEST or (done < most and time.perf_counter() - begin < settings.seconds):
         for way, run in runs.items():
             say(way)
             seconds[way].append(measured(run, problem, calls, settings.device))

@@ -1,7 +1,7 @@
 """A way tried on a model, in a child: is it right, in float32 and in float64, and what does it hold in memory.
 
-    exact     slope and curvature right to rounding           inexact   a difference quotient
-    WRONG     an answer, and not the right one                raises, crashes, timeout, absent, skipped
+The outcome is ``exact``: slope and curvature right to rounding; ``WRONG``: an answer, and not the right one;
+``inexact``: a difference quotient; or ``raises``, ``crashes``, ``timeout``, ``absent``, ``skipped``.
 """
 
 import time

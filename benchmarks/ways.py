@@ -1,8 +1,8 @@
 """The ways to dᵀHd, one function each: ``@way(name)`` on a function of a Problem adds it.
 
 The function prepares what a user would prepare once (capture, jit) and returns ``run(point) -> (slope, curvature)``,
-whose whole work is timed. A way that gives no slope returns None for it. The ways of torch.func are written raw, without
-the guard of alpha_func, so that what they get wrong is seen.
+whose whole work is timed. A way that gives no slope returns None for it. The ways of torch.func are written raw,
+without the guard of alpha_func, so that what they get wrong is seen.
 """
 
 from collections.abc import Callable

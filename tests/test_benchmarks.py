@@ -5,14 +5,13 @@ import sys
 
 import pytest
 import torch
-from benchmarks_extra import __name__ as EXTRA  # noqa: N812
 
 from alpha_func.differences import differences
 from benchmarks.problems import Problem, draw_points, truths
 from benchmarks.settings import Settings
 from benchmarks.trials import case_of, judged, try_all
 
-SETTINGS = Settings(small=True, workers=1, threads=1, patience=60.0, extra=(EXTRA,))
+SETTINGS = Settings(small=True, workers=1, threads=1, patience=60.0, extra=("benchmarks_extra",))
 OURS = ("quadratic_along", "quadratic_along captured", "grad_and_quadratic", "grad_and_quadratic captured")
 RIGHT = ("vjp(grad)", "double backward", *OURS)
 
