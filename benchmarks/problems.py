@@ -132,6 +132,7 @@ def truths(case: Case, points: list[Point], *, descent: bool = False) -> list[Tr
             d = [-g.detach() for g in grads] if descent else [point.direction[name] for name in problem.named]
             slope = tree.vdot(d, grads)
             hd = list(torch.autograd.grad(slope, parameters))
+        grads, slope = [g.detach() for g in grads], slope.detach()
         norm = float(tree.norm(d))
         scales = norm * float(tree.norm(grads)), norm * float(tree.norm(hd))
         found.append(Truth(float(slope), float(tree.vdot(d, hd)), *scales))
