@@ -1,11 +1,20 @@
 """The optimal step size α* = −dᵀg / dᵀHd of a loss along a direction, exactly, without forming the Hessian."""
 
 from alpha_func import tree
+from alpha_func.additivity import BatchDependenceWarning
+from alpha_func.anatomy import Anatomy, anatomy
 from alpha_func.capture import CapturedLoss, CaptureError, capture
 from alpha_func.check import QuadraticCheck, check_quadratic
-from alpha_func.directions import Direction, steepest_descent
+from alpha_func.data_sets import Total, accumulate
+from alpha_func.directions import steepest_descent
 from alpha_func.failures import StrategyError
+from alpha_func.held_out import TwoBatchStep, two_batch
 from alpha_func.losses import functional_loss
+from alpha_func.microbatches import MicrobatchedLoss, microbatched
+from alpha_func.noise import AlphaInterval, alpha_interval
+from alpha_func.observing.observer import Observer, StepRecord
+from alpha_func.optimizers import Direction, OptimizerStep, from_live_optimizer, from_optimizer
+from alpha_func.per_example import per_example_quadratics
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import (
     STRATEGIES,
@@ -19,26 +28,43 @@ from alpha_func.transforms import Step, grad_and_quadratic, hvp, optimal_alpha, 
 
 __all__ = [
     "STRATEGIES",
+    "AlphaInterval",
+    "Anatomy",
+    "BatchDependenceWarning",
     "CaptureError",
     "CapturedLoss",
     "Direction",
+    "MicrobatchedLoss",
+    "Observer",
+    "OptimizerStep",
     "Quadratic",
     "QuadraticCheck",
     "Step",
+    "StepRecord",
     "Strategy",
     "StrategyError",
+    "Total",
+    "TwoBatchStep",
+    "accumulate",
+    "alpha_interval",
+    "anatomy",
     "capture",
     "check_quadratic",
     "forward_over_forward",
     "forward_over_reverse",
+    "from_live_optimizer",
+    "from_optimizer",
     "functional_loss",
     "grad_and_quadratic",
     "hvp",
+    "microbatched",
     "optimal_alpha",
+    "per_example_quadratics",
     "quadratic_along",
     "reverse_over_forward",
     "reverse_over_reverse",
     "steepest_descent",
     "tree",
+    "two_batch",
 ]
 __version__ = "0.1.0"

@@ -2,8 +2,8 @@
 
 A loss L is a pure function ``loss(params, *args, **kwargs)`` of a pytree of parameters θ to a real 0-d tensor. Each
 transform returns a pure function of (params, ..., *args, **kwargs) that composes with torch.func: ``vmap`` over
-directions or over examples, ``grad`` through α* (of a captured loss: PyTorch's third derivatives of ``layer_norm`` and
-train-mode ``batch_norm`` are wrong). Costs are in gradients of the loss.
+directions or over examples, ``grad`` through α* (of a captured loss where it holds a ``layer_norm`` or train-mode
+``batch_norm``: PyTorch's third derivatives of these are wrong, and refused). Costs are in gradients of the loss.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from alpha_func import failures, tree
 from alpha_func.capture import CapturedLoss, schemes
-from alpha_func.directions import Direction, steepest_descent
-from alpha_func.guard import Guard
+from alpha_func.directions import DirectionFunction, steepest_descent
+from alpha_func.guard import Guard, sealed
 from alpha_func.kernels import twice_differentiable
+from alpha_func.microbatches import MicrobatchedLoss
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import Strategy, gradient_and_line, hessian_vector
 from alpha_func.tree import Tree
@@ -58,6 +59,8 @@ def quadratic_along(loss: Callable[..., Tensor], *, strategy: str | Strategy | N
     Quadratic(value=tensor(5.), slope=tensor(2.), curvature=tensor(2.))
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
+    if isinstance(loss, MicrobatchedLoss):
+        return _in_chunks(loss, strategy)
     if strategy is None and isinstance(loss, CapturedLoss):
         return _taylor(loss)
     chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
@@ -72,8 +75,8 @@ def quadratic_along(loss: Callable[..., Tensor], *, strategy: str | Strategy | N
             return _accumulated(strategy(loss_of_params, params, d))
 
         with twice_differentiable():
-            guard(loss, params, args, kwargs)
-            return failures.run(attempt, chosen, loss_of_params, params)
+            third = guard(loss, params, args, kwargs)
+            return _sealed(failures.run(attempt, chosen, loss_of_params, params), third)
 
     return quadratic
 
@@ -120,6 +123,8 @@ def hvp(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) 
     tensor([ 6., 12.])
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
+    if isinstance(loss, MicrobatchedLoss):
+        return _product_in_chunks(loss, strategy)
     chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
     guard = Guard(chosen)
 
@@ -132,15 +137,15 @@ def hvp(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) 
             return hessian_vector(strategy)(loss_of_params, params, d)
 
         with twice_differentiable():
-            guard(loss, params, args, kwargs)
-            return failures.run(attempt, chosen, loss_of_params, params)
+            third = guard(loss, params, args, kwargs)
+            return tree.map(lambda leaf: sealed(leaf, third), failures.run(attempt, chosen, loss_of_params, params))
 
     return product
 
 
 def grad_and_quadratic(
     loss: Callable[..., Tensor],
-    direction: Direction = steepest_descent,
+    direction: DirectionFunction = steepest_descent,
     *,
     strategy: str | Strategy | None = None,
 ) -> Callable[..., Step]:
@@ -163,6 +168,8 @@ def grad_and_quadratic(
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
     require_callable("direction", direction, "(grads)")
+    if isinstance(loss, MicrobatchedLoss):
+        return _step_in_chunks(loss, direction, strategy)
     if strategy is None and isinstance(loss, CapturedLoss):
         return _adjoint(loss, direction)
     chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
@@ -187,8 +194,9 @@ def grad_and_quadratic(
             return Step(grads, d, _accumulated(quadratic))
 
         with twice_differentiable():
-            guard(loss, params, args, kwargs)
-            return failures.run(attempt, chosen, loss_of_params, params, own=own)
+            third = guard(loss, params, args, kwargs)
+            grads, d, quadratic = failures.run(attempt, chosen, loss_of_params, params, own=own)
+            return Step(grads, d, _sealed(quadratic, third))
 
     return step
 
@@ -208,7 +216,7 @@ def _taylor(loss: CapturedLoss) -> Callable[..., Quadratic]:
     return quadratic
 
 
-def _adjoint(loss: CapturedLoss, direction: Direction) -> Callable[..., Step]:
+def _adjoint(loss: CapturedLoss, direction: DirectionFunction) -> Callable[..., Step]:
     """``grad_and_quadratic`` of a captured loss: its gradient program, and the second-order adjoint's."""
     by_double_backward = grad_and_quadratic(loss, direction, strategy=DEFAULT_STRATEGY)
 
@@ -225,6 +233,45 @@ def _adjoint(loss: CapturedLoss, direction: Direction) -> Callable[..., Step]:
         except schemes.NotSwept:
             return by_double_backward(params, *args, **kwargs)
         return Step(grads, d, _accumulated(quadratic))
+
+    return step
+
+
+def _sealed(quadratic: Quadratic, third: tuple[str, ...]) -> Quadratic:
+    return quadratic._replace(curvature=sealed(quadratic.curvature, third))
+
+
+def _in_chunks(loss: MicrobatchedLoss, strategy: str | Strategy | None) -> Callable[..., Quadratic]:
+    along = quadratic_along(loss.loss, strategy=strategy)
+
+    def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
+        check_params(params)
+        return loss.quadratic(along, params, aligned(params, direction, "direction"), args, kwargs)
+
+    return quadratic
+
+
+def _product_in_chunks(loss: MicrobatchedLoss, strategy: str | Strategy | None) -> Callable[..., Tree]:
+    along = hvp(loss.loss, strategy=strategy)
+
+    def product(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Tree:
+        check_params(params)
+        return loss.product(along, params, aligned(params, direction, "direction"), args, kwargs)
+
+    return product
+
+
+def _step_in_chunks(
+    loss: MicrobatchedLoss, direction: DirectionFunction, strategy: str | Strategy | None
+) -> Callable[..., Step]:
+    """Two passes: the direction is made of the whole gradient, which no chunk has."""
+    along = quadratic_along(loss.loss, strategy=strategy)
+
+    def step(params: Tree, *args: Any, **kwargs: Any) -> Step:
+        check_params(params)
+        grads = loss.gradient(params, args, kwargs)
+        d = aligned(params, direction(grads), "direction(grads)")
+        return Step(grads, d, loss.quadratic(along, params, d, args, kwargs))
 
     return step
 

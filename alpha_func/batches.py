@@ -1,0 +1,79 @@
+"""A batch: the arguments of a loss besides the parameters, and its parts.
+
+An element of a DataLoader is what a loss takes after the parameters: a tuple or list is its positional arguments, a
+mapping its keyword arguments, anything else one argument. The examples of a batch lie along the first dimension of
+every tensor in it; a 0-d tensor, and what is no tensor, belongs to the batch as a whole.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from alpha_func import tree
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def arguments(batch: Any) -> Arguments:
+    """The positional and keyword arguments that a batch stands for.
+
+    >>> arguments([1, 2]), arguments({"labels": 3}), arguments(4)
+    (((1, 2), {}), ((), {'labels': 3}), ((4,), {}))
+    """
+    if isinstance(batch, (tuple, list)):
+        return tuple(batch), {}
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
+    return (batch,), {}
+
+
+def size_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """How many examples a batch has.
+
+    Raises:
+        ValueError: its tensors do not agree, or there are none.
+
+    >>> import torch
+    >>> size_of((torch.ones(4, 2), torch.ones(4)), {})
+    4
+    """
+    sizes = {leaf.shape[0] for leaf in tree.leaves((args, kwargs)) if _is_batched(leaf)}
+    if len(sizes) == 1:
+        return sizes.pop()
+    if not sizes:
+        raise ValueError("the batch has no tensor with a first dimension: it cannot be told into examples")
+    shapes = ", ".join(
+        f"{_argument(path)} {tuple(leaf.shape)}"
+        for path, leaf in tree.named_leaves((args, kwargs))
+        if _is_batched(leaf)
+    )
+    raise ValueError(
+        f"the tensors of the batch have different first dimensions ({shapes}): expected one example a row in each; "
+        "let the loss close over what is no example"
+    )
+
+
+def part(args: tuple[Any, ...], kwargs: dict[str, Any], start: int, stop: int) -> Arguments:
+    """The examples from start to stop, as a batch.
+
+    >>> import torch
+    >>> part((torch.tensor([1, 2, 3]),), {}, 1, 3)
+    ((tensor([2, 3]),), {})
+    """
+    cut = tree.map(lambda leaf: leaf[start:stop] if _is_batched(leaf) else leaf, (args, kwargs))
+    return cut[0], cut[1]
+
+
+def shapes_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The shape of one example: of every tensor without its first dimension."""
+    return [leaf.shape[1:] for leaf in tree.leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+
+
+def _is_batched(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim > 0
+
+
+def _argument(path: str) -> str:
+    """``[0][1]``, the second positional argument, as ``batch[1]``; ``[1]['labels']`` as ``batch['labels']``."""
+    return "batch" + path[3:]
