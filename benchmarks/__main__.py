@@ -107,7 +107,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=[], metavar="MODEL", help="left out: all")
     parser.add_argument("--ways", "--tools", nargs="+", default=[], metavar="WAY", help=f"left out: all; {UNIT} always")
     parser.add_argument("--rounds", type=int, help="of a model's timing, at most (20)")
-    parser.add_argument("--seconds", type=float, help="that a model's rounds may take (40)")
+    parser.add_argument("--seconds", type=float, help="that a model's rounds may take (15)")
     parser.add_argument("--threads", type=int, help="of the timed processes (2)")
     parser.add_argument("--workers", type=int, help="processes that try ways at once, a thread each (2)")
     parser.add_argument("--device", choices=["cpu", "cuda"])

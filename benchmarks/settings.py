@@ -26,7 +26,7 @@ class Settings:
     ways: tuple[str, ...] = ()
     small: bool = False
     rounds: int = 20
-    seconds: float = 40.0
+    seconds: float = 15.0
     points: int = 1000
     threads: int = 2
     workers: int = 2

@@ -31,7 +31,7 @@ class Way(NamedTuple):
         descends: whether it takes d = −g from its own gradient, the point's direction unused.
         gradient: whether it gives a gradient and no curvature: a unit.
         largest: the most parameters it is run with, 0 for no limit.
-        slow: compiled for minutes; the quick setting has it on the first model only.
+        slow: compiled for minutes; the quick setting, and the dtype that is not timed, have it on the first model only.
         curve: whether the scaling curves have it.
     """
 
