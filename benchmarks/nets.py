@@ -21,12 +21,24 @@ class Residual(nn.Module):
         return F.silu(x + self.body(x))
 
 
-class Block(nn.Module):
-    """A pre-norm transformer block with causal attention."""
+def fused_attention(q, k, v):
+    """By PyTorch's kernel."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
-    def __init__(self, width, heads):
+
+def softmax_attention(q, k, v):
+    """softmax(qkᵀ/√n + mask) v."""
+    t, n = q.shape[-2:]
+    later = torch.ones(t, t, dtype=torch.bool, device=q.device).triu(1)
+    return ((q @ k.transpose(-2, -1)) * n**-0.5).masked_fill(later, float("-inf")).softmax(-1) @ v
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block with causal attention, by PyTorch's kernel or explicitly by a softmax."""
+
+    def __init__(self, width, heads, explicit=False):
         super().__init__()
-        self.heads = heads
+        self.heads, self.attend = heads, softmax_attention if explicit else fused_attention
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
@@ -35,7 +47,7 @@ class Block(nn.Module):
         b, t, c = x.shape
         q, k, v = self.qkv(self.norm1(x)).split(c, -1)
         q, k, v = (a.view(b, t, self.heads, c // self.heads).transpose(1, 2) for a in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, t, c)
+        y = self.attend(q, k, v).transpose(1, 2).reshape(b, t, c)
         x = x + self.out(y)
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
@@ -43,14 +55,14 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Tokens to logits."""
 
-    def __init__(self, vocabulary=1000, width=256, heads=4, layers=4, context=128):
+    def __init__(self, vocabulary=1000, width=256, heads=4, layers=4, context=128, explicit=False):
         super().__init__()
         self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(layers)))
+        self.blocks = nn.Sequential(*(Block(width, heads, explicit) for _ in range(layers)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
 
     def forward(self, tokens):
-        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
         return self.head(self.norm(self.blocks(x))).flatten(0, 1)
 
 
