@@ -125,7 +125,7 @@ def _summed(
                 found = along(params, direction, *args, **kwargs)
                 numbers = torch.stack(found)
                 if total is None:
-                    _point_out(loss, weigh, params, args, kwargs, found.value)
+                    point_out(loss, weigh, params, args, kwargs, found.value)
                     total = torch.zeros(3, dtype=torch.float64, device=_with_float64(numbers.device))
                 total = torch.add(total, numbers.to(total.device), alpha=w)
             so_far = (total, weight + w, count + 1)  # at once: Ctrl-C finds either all of a batch or nothing
@@ -146,7 +146,7 @@ def _summed(
     return Total(Quadratic(*total.unbind()), weight if weigh.mean else None, count, complete)
 
 
-def _point_out(
+def point_out(
     loss: Callable[..., Tensor],
     weigh: Weighing,
     params: Tree,

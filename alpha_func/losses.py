@@ -57,6 +57,8 @@ def functional_loss(
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     if criterion is not None and not callable(criterion):
         raise TypeError(f"criterion must be callable as criterion(outputs, targets), got {type(criterion).__name__}")
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        module = module.module  # what it adds, communication, is no part of the loss
     params = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
     if not params:
         raise ValueError("module has no parameter with requires_grad=True; unfreeze at least one")
