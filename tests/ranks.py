@@ -1,4 +1,4 @@
-"""Functions of a rank, and how to run one on every rank: in processes that are forked from one that has imported torch."""
+"""Functions of a rank, and how to run one on every rank: in processes forked from one that has imported torch."""
 
 import json
 import multiprocessing
@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.fx.experimental.symbolic_shapes  # torch.func's first call imports it: here, once for every process
 
-import alpha_func  # noqa: F401  once, for every process that is forked
+import alpha_func  # noqa: F401  likewise
 
 HERE = Path(__file__).parent
 
