@@ -2,16 +2,19 @@
 
 from alpha_func import tree
 from alpha_func.additivity import BatchDependenceWarning
+from alpha_func.anatomy import Anatomy, anatomy
 from alpha_func.capture import CapturedLoss, CaptureError, capture
 from alpha_func.check import QuadraticCheck, check_quadratic
 from alpha_func.data_sets import Total, accumulate
-from alpha_func.directions import Direction, steepest_descent
+from alpha_func.directions import steepest_descent
 from alpha_func.distributed import DistributedError, all_reduce, data_parallel_gradient, data_parallel_quadratic
 from alpha_func.failures import StrategyError
 from alpha_func.held_out import TwoBatchStep, two_batch
 from alpha_func.losses import functional_loss
 from alpha_func.microbatches import MicrobatchedLoss, microbatched
 from alpha_func.noise import AlphaInterval, alpha_interval
+from alpha_func.observing.observer import Observer, StepRecord
+from alpha_func.optimizers import Direction, OptimizerStep, from_live_optimizer, from_optimizer
 from alpha_func.per_example import per_example_quadratics
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import (
@@ -27,15 +30,19 @@ from alpha_func.transforms import Step, grad_and_quadratic, hvp, optimal_alpha, 
 __all__ = [
     "STRATEGIES",
     "AlphaInterval",
+    "Anatomy",
     "BatchDependenceWarning",
     "CaptureError",
     "CapturedLoss",
     "Direction",
     "DistributedError",
     "MicrobatchedLoss",
+    "Observer",
+    "OptimizerStep",
     "Quadratic",
     "QuadraticCheck",
     "Step",
+    "StepRecord",
     "Strategy",
     "StrategyError",
     "Total",
@@ -43,12 +50,15 @@ __all__ = [
     "accumulate",
     "all_reduce",
     "alpha_interval",
+    "anatomy",
     "capture",
     "check_quadratic",
     "data_parallel_gradient",
     "data_parallel_quadratic",
     "forward_over_forward",
     "forward_over_reverse",
+    "from_live_optimizer",
+    "from_optimizer",
     "functional_loss",
     "grad_and_quadratic",
     "hvp",

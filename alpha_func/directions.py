@@ -9,7 +9,7 @@ from collections.abc import Callable
 from alpha_func import tree
 from alpha_func.tree import Tree
 
-Direction = Callable[[Tree], Tree]
+DirectionFunction = Callable[[Tree], Tree]
 
 
 def steepest_descent(grads: Tree) -> Tree:

@@ -9,6 +9,7 @@ quadratic, whether a rank failed, and norms of parameters and direction, which m
 import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, func
 
 from alpha_func import tree
 from alpha_func.batches import arguments
-from alpha_func.data_sets import Total, accumulate, point_out
+from alpha_func.data_sets import accumulate, point_out
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import Strategy
 from alpha_func.tree import Tree
@@ -103,7 +104,7 @@ def data_parallel_quadratic(
 
     def quadratic(params: Tree, direction: Tree, batches: Iterable[Any]) -> Quadratic:
         def part() -> _Part:
-            total: Total = accumulated(params, direction, batches, with_total=True)
+            total: Any = accumulated(params, direction, batches, with_total=True)
             return _part(total.quadratic, total.weight, params, direction)
 
         return _reduced(part, group)
@@ -159,7 +160,7 @@ def data_parallel_gradient(
 
         agreed = _agreed(part, group)
         whole = agreed.weight if weigh.mean else 1.0
-        handles = [_attempt(lambda sum_=sum_: dist.all_reduce(sum_, group=group, async_op=True)) for sum_ in grads]
+        handles = [_attempt(partial(dist.all_reduce, sum_, group=group, async_op=True)) for sum_ in grads]
         for handle in handles:
             _attempt(handle.wait)
         like = zip(grads, tree.leaves(params), strict=True)
@@ -199,11 +200,11 @@ def _agreed(part: Callable[[], _Part], group: Group) -> _Part:
         mine = part()
     except Exception:
         with suppress(DistributedError):  # the others are gone too: this rank's own error says more
-            _summed([*_Part(0, 0, 0, 0, 0)[:5], 1.0, float(rank), 0.0, 0.0, 0.0, 0.0], group)
+            _summed([0.0] * 5 + [1.0, float(rank)] + [0.0] * 4, group)
         raise
     squares = [x for norm in mine.norms for x in (norm, norm * norm)]
     *numbers, failed, failed_rank, θ, θθ, d, dd = _summed([*mine[:5], 0.0, 0.0, *squares], group)
-    total = _Part(*numbers)
+    total = _Part(*numbers[:5])
     if failed:
         who = f"rank {failed_rank:.0f}" if failed == 1 else f"{failed:.0f} of {ranks} ranks"
         raise DistributedError(f"{who} failed before the reduction: its own error says why")

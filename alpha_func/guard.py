@@ -9,23 +9,28 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from alpha_func.capture import CapturedLoss
-from alpha_func.capture.operators import active_operators, derivative_nodes, operator_of, table
+from alpha_func.capture.operators import ONCE, active_operators, derivative_nodes, operator_of, table
 from alpha_func.capture.signature import signature
 from alpha_func.failures import StrategyError
-from alpha_func.losses import ModuleLoss
+from alpha_func.losses import ModuleLoss, Watched
 from alpha_func.strategies import STRATEGIES, Strategy
 from alpha_func.tree import Tree
 
 _KEPT_SIGNATURES = 256
 _WRONG = ("wrong", "crash")
+_DIFFERENTIATE_A_BACKWARD = ("forward_over_reverse", "reverse_over_reverse")
 _warned: set[str] = set()
 
 # Not formulas: the bookkeeping of autograd for in-place writes and casts, and what stands for no gradient.
 _BOOKKEEPING = {"CopyBackwards", "CopySlices", "NotImplemented", "UndefinedGrad", "ToCopyBackward0", "AliasBackward0"}
 _BOOKKEEPING |= {"SqueezeBackward3", "SqueezeBackward5"}  # a view that vmap writes
+
+# Exact twice, wrong a third time, silently (pytorch#196700, #196699): batch normalisation by whatever kernel.
+_WRONG_THIRD = {"NativeLayerNormBackward0", "NativeBatchNormBackward0[training]", "CudnnBatchNormBackward0[training]"}
 
 
 class Guard:
@@ -33,39 +38,51 @@ class Guard:
 
     def __init__(self, strategy: Strategy):
         self._name = next((name for name, known in STRATEGIES.items() if known is strategy), None)
-        self._looked_at: set[Any] = set()
+        self._looked_at: dict[Any, tuple[str, ...]] = {}
 
     def __call__(
         self, loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        """Look at the loss, unless this signature has been looked at."""
+    ) -> tuple[str, ...]:
+        """Look at the loss, unless this signature has been looked at; the operators whose third derivative is wrong."""
         if self._name is None:  # the caller's own strategy
-            return
+            return ()
         key = _key(loss, params, args, kwargs)
         if key in self._looked_at:
-            return
+            return self._looked_at[key]
+        third: tuple[str, ...] = ()
         if isinstance(loss, CapturedLoss):
             self._judge(active_operators(loss.program(params, *args, **kwargs)), "primitive")
         else:
             try:
-                nodes = derivative_nodes(loss, params, args, kwargs)
+                with Watched():
+                    nodes = derivative_nodes(loss, params, args, kwargs)
             except Exception as error:
-                loss(params, *args, **kwargs)  # the loss's own error, where it is one
+                with Watched():
+                    loss(params, *args, **kwargs)  # the loss's own error, where it is one
                 _warn_once(f"the operators of the loss could not be looked at ({type(error).__name__}: {error})")
-                return
+                return ()
             self._judge(nodes, "derivative")
+            third = tuple(operator_of(name) for name in sorted(nodes & _WRONG_THIRD))
         if len(self._looked_at) >= _KEPT_SIGNATURES:
             self._looked_at.clear()
-        self._looked_at.add(key)
+        self._looked_at[key] = third
+        return third
 
     def _judge(self, names: set[str], kind: str) -> None:
         known, name = table(kind), self._name
         assert name is not None
+        once = sorted(operator_of(n) for n in names if n.endswith(ONCE))
+        if once and name in _DIFFERENTIATE_A_BACKWARD:
+            raise StrategyError(
+                f"{', '.join(once)} is an autograd.Function whose backward is marked once_differentiable: torch.func "
+                f"takes its derivative for zero, and so would strategy {name!r}; write a backward that can be "
+                "differentiated, or the function in torch operators"
+            )
         wrong = sorted(n for n in names if n in known and known[n][name] in _WRONG)
         if wrong:
             raise StrategyError(self._explanation(wrong, names, kind))
         for unknown in sorted(names - known.keys() - _BOOKKEEPING):
-            if kind == "derivative":
+            if kind == "derivative" and not unknown.endswith(ONCE):
                 _warn_once(f"the second derivative of {operator_of(unknown)} has never been verified")
 
     def _explanation(self, wrong: list[str], names: set[str], kind: str) -> str:
@@ -81,6 +98,39 @@ class Guard:
             f"strategy {self._name!r} is wrong through {operators}, silently: PyTorch's formula, differentiated again, "
             f"is not the second derivative; {' or '.join(remedies)}"
         )
+
+
+def sealed(number: Tensor, third: tuple[str, ...]) -> Tensor:
+    """A second derivative that raises when it is differentiated, where a third derivative of an operator is wrong."""
+    return _Sealed.apply(number, ", ".join(third)) if third else number  # type: ignore[no-untyped-call]
+
+
+class _Sealed(torch.autograd.Function):
+    """The identity, without a derivative."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(number: Tensor, operators: str) -> Tensor:
+        return number.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
+        ctx.operators = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        raise StrategyError(_THIRD.format(ctx.operators))
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Tensor) -> Any:
+        raise StrategyError(_THIRD.format(ctx.operators))
+
+
+_THIRD = (
+    "a curvature through {} is differentiated: PyTorch's third derivative of it is wrong, silently; "
+    "capture(loss) first, which writes it in simpler operators"
+)
 
 
 def _warn_once(what: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from alpha_func.batches import arguments
-from alpha_func.directions import Direction, steepest_descent
+from alpha_func.directions import DirectionFunction, steepest_descent
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import Strategy
 from alpha_func.transforms import grad_and_quadratic, quadratic_along
@@ -30,7 +30,7 @@ class TwoBatchStep(NamedTuple):
 
 def two_batch(
     loss: Callable[..., Tensor],
-    direction: Direction = steepest_descent,
+    direction: DirectionFunction = steepest_descent,
     *,
     strategy: str | Strategy | None = None,
 ) -> Callable[..., TwoBatchStep]:

@@ -4,15 +4,19 @@ torch.func differentiates pure functions; a module is not one. Its forward updat
 global RNG (dropout) and reads its own parameters. ``functional_loss`` takes all three out.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
 from torch.func import functional_call
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
+from alpha_func import dropout
 from alpha_func.module_state import ModuleState
 
 
@@ -28,9 +32,8 @@ def functional_loss(
     The module is read at every call and never changed: its mode (train or eval), its buffers, its frozen parameters and
     its attributes are what they are at the call. Buffers are cloned inside each call, so train-mode BatchNorm works.
     Stochastic layers draw from an RNG seeded with ``seed`` at each call: the loss is a function, and the global RNG
-    (CPU and CUDA) stays where it was. Inside torch.func, PyTorch fills the mask of a non-contiguous tensor in another
-    order (dropout on the output of ``nn.MultiheadAttention``): a plain call then has another mask than the transforms,
-    captured or not, which share theirs.
+    (CPU and CUDA) stays where it was. On the CPU the draws are those of the module itself after
+    ``torch.manual_seed(seed)``, differentiated, captured or not.
 
     Args:
         module: any nn.Module.
@@ -64,10 +67,7 @@ def functional_loss(
         raise ValueError("module has no parameter with requires_grad=True; unfreeze at least one")
     for name, part in module.named_modules():
         if getattr(part, "max_norm", None) is not None and isinstance(part, nn.Embedding | nn.EmbeddingBag):
-            raise ValueError(
-                f"module has {type(part).__name__} {name!r} with max_norm={part.max_norm}: it rescales its weight "
-                "in place at every call, and its derivative ignores that; set max_norm=None"
-            )
+            raise ValueError(_RESCALES.format(f"module has {type(part).__name__} {name!r}", part.max_norm))
     model = _OwnLoss(module) if criterion is None else _Supervised(module, criterion)
     state = ModuleState(model, frozenset(f"module.{name}" for name in params))
     return ModuleLoss(model, tuple(params), seed, state), params
@@ -87,10 +87,17 @@ class ModuleLoss:
     state: ModuleState
     expected: frozenset[str] = field(init=False)
     tied: bool = field(init=False)
+    seen: set[bool] = field(init=False, default_factory=set)  # the modes, train and eval, that it has been called in
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "expected", frozenset(self.names))
         object.__setattr__(self, "tied", _has_ties(self.model))
+
+    def over(self, names: Iterable[str]) -> "ModuleLoss":
+        """The same loss as a function of the parameters of these names; any other is read from the module."""
+        kept = tuple(names)
+        state = ModuleState(self.model, frozenset(f"module.{name}" for name in kept))
+        return replace(self, names=kept, state=state)
 
     def __call__(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """The loss at ``params``, its random draws seeded."""
@@ -119,8 +126,12 @@ class ModuleLoss:
 
     def _run(self, state: dict[str, Tensor], params: Mapping[str, Tensor], args: Any, kwargs: Any) -> Tensor:
         state.update({f"module.{name}": value for name, value in params.items()})
-        with self.state.attributes_kept():
-            return functional_call(self.model, state, args, kwargs, tie_weights=self.tied)
+        # A transform's dropout would have another mask than a plain call's; at the first call, for what it refuses.
+        watched = peek_interpreter_stack() is not None or self.model.training not in self.seen
+        with self.state.attributes_kept(), Watched() if watched else nullcontext():
+            value = functional_call(self.model, state, args, kwargs, tie_weights=self.tied)
+        self.seen.add(self.model.training)
+        return value
 
 
 class LossOfLoss:
@@ -148,6 +159,27 @@ def lifted(state_of: Callable[[ModuleLoss], Mapping[str, Tensor]]) -> Iterator[N
         yield
     finally:
         _lifting = outer
+
+
+_RESCALES = (
+    "{} with max_norm={}: it rescales its weight in place at every call, and its derivative ignores that; "
+    "set max_norm=None"
+)
+
+
+class Watched(TorchFunctionMode):
+    """A call whose dropout draws the masks of a plain call, and whose look-ups do not write to their table."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The call, with dropout replaced, and a look-up with ``max_norm`` refused."""
+        kwargs = kwargs or {}
+        max_norm = kwargs.get("max_norm", args[3] if len(args) > 3 else None) if func in _LOOK_UPS else None
+        if max_norm is not None:
+            raise ValueError(_RESCALES.format(f"the loss calls F.{func.__name__}", max_norm))
+        return dropout.BY_FUNCTION.get(func, func)(*args, **kwargs)
+
+
+_LOOK_UPS = (F.embedding, F.embedding_bag)
 
 
 class _Supervised(nn.Module):
@@ -194,20 +226,50 @@ def _name_mismatch(got: Any, expected: Any) -> str:
     return f"params {' and '.join(parts)}: pass a dict with the names that functional_loss returned"
 
 
+_replayed: Sequence[Tensor] | None = None
+
+
+def rng_state() -> list[Tensor]:
+    """The state of the global generators, for ``draws_replayed``."""
+    return [generator.get_state() for generator in _generators()]
+
+
+@contextmanager
+def draws_replayed(states: Sequence[Tensor] | None) -> Iterator[None]:
+    """Within, losses draw from these states of the global generators instead of from their seed; None changes nothing.
+
+    With the states that a training step's forward began at, a loss has that step's own dropout masks.
+    """
+    global _replayed
+    outer, _replayed = _replayed, states
+    try:
+        yield
+    finally:
+        _replayed = outer
+
+
 @contextmanager
 def seeded_rng(seed: int) -> Iterator[None]:
     """Seed the global generators, and put them back where they were.
 
     Cheaper than torch.random.fork_rng, and it leaves CUDA alone where nothing has initialised it.
     """
-    generators = [torch.default_generator]
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        generators.extend(torch.cuda.default_generators)
+    generators = _generators()
     states = [generator.get_state() for generator in generators]
     try:
-        for generator in generators:
-            generator.manual_seed(seed)
+        for i, generator in enumerate(generators):
+            if _replayed is not None and i < len(_replayed):
+                generator.set_state(_replayed[i])
+            else:
+                generator.manual_seed(seed)
         yield
     finally:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
+
+
+def _generators() -> list[torch.Generator]:
+    generators = [torch.default_generator]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        generators.extend(torch.cuda.default_generators)
+    return generators

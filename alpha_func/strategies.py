@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, func
 
 from alpha_func import tree
-from alpha_func.directions import Direction
+from alpha_func.directions import DirectionFunction
 from alpha_func.quadratic import Quadratic
 from alpha_func.tree import Tree
 
@@ -126,7 +126,7 @@ def hessian_vector(strategy: Strategy) -> Callable[[Loss, Tree, Tree], Tree]:
     return half_gradient_of_curvature
 
 
-def gradient_and_line(strategy: Strategy) -> Callable[[Loss, Tree, Direction], tuple[Tree, Tree, Quadratic]]:
+def gradient_and_line(strategy: Strategy) -> Callable[[Loss, Tree, DirectionFunction], tuple[Tree, Tree, Quadratic]]:
     """The gradient, the direction it gives, and the quadratic along it, with work shared where the strategy can.
 
     Double backward shares the gradient; any other strategy runs after a gradient of its own.
@@ -138,7 +138,7 @@ def gradient_and_line(strategy: Strategy) -> Callable[[Loss, Tree, Direction], t
     if strategy is reverse_over_reverse:
         return _shared_double_backward
 
-    def gradient_then_strategy(loss: Loss, params: Tree, direction: Direction) -> tuple[Tree, Tree, Quadratic]:
+    def gradient_then_strategy(loss: Loss, params: Tree, direction: DirectionFunction) -> tuple[Tree, Tree, Quadratic]:
         grads = func.grad(loss)(params)
         d = direction(grads)
         return grads, d, strategy(loss, params, d)
@@ -196,7 +196,7 @@ def _contract(direction: Tree, value_slope_product: ValueSlopeProduct) -> Quadra
     return Quadratic(value, slope, tree.vdot(direction, hd))
 
 
-def _shared_double_backward(loss: Loss, params: Tree, direction: Direction) -> tuple[Tree, Tree, Quadratic]:
+def _shared_double_backward(loss: Loss, params: Tree, direction: DirectionFunction) -> tuple[Tree, Tree, Quadratic]:
     """As ``reverse_over_reverse``, the direction taken from the gradient that it differentiates."""
     grads, pullback, value = _gradient_pullback(loss, params)
     d = direction(grads)

@@ -2,8 +2,8 @@
 
 A loss L is a pure function ``loss(params, *args, **kwargs)`` of a pytree of parameters θ to a real 0-d tensor. Each
 transform returns a pure function of (params, ..., *args, **kwargs) that composes with torch.func: ``vmap`` over
-directions or over examples, ``grad`` through α* (of a captured loss: PyTorch's third derivatives of ``layer_norm`` and
-train-mode ``batch_norm`` are wrong). Costs are in gradients of the loss.
+directions or over examples, ``grad`` through α* (of a captured loss where it holds a ``layer_norm`` or train-mode
+``batch_norm``: PyTorch's third derivatives of these are wrong, and refused). Costs are in gradients of the loss.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from alpha_func import failures, tree
 from alpha_func.capture import CapturedLoss, schemes
-from alpha_func.directions import Direction, steepest_descent
-from alpha_func.guard import Guard
+from alpha_func.directions import DirectionFunction, steepest_descent
+from alpha_func.guard import Guard, sealed
 from alpha_func.kernels import twice_differentiable
 from alpha_func.microbatches import MicrobatchedLoss
 from alpha_func.quadratic import Quadratic
@@ -75,8 +75,8 @@ def quadratic_along(loss: Callable[..., Tensor], *, strategy: str | Strategy | N
             return _accumulated(strategy(loss_of_params, params, d))
 
         with twice_differentiable():
-            guard(loss, params, args, kwargs)
-            return failures.run(attempt, chosen, loss_of_params, params)
+            third = guard(loss, params, args, kwargs)
+            return _sealed(failures.run(attempt, chosen, loss_of_params, params), third)
 
     return quadratic
 
@@ -137,15 +137,15 @@ def hvp(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) 
             return hessian_vector(strategy)(loss_of_params, params, d)
 
         with twice_differentiable():
-            guard(loss, params, args, kwargs)
-            return failures.run(attempt, chosen, loss_of_params, params)
+            third = guard(loss, params, args, kwargs)
+            return tree.map(lambda leaf: sealed(leaf, third), failures.run(attempt, chosen, loss_of_params, params))
 
     return product
 
 
 def grad_and_quadratic(
     loss: Callable[..., Tensor],
-    direction: Direction = steepest_descent,
+    direction: DirectionFunction = steepest_descent,
     *,
     strategy: str | Strategy | None = None,
 ) -> Callable[..., Step]:
@@ -194,8 +194,9 @@ def grad_and_quadratic(
             return Step(grads, d, _accumulated(quadratic))
 
         with twice_differentiable():
-            guard(loss, params, args, kwargs)
-            return failures.run(attempt, chosen, loss_of_params, params, own=own)
+            third = guard(loss, params, args, kwargs)
+            grads, d, quadratic = failures.run(attempt, chosen, loss_of_params, params, own=own)
+            return Step(grads, d, _sealed(quadratic, third))
 
     return step
 
@@ -215,7 +216,7 @@ def _taylor(loss: CapturedLoss) -> Callable[..., Quadratic]:
     return quadratic
 
 
-def _adjoint(loss: CapturedLoss, direction: Direction) -> Callable[..., Step]:
+def _adjoint(loss: CapturedLoss, direction: DirectionFunction) -> Callable[..., Step]:
     """``grad_and_quadratic`` of a captured loss: its gradient program, and the second-order adjoint's."""
     by_double_backward = grad_and_quadratic(loss, direction, strategy=DEFAULT_STRATEGY)
 
@@ -234,6 +235,10 @@ def _adjoint(loss: CapturedLoss, direction: Direction) -> Callable[..., Step]:
         return Step(grads, d, _accumulated(quadratic))
 
     return step
+
+
+def _sealed(quadratic: Quadratic, third: tuple[str, ...]) -> Quadratic:
+    return quadratic._replace(curvature=sealed(quadratic.curvature, third))
 
 
 def _in_chunks(loss: MicrobatchedLoss, strategy: str | Strategy | None) -> Callable[..., Quadratic]:
@@ -257,7 +262,7 @@ def _product_in_chunks(loss: MicrobatchedLoss, strategy: str | Strategy | None) 
 
 
 def _step_in_chunks(
-    loss: MicrobatchedLoss, direction: Direction, strategy: str | Strategy | None
+    loss: MicrobatchedLoss, direction: DirectionFunction, strategy: str | Strategy | None
 ) -> Callable[..., Step]:
     """Two passes: the direction is made of the whole gradient, which no chunk has."""
     along = quadratic_along(loss.loss, strategy=strategy)

@@ -7,6 +7,7 @@ trees of one structure, a is a scalar.
 This is the only module that imports ``torch.utils._pytree``: torch has no public one (2.13), and torch.func uses this.
 """
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -43,6 +44,21 @@ def named_leaves(tree: Tree) -> list[tuple[str, Any]]:
         return [(pytree.keystr(path), leaf) for path, leaf in pytree.tree_flatten_with_path(tree)[0]]
     except ValueError:  # no flatten_with_keys_fn
         return [(f" (leaf {i})", leaf) for i, leaf in enumerate(leaves(tree))]
+
+
+def names(tree: Tree) -> list[str]:
+    """Each leaf's keys joined by dots, in the order of ``leaves``: the names that modules give their parameters.
+
+    >>> names({"layer": {"weight": torch.ones(2)}, "scales": [torch.ones(1)]})
+    ['layer.weight', 'scales.0']
+    """
+    if type(tree) is dict and all(isinstance(leaf, Tensor) for leaf in tree.values()):
+        return [str(key) for key in tree]
+    try:
+        paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+    except ValueError:  # no flatten_with_keys_fn
+        return [str(i) for i in range(len(leaves(tree)))]
+    return [".".join(str(getattr(key, fields(key)[0].name)) for key in path) for path in paths]  # type: ignore[arg-type]
 
 
 def add(x: Tree, y: Tree) -> Tree:

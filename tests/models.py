@@ -194,6 +194,20 @@ def with_loss(name: str) -> Case:
     return line(mlp([3, 4, 3]), LOSSES[name], torch.randn(6, 3), torch.randn(6, 3))
 
 
+class HardsigmoidInPrimitives(nn.Module):
+    """ReLU6(x + 3)/6. PyTorch's own gradient of ``hardsigmoid`` has 1/6 in float32, and no derivative."""
+
+    def forward(self, x):
+        return (x + 3).clamp(0, 6) / 6
+
+
+# The same nets, parameters and batches written otherwise: the truth where PyTorch's own derivatives are not.
+IN_PRIMITIVES: dict[str, Callable[[], Case]] = {
+    "weight_norm": regression(WeightNormedInPrimitives, 3),
+    "MLP, Hardsigmoid": regression(lambda: mlp([3, 4, 4, 2], HardsigmoidInPrimitives), 3),
+}
+
+
 def hugging_face(name: str) -> Case:
     """A transformer of the ``transformers`` package, tiny, randomly initialised."""
     import transformers as hf

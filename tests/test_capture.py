@@ -331,8 +331,7 @@ def test_large_softplus_keeps_its_derivatives():
 
 def test_program_is_readable_and_counted():
     program = capture(lambda x: F.layer_norm(x, (4,)).square().sum()).program(X)
-    assert "var_mean" in str(program)
-    assert "native_layer_norm" not in str(program)
+    assert "native_layer_norm(params" in str(program)
     assert program.counts["sum"] == 1
 
 

@@ -128,7 +128,7 @@ def test_command_line_leaves_table_configuration_and_pictures(tmp_path, capsys):
         "epoch", "batch", "step", "loss", "slope", "curvature", "alpha", "lr", "lr_over_alpha", "loss_after",
         "direction_norm",
     ]  # fmt: skip
-    assert list(table.columns[11:]) == [
+    assert list(table.columns[15:]) == [
         f"direction_norm.{name}" for name in ("0.weight", "0.bias", "2.weight", "2.bias")
     ]
     configuration = json.loads((out / "config.json").read_text())

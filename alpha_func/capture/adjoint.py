@@ -13,12 +13,14 @@ of two activations six. Griewank and Walther, Evaluating Derivatives (2008), cha
 from operator import getitem
 from typing import Any, NamedTuple
 
+import torch
 from torch import fx
 
-from alpha_func.capture.building import Builder, finished, is_impure
-from alpha_func.capture.rules import aten, plus, times
-from alpha_func.capture.simplify import filled_like
+from alpha_func.capture.building import Builder, finished, is_impure, plus, take_any_strides, times
+from alpha_func.capture.laws.operands import filled_like
 from alpha_func.capture.sweeping import Coefficients, Values, backward, forward, propagate, second_terms, started
+
+aten = torch.ops.aten
 
 
 class TwoPrograms(NamedTuple):
@@ -120,5 +122,6 @@ def _copied(b: Builder, nodes: list[fx.Node], inputs: list[fx.Node], outputs: li
     for node in nodes:
         env[node] = graph.node_copy(node, env.__getitem__)
     graph.output(tuple(env[node] for node in outputs))
+    take_any_strides(graph)
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or is_impure(node.target))
     return fx.GraphModule(b.constants, graph)

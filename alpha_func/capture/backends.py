@@ -11,16 +11,19 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from alpha_func.capture.adjoint import ancestors
 from alpha_func.capture.building import fake_mode, is_impure
 from alpha_func.capture.fusing import fuse
+from alpha_func.capture.reusing import reuse
+from alpha_func.capture.whole import in_primitives
 
 Runnable = Callable[..., Sequence[Any]]
 Backend = Callable[[fx.GraphModule], Runnable]
 
 
 def eager(program: fx.GraphModule) -> Runnable:
-    """The program operator by operator, in fused kernels where ATen has them."""
-    forward = fuse(program).forward
+    """The program operator by operator, in fused kernels and in place where that can be."""
+    forward = reuse(fuse(program)).forward
 
     def run(*inputs: Any) -> Sequence[Any]:
         # The programs are derivatives already: below autograd each call costs less.
@@ -32,17 +35,63 @@ def eager(program: fx.GraphModule) -> Runnable:
 
 def transformable(program: fx.GraphModule) -> Runnable:
     """The program operator by operator, for torch.func and autograd to differentiate and batch."""
-    return fuse(program).forward
+    return fuse(in_primitives(program)).forward
 
 
 def inductor(program: fx.GraphModule) -> Runnable:
-    """The program compiled by TorchInductor; one that draws random numbers runs eagerly, to draw the same."""
-    if any(is_impure(node.target) for node in program.graph.nodes):
-        return eager(program)
+    """The program compiled by TorchInductor, which is given the program's random draws."""
+    drawn_by = [node for node in program.graph.nodes if is_impure(node.target)]
+    if not drawn_by:
+        return _compiled(program)
+    if not all(isinstance(node.meta["val"], Tensor) for node in drawn_by):
+        return eager(program)  # rrelu, whose draw is one of several outputs
+    draws, rest = _draws_first(program)
+    draw, run_rest = draws.forward, _compiled(rest)
+
+    def run(*inputs: Any) -> Sequence[Any]:
+        with torch._C._AutoDispatchBelowAutograd():
+            drawn = draw(*inputs)
+        return run_rest(*inputs, *drawn)
+
+    return run
+
+
+def _draws_first(program: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """The program in two: (*inputs) -> draws, in their order, by what they depend on; (*inputs, *draws) -> outputs."""
+    draws = [node for node in program.graph.nodes if is_impure(node.target)]
+    needed = ancestors(draws)
+    first = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" or node in needed:
+            env[node] = first.node_copy(node, env.__getitem__)
+    first.output(tuple(env[node] for node in draws))
+    return fx.GraphModule(program, first), _given(program, draws)
+
+
+def _given(program: fx.GraphModule, nodes: list[fx.Node]) -> fx.GraphModule:
+    """The program with some of its values as further inputs: (*inputs, *values) -> outputs."""
+    graph = fx.Graph()
+    env = {node: graph.node_copy(node) for node in program.graph.find_nodes(op="placeholder")}
+    for i, node in enumerate(nodes):
+        env[node] = graph.placeholder(f"given_{i}")
+        env[node].meta["val"] = node.meta["val"]
+    for node in program.graph.nodes:
+        if node not in env:
+            env[node] = graph.node_copy(node, env.__getitem__)
+    graph.eliminate_dead_code()
+    return fx.GraphModule(program, graph)
+
+
+def _compiled(program: fx.GraphModule) -> Runnable:
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
 
+    program = in_primitives(program)
     mode = fake_mode(program)
+    held = program.graph.find_nodes(op="get_attr")  # a trace on fake tensors takes no real ones
+    constants = [getattr(program, str(node.target)) for node in held]
+    program = _given(program, held)
     inputs = [node.meta["val"] for node in program.graph.find_nodes(op="placeholder")]
     with mode:
         # One fake tensor for each input: make_fx tells them apart by identity.
@@ -54,7 +103,8 @@ def inductor(program: fx.GraphModule) -> Runnable:
     strides = [tensor.stride() for tensor in distinct]
 
     def run(*inputs: Any) -> Sequence[Any]:
-        return compiled([_laid_out(tensor, stride) for tensor, stride in zip(inputs, strides, strict=True)])
+        operands = zip((*inputs, *constants), strides, strict=True)
+        return compiled([_laid_out(tensor, stride) for tensor, stride in operands])
 
     return run
 

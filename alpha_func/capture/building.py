@@ -19,6 +19,8 @@ from torch.utils import _pytree as pytree
 Law = Callable[["Builder", tuple[Any, ...], dict[str, Any]], Any]
 Laws = Mapping[Any, Sequence[Law]]
 
+aten = torch.ops.aten
+
 _IMPURE = {torch.Tag.nondeterministic_seeded}
 
 
@@ -91,6 +93,25 @@ class Builder:
             return target(*vals, **fake_kwargs)
 
 
+def plus(b: Builder, *terms: Any) -> Any:
+    """The sum of the terms; None is zero."""
+    total = None
+    for term in terms:
+        if term is not None:
+            total = term if total is None else b.call(aten.add.Tensor, total, term)
+    return total
+
+
+def times(b: Builder, *factors: Any) -> Any:
+    """The product of the factors; None is zero."""
+    if any(factor is None for factor in factors):
+        return None
+    product = factors[0]
+    for factor in factors[1:]:
+        product = b.call(aten.mul.Tensor, product, factor)
+    return product
+
+
 def replay(
     module: fx.GraphModule, inputs: Sequence[Any], builder: Builder, visit: Callable[[fx.Node, Any], None] | None = None
 ) -> Any:
@@ -136,10 +157,15 @@ def finished(builder: Builder, outputs: Any) -> fx.GraphModule:
     Random draws stay even where nothing needs them: the draws that come after depend on them.
     """
     builder.graph.output(outputs)
-    for node in builder.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
-        node.target = torch.ops.aten.reshape.default  # a view depends on the strides of the inputs at each call
+    take_any_strides(builder.graph)
     builder.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or is_impure(node.target))
     return fx.GraphModule(builder.constants, builder.graph)
+
+
+def take_any_strides(graph: fx.Graph) -> None:
+    """Views as reshapes: a view depends on the strides of the inputs at each call."""
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        node.target = torch.ops.aten.reshape.default
 
 
 def _key(value: Any) -> Any:

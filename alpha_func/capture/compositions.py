@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import get_decompositions
 from torch.nn import functional as F
 
 from alpha_func.capture.refusal import CaptureError, here
@@ -26,24 +27,57 @@ def native_batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch normalisation. PyTorch's own composition updates the running statistics in place, after tracing has taken
-    every mutation out; they are never an output of a loss, so here they are left alone."""
+    """Batch normalisation, weight and bias apart. PyTorch's own composition updates the running statistics in place,
+    after tracing has taken every mutation out; they are never an output of a loss, so here they are left alone."""
     shape = [1, -1] + [1] * (x.ndim - 2)
+    if training and x.dtype in _WHOLE:
+        if weight is bias is running_mean is running_var is None:
+            return NotImplemented  # whole as it is
+        out, mean, rstd = aten.native_batch_norm.default(x, None, None, None, None, True, 0.0, eps)
+        return _affine(out, weight, bias, shape), mean, rstd
     if training:
-        dims = [dim for dim in range(x.ndim) if dim != 1]
-        var, mean = torch.var_mean(x, dims, correction=0)
+        var, mean = torch.var_mean(x, [dim for dim in range(x.ndim) if dim != 1], correction=0)
     else:
         assert running_mean is not None
         assert running_var is not None
         var, mean = running_var, running_mean
     rstd = torch.rsqrt(var + eps)
-    out = (x - mean.reshape(shape)) * rstd.reshape(shape)
-    if weight is not None:
-        out = out * weight.reshape(shape)
-    if bias is not None:
-        out = out + bias.reshape(shape)
+    out = _affine((x - mean.reshape(shape)) * rstd.reshape(shape), weight, bias, shape)
     empty = x.new_empty(0)
     return (out, mean, rstd) if training else (out, empty, empty)
+
+
+def native_layer_norm(
+    x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Layer normalisation, weight and bias apart."""
+    if x.dtype not in _WHOLE:
+        return _layer_norm_in_primitives(x, shape, weight, bias, eps)
+    if weight is bias is None:
+        return NotImplemented  # whole as it is
+    out, mean, rstd = aten.native_layer_norm.default(x, shape, None, None, eps)
+    return _affine(out, weight, bias, shape), mean, rstd
+
+
+def native_group_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, n: int, channels: int, size: int, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Group normalisation is layer normalisation of the groups as rows, weight and bias apart."""
+    rows = x.reshape(n, groups, -1)
+    out, mean, rstd = aten.native_layer_norm.default(rows, list(rows.shape[2:]), None, None, eps)
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    return _affine(out.reshape(x.shape), weight, bias, shape), mean.reshape(n, groups), rstd.reshape(n, groups)
+
+
+# Kept whole in float32 and float64; half precision has statistics of another dtype.
+_WHOLE = (torch.float32, torch.float64)
+_layer_norm_in_primitives = get_decompositions([aten.native_layer_norm])[aten.native_layer_norm.default]
+
+
+def _affine(out: Tensor, weight: Tensor | None, bias: Tensor | None, shape: list[int]) -> Tensor:
+    if weight is not None:
+        out = out * weight.reshape(shape)
+    return out if bias is None else out + bias.reshape(shape)
 
 
 def embedding(
@@ -86,30 +120,19 @@ def log_sigmoid_backward(grad: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
     return grad * torch.sigmoid(-x)
 
 
-def softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
-    """exp(x − m) / Σ exp(x − m), for any m: the maximum is a constant to derivatives, exactly."""
-    shifted, dtype = _shifted(x, dim, half_to_float)
-    powers = shifted.exp()
-    return (powers / powers.sum(dim, keepdim=True)).to(dtype)
-
-
-def log_softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
-    """x − m − log Σ exp(x − m), as ``softmax``."""
-    shifted, dtype = _shifted(x, dim, half_to_float)
-    return (shifted - shifted.exp().sum(dim, keepdim=True).log()).to(dtype)
-
-
-def _shifted(x: Tensor, dim: int, half_to_float: bool) -> tuple[Tensor, torch.dtype]:
-    """x − m in float32 or better, and the dtype of the result."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    dtype, x = wide if half_to_float else x.dtype, x.to(wide)
-    return (x - x.detach().amax(dim, keepdim=True) if x.numel() else x), dtype
+def logaddexp(x: Tensor, y: Tensor) -> Tensor:
+    """m + log(eˣ⁻ᵐ + eʸ⁻ᵐ), m the greater of the two and a constant to derivatives. PyTorch's own double backward
+    is nan where both are −inf."""
+    m = torch.maximum(x.detach(), y.detach())
+    finite = m.isfinite()
+    m_, x_, y_ = (torch.where(finite, z, 0) for z in (m, x, y))
+    return torch.where(finite, m_ + ((x_ - m_).exp() + (y_ - m_).exp()).log(), m)
 
 
 def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int) -> tuple[Tensor, Tensor]:
     """Σ over labels t and other classes j of max(0, 1 − x_t + x_j), over classes. PyTorch's own composition counts the
     places after the first −1 as labels too: another value (torch 2.13)."""
-    rows, labels = torch.atleast_2d(x), torch.atleast_2d(target)
+    rows, labels = (t.reshape(-1, t.shape[-1]) for t in (x, target))
     given = (labels < 0).long().cumsum(-1) == 0
     chosen = torch.where(given, labels, 0)
     classes = torch.arange(rows.shape[1], device=x.device)
@@ -142,7 +165,7 @@ def pdist(x: Tensor, p: float = 2.0) -> Tensor:
     return torch.linalg.vector_norm(x[i] - x[j], p, dim=-1)
 
 
-def normal(mean: Tensor | float, std: Tensor | float, generator: None = None) -> Tensor:
+def normal(mean: Tensor | float, std: Tensor | float = 1.0, generator: None = None) -> Tensor:
     """mean + std·z. To PyTorch a draw does not depend on mean and deviation; with its seed fixed, it does."""
     shape = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
         *(t.shape for t in (mean, std) if isinstance(t, Tensor))
@@ -186,15 +209,16 @@ BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten._embedding_bag.default: embedding_bag,
     aten._embedding_bag_forward_only.default: embedding_bag,
     aten._euclidean_dist.default: euclidean_dist,
-    aten._log_softmax.default: log_softmax,
     aten._native_batch_norm_legit.default: native_batch_norm,
     aten._pdist_forward.default: pdist,
-    aten._softmax.default: softmax,
     aten.copy.default: copy,
     aten.embedding.default: embedding,
     aten.log_sigmoid_backward.default: log_sigmoid_backward,
     aten.native_batch_norm.default: native_batch_norm,
+    aten.native_group_norm.default: native_group_norm,
+    aten.native_layer_norm.default: native_layer_norm,
     aten.multilabel_margin_loss_forward.default: multilabel_margin_loss,
+    aten.logaddexp.default: logaddexp,
     aten.normal.Tensor_Tensor: normal,
     aten.normal.Tensor_float: normal,
     aten.normal.float_Tensor: normal,

@@ -35,6 +35,19 @@ FIRST: dict[Any, Rule] = {}
 SECOND: dict[Any, Rule] = {}
 SLOPE: dict[Any, Callable[[Builder, Call], Any]] = {}  # f′ of a function of one number, shared by both directions
 
+PULLBACK: dict[Any, Callable[[Builder, Call, tuple[Any, ...], Any], list[Any]]] = {}
+
+
+def rules(first_rule: Rule, second_rule: Rule, *targets: Any) -> None:
+    """Enter these two into the tables."""
+    for target in targets:
+        FIRST[target], SECOND[target] = first_rule, second_rule
+
+
+def no_tangent(b: Builder, call: Call, tangents: Any) -> Any:
+    """The rule of what is zero, for each output."""
+    return _per_output(call, None)
+
 
 def first(b: Builder, call: Call, tangents: tuple[Any, ...]) -> Any:
     """Df[t], for each output of the call; ``tangents`` has the nesting of ``call.args``."""
@@ -56,6 +69,9 @@ def second(b: Builder, call: Call, tangents: tuple[Any, ...]) -> Any:
 
 def pullback(b: Builder, call: Call, active: tuple[Any, ...], adjoints: Any) -> list[Any]:
     """Dfᵀ[λ], for each operand where ``active`` (of the nesting of ``call.args``) is true, in order; else None."""
+    rule = PULLBACK.get(call.target)
+    if rule is not None:
+        return rule(b, call, active, adjoints)
     slope = SLOPE.get(call.target)
     if slope is not None:
         return [b.call(torch.ops.aten.mul.Tensor, adjoints, slope(b, call)), *([None] * (len(call.args) - 1))]

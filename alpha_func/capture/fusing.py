@@ -9,13 +9,13 @@ import torch
 from torch import fx
 
 from alpha_func.capture.building import Builder, Law, fake_mode, finished, replay
-from alpha_func.capture.simplify import dtype_of, is_call, is_number, shape_of
+from alpha_func.capture.laws.operands import dtype_of, is_call, is_number, shape_of
 
 aten = torch.ops.aten
 
 
 def fuse(program: fx.GraphModule) -> fx.GraphModule:
-    """The program with sums of products in the kernels that take both: addmm, baddbmm, addcmul, add with a factor."""
+    """The program with sums and products in the kernels of both: addmm, baddbmm, addcmul, add with a factor, dot."""
     users = {node: len(node.users) for node in program.graph.nodes}
     b = Builder(_LAWS, fake_mode(program))
     inputs = [b.placeholder(str(n.target), n.meta["val"]) for n in program.graph.find_nodes(op="placeholder")]
@@ -44,6 +44,18 @@ def _sum_is_one_kernel(b: Builder, args: Any, kwargs: Any) -> Any:
     return None
 
 
+def _inner_product_is_one_kernel(b: Builder, args: Any, kwargs: Any) -> Any:
+    """Σ x·y = dot(x, y), which writes no product."""
+    (product,) = args
+    if kwargs or product not in b.once or not is_call(product, aten.mul.Tensor) or _is_multiple(product):
+        return None
+    x, y = product.args
+    flat = shape_of(x) == shape_of(y) and x.meta["val"].is_contiguous() and y.meta["val"].is_contiguous()
+    if not flat or dtype_of(x) != dtype_of(y) or dtype_of(x) not in (torch.float32, torch.float64):
+        return None
+    return b.write(aten.dot.default, *(b.write(aten.view.default, operand, [-1]) for operand in (x, y)))
+
+
 def _is_multiple(x: fx.Node) -> bool:
     return is_call(x, aten.mul.Tensor) and is_number(x.args[1])
 
@@ -52,4 +64,7 @@ def _alike(x: fx.Node, *others: Any) -> bool:
     return all(isinstance(y, fx.Node) and dtype_of(y) == dtype_of(x) for y in others)
 
 
-_LAWS: dict[Any, list[Law]] = {aten.add.Tensor: [_sum_is_one_kernel]}
+_LAWS: dict[Any, list[Law]] = {
+    aten.add.Tensor: [_sum_is_one_kernel],
+    aten.sum.default: [_inner_product_is_one_kernel],
+}

@@ -2,7 +2,7 @@
 
 PyTorch differentiates a composite by a formula written by hand, and some of those formulas are wrong or missing when
 they are differentiated again (pytorch#198017). Written in primitives before anything is differentiated, the same
-operator has only simple rules to compose. Matrix products and convolutions stay whole.
+operator has only simple rules to compose. Matrix products, convolutions and normalisations stay whole.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,6 @@ _LOWERED = (
     aten._log_softmax_backward_data,
     aten._native_batch_norm_legit_functional,
     aten._native_batch_norm_legit_no_training,
-    aten._safe_softmax,
     aten._softmax_backward_data,
     aten._weight_norm_interface,
     aten.addbmm,
@@ -50,9 +49,7 @@ _LOWERED = (
     aten.nansum,
     aten.native_batch_norm_backward,
     aten.native_dropout,
-    aten.native_group_norm,
     aten.native_group_norm_backward,
-    aten.native_layer_norm,
     aten.native_layer_norm_backward,
     aten.nll_loss2d_forward,
     aten.nll_loss_forward,

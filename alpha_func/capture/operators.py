@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch.autograd.function import once_differentiable
 
 from alpha_func import tree
 from alpha_func.tree import Tree
@@ -32,6 +33,9 @@ COLUMNS = ("kind", "name", "samples", *STRATEGY_NAMES, *(f"captured_{name}" for 
 
 # Linear or constant by definition, so never in a sample of their own.
 _STRUCTURAL = {"aten.lift_fresh_copy.default", "aten.alias.default"}
+
+ONCE = "[once_differentiable]"  # after the name of an autograd.Function whose backward is marked so
+_ONCE_CODE = once_differentiable(lambda ctx: None).__code__
 
 _TRUSTED = ("exact", "nan")  # a nan at a singular sample is no number that could be taken for the derivative
 
@@ -78,7 +82,7 @@ def active_nodes(graph: fx.Graph, params: int) -> list[fx.Node]:
     for node in nodes[params:]:
         if node.op != "call_function" or active.isdisjoint(node.all_input_nodes):
             continue
-        if _name(node.target) in _CONSTANT or not _has_derivative(node.meta.get("val")):
+        if is_constant(node.target) or not _has_derivative(node.meta.get("val")):
             continue
         active.add(node)
         if isinstance(node.target, torch._ops.OpOverload):
@@ -94,22 +98,33 @@ def derivative_nodes(
         value = loss(tree.map(_requiring_grad, params), *args, **kwargs)
     if not isinstance(value, Tensor):
         return set()  # no loss, which the transform says
+    roots = [value.grad_fn]  # each level of grad has a graph of its own
     while is_functorch_wrapped_tensor(value):
         value = get_unwrapped(value)
+        roots.append(value.grad_fn)
     names: set[str] = set()
-    waiting, seen = [value.grad_fn], {value.grad_fn}
+    waiting, seen = roots, set(roots)
     while waiting:
         node = waiting.pop()
         if node is None:
             continue
         # Batch normalisation in eval mode is another formula under the same name.
         mode = "[training]" if getattr(node, "_saved_training", False) else ""
-        names.add(node.name().removeprefix("torch::autograd::") + mode)
+        names.add(node.name().removeprefix("torch::autograd::") + (ONCE if _is_once(node) else mode))
         for following, _ in node.next_functions:
             if following not in seen:
                 seen.add(following)
                 waiting.append(following)
     return names - {"AccumulateGrad"}
+
+
+def _is_once(node: Any) -> bool:
+    """Whether a node is an autograd.Function with a ``once_differentiable`` backward, under a transform too."""
+    backward = getattr(getattr(node, "_forward_cls", None), "backward", None)
+    for cell in getattr(backward, "__closure__", None) or ():  # torch.func makes a Function that calls the user's
+        inner = getattr(cell.cell_contents, "backward", None)
+        backward = inner if isinstance(cell.cell_contents, type) and inner is not None else backward
+    return getattr(backward, "__code__", None) is _ONCE_CODE
 
 
 def _requiring_grad(leaf: Tensor) -> Tensor:
@@ -136,5 +151,6 @@ def _has_derivative(value: object) -> bool:
     return not isinstance(value, torch.Tensor) or value.is_floating_point() or value.is_complex()
 
 
-def _name(target: Any) -> str:
-    return target.overloadpacket.__name__ if isinstance(target, torch._ops.OpOverload) else ""
+def is_constant(target: Any) -> bool:
+    """Whether no derivative passes through an operator, whatever its operands."""
+    return isinstance(target, torch._ops.OpOverload) and target.overloadpacket.__name__ in _CONSTANT

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import tree
+from alpha_func.capture.agreement import require_agreement
 from alpha_func.capture.operators import unverified as unverified_in
 from alpha_func.capture.refusal import EAGER, CaptureError
 from alpha_func.capture.signature import Key, signature
 from alpha_func.capture.surroundings import Surroundings
 from alpha_func.capture.tracing import trace
+from alpha_func.capture.whole import in_primitives
 from alpha_func.losses import LossOfLoss, ModuleLoss, lifted, seeded_rng
 from alpha_func.tree import Tree
 from alpha_func.validation import require_callable, scalar_loss
@@ -32,7 +34,7 @@ class Program:
     Call it with its inputs as tensors: the leaves of the parameters, the state, the tensors among the arguments.
 
     Attributes:
-        graph: the fx.GraphModule.
+        graph: the fx.GraphModule, normalisations whole; what a call runs has them in primitives.
         params: how many of the inputs, the first ones, are leaves of the parameters.
         counts: how often each operator occurs, the most frequent first.
         seed: of the random draws of the program; None where it draws nothing.
@@ -42,14 +44,16 @@ class Program:
         self.graph, self.params, self.seed = graph, params, seed
         self.counts = dict(Counter(_short(n.target) for n in graph.graph.nodes if _is_operator(n)).most_common())
         self.schemes: dict[Any, Any] = {}  # the programs made of this one: capture.schemes
-        self._run: Callable[..., Tensor] = graph.forward
+        self._in_primitives: Callable[..., Tensor] | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The loss."""
+        if self._in_primitives is None:
+            self._in_primitives = in_primitives(self.graph).forward
         if self.seed is None:
-            return self._run(*inputs)
+            return self._in_primitives(*inputs)
         with seeded_rng(self.seed):
-            return self._run(*inputs)
+            return self._in_primitives(*inputs)
 
     def __repr__(self) -> str:
         code = "\n".join(line.partition(";  ")[0] for line in self.graph.code.strip().splitlines())
@@ -67,7 +71,7 @@ class CapturedLoss(LossOfLoss):
         self._sources: list[ModuleLoss] = [loss] if isinstance(loss, ModuleLoss) else []
         self._surroundings = Surroundings(loss)
         self._programs: OrderedDict[Key, Program] = OrderedDict()
-        self._captured = 0
+        self.captured = 0  # how often a program was
 
     def __call__(self, params: Tree, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, by its program."""
@@ -107,7 +111,8 @@ class CapturedLoss(LossOfLoss):
         tokens = [source.state.read()[0] for source in self._sources]
         key, inputs = signature(params, args, kwargs, [t for state in states.values() for t in state.values()])
         try:
-            program = self._programs[self._full(key, tokens)] = self._traced(params, args, kwargs, states, inputs)
+            program = self._traced(params, args, kwargs, states, inputs)
+            require_agreement(self.loss, program.graph, program.seed, inputs, params, args, kwargs)
         except _Found as found:  # a functional_loss within the loss: its state is an input too
             self._sources.append(found.source)
             return self._capture(params, args, kwargs)
@@ -116,6 +121,7 @@ class CapturedLoss(LossOfLoss):
         except Exception as error:
             scalar_loss(self.loss, args, kwargs)(params)  # the loss's own error, where it is one
             raise CaptureError(f"the loss cannot be traced: {type(error).__name__}: {error}; {EAGER}") from error
+        self._programs[self._full(key, tokens)] = program
         self._bound()
         return program, inputs
 
@@ -167,12 +173,12 @@ class CapturedLoss(LossOfLoss):
         )
 
     def _bound(self) -> None:
-        self._captured += 1
+        self.captured += 1
         if len(self._programs) > MAX_PROGRAMS:
             self._programs.popitem(last=False)
-        if self._captured == 2 * MAX_PROGRAMS:
+        if self.captured == 2 * MAX_PROGRAMS:
             warnings.warn(
-                f"captured {self._captured} programs of one loss, of which {MAX_PROGRAMS} are kept: something in its "
+                f"captured {self.captured} programs of one loss, of which {MAX_PROGRAMS} are kept: something in its "
                 "signature changes at every call (a shape, or an argument that is not a tensor; pass it as one)",
                 stacklevel=5,
             )
@@ -192,8 +198,8 @@ def capture(
     """The loss as a program of primitive operators, whose derivatives of every order are right.
 
     At the first call per signature (structure, shapes, dtypes, devices, arguments that are no tensors, the module's
-    mode and simple attributes) the loss is traced, without computing anything, and lowered; later calls run the
-    program. Up to 32 programs are kept.
+    mode and simple attributes) the loss is traced, without computing anything, and lowered, and the program's value is
+    compared with the loss's own (one forward pass); later calls run the program. Up to 32 programs are kept.
 
     A loss from ``functional_loss``, the loss itself or one called within it, has its state (buffers, frozen parameters,
     tensor attributes) read anew at every call, and its random draws seeded. Any other closed-over tensor is refused.
@@ -209,7 +215,8 @@ def capture(
         transform. ``.program(params, *args)`` shows what it runs.
 
     Raises:
-        CaptureError: at a call, the loss cannot be captured; the message names the operator or line, and the remedy.
+        CaptureError: at a call, the loss cannot be captured, or its program has another value than the loss beyond
+            what rounding explains; the message names the operator, line or values, and the remedy.
         TypeError, ValueError: an argument is not as above.
 
     >>> import torch

@@ -22,7 +22,7 @@ from alpha_func.capture.backends import BACKENDS, Runnable
 from alpha_func.capture.operators import unverified
 from alpha_func.capture.program import CapturedLoss, Program
 from alpha_func.capture.taylor import taylor_program
-from alpha_func.directions import Direction
+from alpha_func.directions import DirectionFunction
 from alpha_func.losses import seeded_rng
 from alpha_func.quadratic import Quadratic
 from alpha_func.tree import Tree
@@ -55,7 +55,7 @@ def descent(captured: CapturedLoss, params: Tree, args: tuple[Any, ...], kwargs:
 
 
 def along(
-    captured: CapturedLoss, params: Tree, direction: Direction, args: tuple[Any, ...], kwargs: dict[str, Any]
+    captured: CapturedLoss, params: Tree, direction: DirectionFunction, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> GradsLine:
     """The gradient, the direction that is made of it, and the quadratic along that."""
     program, inputs = _swept(captured, params, args, kwargs)

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from alpha_func.capture.building import Builder, bound, fake_mode
+from alpha_func.capture import rules  # noqa: F401  fills the tables
+from alpha_func.capture.building import Builder, bound, fake_mode, plus
 from alpha_func.capture.differentials import Call, first, is_differentiable, pullback, second
-from alpha_func.capture.rules import plus
-from alpha_func.capture.simplify import LAWS, filled_like
+from alpha_func.capture.laws import LAWS
+from alpha_func.capture.laws.operands import filled_like
+from alpha_func.capture.operators import is_constant
 
 Coefficients = dict[fx.Node, Any]
 
@@ -129,6 +131,8 @@ def _active(values: Values, parameters: int) -> set[fx.Node]:
     """The nodes that a change of the parameters may change smoothly."""
     active = set(values.inputs[:parameters])
     for node, call in values.calls.items():
+        if is_constant(node.target):
+            continue
         several = isinstance(call.value.meta["val"], (list, tuple))
         if not active.isdisjoint(node.all_input_nodes) and (several or is_differentiable(call.value)):
             active.add(node)

@@ -12,7 +12,7 @@ Derivatives (2008), chapter 13.
 from torch import fx
 
 from alpha_func.capture.building import finished
-from alpha_func.capture.simplify import filled_like
+from alpha_func.capture.laws.operands import filled_like
 from alpha_func.capture.sweeping import Coefficients, forward, propagate, started
 
 

@@ -32,6 +32,11 @@ from alpha_func.kernels import twice_differentiable
 
 aten = torch.ops.aten
 _LIFTS = (aten.lift_fresh.default, aten.lift_fresh_copy.default)  # of constants that the loss itself makes
+_FILLS = {  # draws that take the shape of their first operand, and no value
+    *(aten.bernoulli.p, aten.cauchy.default, aten.exponential.default, aten.geometric.default, aten.log_normal.default),
+    *(aten.normal_functional.default, aten.rand_like.default, aten.randn_like.default, aten.uniform.default),
+    *(aten.randint_like.default, aten.randint_like.low_dtype),
+}
 _LEAVES_TORCH = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__}
 
 
@@ -173,7 +178,9 @@ class _Called(TorchFunctionMode):
 def _cleaned(traced: fx.GraphModule) -> fx.GraphModule:
     """Dead code out, views as reshapes, and nothing left that changes an input."""
     graph = traced.graph
-    for node in graph.nodes:
+    for node in list(graph.nodes):
+        if node.target in _FILLS and isinstance(node.args[0], fx.Node):
+            _fill_a_tensor_of_its_own(node)
         if node.op == "call_function" and node.target is aten.copy_.default and node.args[0].op == "placeholder":
             raise CaptureError(
                 f"the loss changes an argument in place ({node.args[1]}): it is no pure function; change a clone"
@@ -187,6 +194,21 @@ def _cleaned(traced: fx.GraphModule) -> fx.GraphModule:
     graph.eliminate_dead_code()
     graph.lint()
     return traced
+
+
+def _fill_a_tensor_of_its_own(draw: fx.Node) -> None:
+    """Let a draw depend on no value, only on the shape and the strides that the trace saw: these order the draw."""
+    like = draw.args[0]
+    assert isinstance(like, fx.Node)
+    val = like.meta["val"]
+    with draw.graph.inserting_before(draw):
+        empty = draw.graph.call_function(
+            aten.empty_strided.default,
+            (list(val.shape), list(val.stride())),
+            {"dtype": val.dtype, "device": val.device},
+        )
+    empty.meta["val"] = val
+    draw.args = (empty, *draw.args[1:])
 
 
 def _closed_over(value: Tensor) -> str:

@@ -5,13 +5,11 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import alpha_func
-from alpha_func.observing.experiment import ACTIVATIONS, DTYPES, TASKS, WAYS, Experiment, InputError
-
-if TYPE_CHECKING:
-    pass
+from alpha_func.observing.algorithms import KINDS, InputError
+from alpha_func.observing.experiment import ACTIVATIONS, DTYPES, TASKS, WAYS, Experiment
 
 EXTRAS = ("matplotlib", "pandas", "rich", "sklearn")
 INTERRUPTED, BAD_INPUT = 130, 2
@@ -53,7 +51,12 @@ def _observe(options: argparse.Namespace, command: list[str]) -> int:
         task=options.task,
         hidden=options.hidden,
         activation=options.activation,
+        optimizers=options.optimizer,
         lr=options.lr,
+        momentum=options.momentum,
+        betas=options.betas,
+        weight_decay=options.weight_decay,
+        eps=options.eps,
         factor=options.factor,
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -64,7 +67,7 @@ def _observe(options: argparse.Namespace, command: list[str]) -> int:
         every=options.every,
     )
     folder = options.out or Path("runs") / Path(options.data).stem
-    with Display(verbose=options.verbose) as display:
+    with Display(verbose=options.verbose, several=len(experiment.optimizers) > 1) as display:
         summary = run(
             experiment, folder, command=command, on_start=display.start, on_observation=display.show_observation
         )
@@ -79,8 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     observe = commands.add_parser(
         "observe",
         help="train a network and record the optimal step size α* along the way",
-        description="Train a network by plain SGD and record the optimal step size α* of every mini-batch step. "
-        "The defaults are the first experiment: 10-5-1, ReLU, MSE, 1000 normal samples, batches of 32, 100 epochs.",
+        description="Train a network and record the optimal step size α* of every mini-batch step, under one optimizer "
+        "or several. The defaults are the first experiment: plain SGD, 10-5-1, ReLU, MSE, 1000 normal samples, batches "
+        "of 32, 100 epochs.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     default = Experiment()
@@ -100,8 +104,20 @@ def _parser() -> argparse.ArgumentParser:
     network.add_argument("--dtype", choices=DTYPES, default=default.dtype, help="of parameters and data")
     training = observe.add_argument_group("training")
     training.add_argument(
+        "--optimizer",
+        type=_names,
+        default=",".join(default.optimizers),
+        metavar="NAMES",
+        help=f"one, or several to compare: {', '.join(KINDS)}; options of their own after colons: "
+        "sgd,adam:lr=0.001; muon steps the biases by AdamW",
+    )
+    training.add_argument(
         "--lr", type=_learning_rate, default=default.lr, metavar="RATE", help="a number, or alpha to step by α* itself"
     )
+    training.add_argument("--momentum", type=float, metavar="M", help="of momentum, nesterov, rmsprop, muon")
+    training.add_argument("--betas", type=_pair, metavar="B1,B2", help="of adam, adamw")
+    training.add_argument("--weight-decay", type=float, metavar="W", help="of every optimizer")
+    training.add_argument("--eps", type=float, metavar="E", help="of adam, adamw, rmsprop, adagrad")
     training.add_argument("--factor", type=float, default=default.factor, help="with --lr alpha: step by FACTOR·α*")
     training.add_argument("--epochs", type=int, default=default.epochs, help="passes over the data")
     training.add_argument("--batch-size", type=int, default=default.batch_size, help="samples a step")
@@ -115,6 +131,18 @@ def _parser() -> argparse.ArgumentParser:
         "--verbose", action="store_true", help="print direction norms every epoch and the loss every tenth"
     )
     return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _pair(text: str) -> tuple[float, float]:
+    try:
+        first, second = map(float, text.replace("/", ",").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no pair of betas: give two numbers such as 0.9,0.999") from None
+    return first, second
 
 
 def _sizes(text: str) -> tuple[int, ...]:

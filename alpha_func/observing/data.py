@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from alpha_func.observing.experiment import DTYPES, Experiment, InputError
+from alpha_func.observing.algorithms import InputError
+from alpha_func.observing.experiment import DTYPES, Experiment
 
 SAMPLES, FEATURES = 1000, 10  # of the first experiment
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from alpha_func.observing.run import Summary
+from alpha_func.observing.run import Course, Summary
 from alpha_func.observing.training import Observation
 
 REFRESH_SECONDS = 0.1  # the bar is told of a step this often, so that showing it costs nothing
@@ -18,7 +18,8 @@ REFRESH_SECONDS = 0.1  # the bar is told of a step this often, so that showing i
 class Display:
     """A run's progress on the terminal."""
 
-    def __init__(self, *, verbose: bool = False, console: Console | None = None):
+    def __init__(self, *, verbose: bool = False, several: bool = False, console: Console | None = None):
+        self._several = several
         self._console = console or Console(highlight=False)
         self._verbose = verbose
         self._names: Sequence[str] = ()
@@ -54,11 +55,12 @@ class Display:
         """A step was recorded."""
         record, line = observation
         if self._verbose and record.batch == 0:
+            at = f"epoch {record.epoch}" + (f", {record.optimizer}" if self._several else "")
             norms = zip(self._names, record.direction_norms, strict=True)
             listed = ", ".join(f"{name} {norm:.4g}" for name, norm in norms)
-            self._console.print(f"epoch {record.epoch}: direction norms {listed}", soft_wrap=True)
+            self._console.print(f"{at}: direction norms {listed}", soft_wrap=True)
             if record.epoch % 10 == 0:
-                self._console.print(f"epoch {record.epoch}: loss {record.loss:.6g}")
+                self._console.print(f"{at}: loss {record.loss:.6g}")
         now = time.perf_counter()
         if now - self._shown > REFRESH_SECONDS or line is not None:
             self._shown = now
@@ -68,12 +70,30 @@ class Display:
         """The short table of a run."""
         if summary.interrupted:
             self._console.print(f"interrupted: the {summary.recorded} rows recorded so far are kept")
-        table = Table(show_header=False, box=None, pad_edge=False)
-        table.add_row("steps recorded", f"{summary.recorded} of {summary.planned}")
-        table.add_row("median α*", f"{summary.alpha:.4g}")
-        table.add_row("curvature ≤ 0", f"{summary.non_positive:.1%} of steps")
-        table.add_row("beyond the edge (lr/α* > 2)", f"{summary.beyond_edge:.1%} of steps")
-        table.add_row("time per step / plain training", f"{summary.cost:.2f}")
+        courses = list(summary.courses.values())
+        self._console.print(_comparison(courses) if self._several else _one(courses[0], summary.planned))
         for path in summary.files:
-            table.add_row("wrote", str(path))
-        self._console.print(table)
+            self._console.print(f"wrote {path}", soft_wrap=True)
+
+
+def _one(course: Course, planned: int) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("steps recorded", f"{course.recorded} of {planned}")
+    table.add_row("median α*", f"{course.alpha:.4g}")
+    table.add_row("curvature ≤ 0", f"{course.non_positive:.1%} of steps")
+    table.add_row("beyond the edge (lr/α* > 2)", f"{course.beyond_edge:.1%} of steps")
+    table.add_row("time per step / plain training", f"{course.cost:.2f}")
+    return table
+
+
+def _comparison(courses: Sequence[Course]) -> Table:
+    """One optimizer a row; the loss is the last epoch's median, the time that of a step over plain training's."""
+    table = Table("optimizer", "steps", "median α*", "curv. ≤ 0", "lr/α* > 2", "loss", "time", box=None, pad_edge=False)
+    table.columns[0].overflow = "fold"
+    for course in courses:
+        shares = (f"{share:.1%}" for share in (course.non_positive, course.beyond_edge))
+        table.add_row(
+            course.optimizer, str(course.recorded), f"{course.alpha:.4g}", *shares, f"{course.loss:.4g}",
+            f"{course.cost:.2f}",
+        )  # fmt: skip
+    return table

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from alpha_func.observing.algorithms import FIRST_LEARNING_RATE, SHARED, Algorithm, InputError, algorithm, unused
 from alpha_func.strategies import STRATEGIES
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -21,13 +22,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 TASKS = ("regression", "classification")
-FIRST_LEARNING_RATE = 0.01
 CAPTURED = "captured"
 WAYS = (CAPTURED, *STRATEGIES)  # how dᵀHd is computed
-
-
-class InputError(ValueError):
-    """Something the user gave that cannot be used; the message says what, and how to mend it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,10 @@ class Experiment:
         task: "regression" (mean squared error) or "classification" (cross entropy); None: what the data is.
         hidden: sizes of the hidden layers.
         activation: a name in ACTIVATIONS.
+        optimizers: what to train with, each from the same weights on the same batches: names of KINDS, options of
+            their own after colons, "adam:lr=0.001".
         lr: the learning rate, or None to step by α* itself.
+        momentum, betas, weight_decay, eps: for the optimizers that take them; None: as torch.optim has them.
         factor: with lr None, the step is factor·α*.
         epochs, batch_size, shuffle, seed, dtype: as their names say.
         strategy: "captured" (the loss as a program, by the second-order adjoint), or a name in STRATEGIES.
@@ -53,7 +52,12 @@ class Experiment:
     task: str | None = None
     hidden: tuple[int, ...] = (5,)
     activation: str = "relu"
+    optimizers: tuple[str, ...] = ("sgd",)
     lr: float | None = FIRST_LEARNING_RATE
+    momentum: float | None = None
+    betas: tuple[float, float] | None = None
+    weight_decay: float | None = None
+    eps: float | None = None
     factor: float = 1.0
     epochs: int = 100
     batch_size: int = 32
@@ -68,7 +72,7 @@ class Experiment:
 
         >>> Experiment(batch_size=0)
         Traceback (most recent call last):
-        alpha_func.observing.experiment.InputError: batch size is 0: give a whole number of at least 1
+        InputError: batch size is 0: give a whole number of at least 1
         """
         for name, value in (("epochs", self.epochs), ("batch size", self.batch_size), ("every", self.every)):
             if value < 1:
@@ -90,6 +94,20 @@ class Experiment:
         for name, choice, known in choices:
             if choice is not None and choice not in known:
                 raise InputError(f"{name} {choice!r} is unknown: choose from {', '.join(known)}")
+        if not self.optimizers or len(set(self.optimizers)) < len(self.optimizers):
+            raise InputError(f"optimizer is {','.join(self.optimizers)!r}: name one, or several that differ: sgd,adam")
+        option = unused(self.shared_options(), self.algorithms())
+        if option is not None:
+            remedy = "; --optimizer momentum is SGD with it" if option == "momentum" else ""
+            raise InputError(f"{option.replace('_', ' ')} is no option of {','.join(self.optimizers)}{remedy}")
+
+    def algorithms(self) -> tuple[Algorithm, ...]:
+        """The optimizers with their options."""
+        return tuple(algorithm(text, self.lr, self.shared_options()) for text in self.optimizers)
+
+    def shared_options(self) -> dict[str, Any]:
+        """The options that were given for all optimizers that take them."""
+        return {name: value for name in SHARED if (value := getattr(self, name)) is not None}
 
     def settings(self) -> dict[str, Any]:
         """Every setting, for a JSON file."""

@@ -30,8 +30,16 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
         figure.suptitle(title, x=0.01, ha="left")
 
         rates = table.lr.min(), table.lr.max()
-        window = max(len(table) // 50, min(table.batch.nunique(), len(table) // 5), 1)  # an epoch, or more
-        _series(alpha, table.step, table.alpha, window, "α* < 0 (curvature not positive)", show=rates)
+        window = _window(table)
+        descent = (table.cosine == 1).all()  # plain SGD
+        _series(
+            alpha,
+            table.step,
+            table.alpha,
+            window,
+            f"α* < 0 ({'curvature not positive' if descent else 'no minimum ahead'})",
+            show=rates,
+        )
         alpha.plot(table.step, table.lr, color=WARNING, lw=1.2, label="learning rate")
         alpha.set(title="Optimal step size α*", ylabel="α* (learning rate)")
 
@@ -41,7 +49,11 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
         ratio.set(title="Learning rate over α*", ylabel="lr / α*")
 
         _series(curvature, table.step, table.curvature, window, "curvature ≤ 0")
-        curvature.set(title="Curvature dᵀHd along d = −g", ylabel="loss per unit of α²", xlabel="step")
+        curvature.set(
+            title=f"Curvature dᵀHd along d = {'−g' if descent else 'Δθ/lr'}",
+            ylabel="loss per unit of α²",
+            xlabel="step",
+        )
 
         _series(loss, table.step, table.loss, window, "loss ≤ 0")
         loss.set(title="Mini-batch loss before the step", ylabel="loss", xlabel="step")
@@ -52,24 +64,66 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
         _save(figure, path)
 
 
-def draw_lines(lines: Sequence[Line], path: Path, *, title: str) -> None:
-    """For each line the true loss h(α) against its quadratic q(α), with α* and the learning rate marked."""
+def draw_comparison(table: pd.DataFrame, path: Path, *, title: str) -> None:
+    """α*, lr/α* and loss of several optimizers side by side: each one's running median and middle half."""
     with mpl.rc_context(STYLE):
-        columns = min(3, len(lines))
+        figure = Figure(figsize=(15, 5.4), layout="constrained")
+        panels = figure.subplots(1, 3, sharex=True)
+        figure.suptitle(title, x=0.01, ha="left")
+        ranges: list[list[Any]] = [[], [], []]
+        for k, (label, rows) in enumerate(table.groupby("optimizer", sort=False)):
+            window = _window(rows)
+            negative = (rows.alpha <= 0).mean()
+            name = f"{label}" + (f" (α* ≤ 0 in {negative:.1%} of steps)" if negative else "")
+            for axes, values, shown in zip(panels, (rows.alpha, rows.lr_over_alpha, rows.loss), ranges, strict=True):
+                finite = values.where(np.isfinite(values))
+                rolling = finite.rolling(window, center=True, min_periods=window // 2 + 1)
+                low, middle, high = (q.where(q > 0) for q in map(rolling.quantile, (0.25, 0.5, 0.75)))
+                axes.fill_between(rows.step, low, high, color=f"C{k}", alpha=0.15, lw=0)
+                axes.plot(rows.step, middle, color=f"C{k}", lw=1.6, label=name)
+                shown += [low, middle, high]
+        ratio = panels[1]
+        marks = [
+            ratio.axhline(1, color=REFERENCE, lw=1.2, label="1: lands on the minimum"),
+            ratio.axhline(2, color=WARNING, lw=1.2, ls="--", label="2: no progress predicted"),
+        ]
+        ratio.legend(handles=marks, fontsize=8, framealpha=0.9)
+        panels[0].set(title="Optimal learning rate α*", ylabel="α* (learning rate)")
+        ratio.set(title="Learning rate over α*", ylabel="lr / α*")
+        panels[2].set(title="Mini-batch loss before the step", ylabel="loss")
+        for axes, shown, show in zip(panels, ranges, ((), (1, 2), ()), strict=True):
+            axes.set(yscale="log", xlabel="step")
+            values = pd.concat(shown).dropna()
+            if len(values):
+                _frame_log(axes, values, show)
+            axes.grid(alpha=0.25)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
+        _save(figure, path)
+
+
+def draw_lines(lines: Sequence[Line], path: Path, *, title: str) -> None:
+    """For each line the true loss h(α) against its quadratic q(α), with α* and the learning rate marked.
+
+    Several optimizers have a row of panels each.
+    """
+    with mpl.rc_context(STYLE):
+        labels = list(dict.fromkeys(line.optimizer for line in lines))
+        lines = [line for label in labels for line in lines if line.optimizer == label]
+        columns = min(3, len(lines)) if len(labels) == 1 else -(-len(lines) // len(labels))
         rows = -(-len(lines) // columns)
         figure = Figure(figsize=(max(4.2 * columns, 6), 3.4 * rows + 0.8), layout="constrained")
         figure.suptitle(title, x=0.01, ha="left")
         panels = figure.subplots(rows, columns, squeeze=False).flat
         for axes, line in zip(panels, lines, strict=False):
-            _draw_line(axes, line)
+            _draw_line(axes, line, f"{line.optimizer}\n" if len(labels) > 1 else "")
         for axes in panels:  # what zip left over
             axes.remove()
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         _save(figure, path)
 
 
-def _draw_line(axes: Axes, line: Line) -> None:
+def _draw_line(axes: Axes, line: Line, name: str) -> None:
     alphas, losses = line.alphas.numpy(), line.losses.numpy()
     quadratic = line.quadratic(line.alphas).numpy()
     alpha = line.quadratic.alpha.item()
@@ -81,12 +135,13 @@ def _draw_line(axes: Axes, line: Line) -> None:
     axes.plot([line.lr], [np.interp(line.lr, alphas, losses)], "^", color=REFERENCE, ms=7, label="learning rate")
     off_scale = "" if alphas[0] <= line.lr <= alphas[-1] else " (off scale)"
     axes.set(
-        title=f"step {line.step}: α* = {alpha:.3g}, lr = {line.lr:.3g}{off_scale}",
+        title=f"{name}step {line.step}: α* = {alpha:.3g}, lr = {line.lr:.3g}{off_scale}",
         xlim=(alphas[0], alphas[-1]),
-        xlabel="α (multiple of d = −g)",
+        xlabel="α (learning rate)",
         ylabel="mini-batch loss",
     )
     axes.title.set_fontsize(9)
+    axes.locator_params(axis="x", nbins=6)
     axes.set_ylim(*_frame(losses, quadratic))
     axes.grid(alpha=0.25)
 
@@ -116,13 +171,7 @@ def _series(
     if positive.notna().any():
         median = values.rolling(window, center=True, min_periods=window // 2 + 1).median()
         axes.plot(steps, median.where(median > 0), color=TREND, lw=1.6, label=f"running median ({window} steps)")
-        low, high = np.nanquantile(positive, [0.005, 0.995])
-        low, high = min(low, *show, high) / 1.6, max(high, *show, low) * 1.6
-        axes.set_ylim(low, high)
-        plain = FuncFormatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_major_formatter(plain)
-        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-        axes.yaxis.set_minor_formatter(plain if high / low < 1e3 else NullFormatter())
+        _frame_log(axes, positive, show)
     non_positive = values[values <= 0]
     if len(non_positive):
         share = f"{non_positive_label}: {len(non_positive)} of {len(values)} steps"
@@ -131,6 +180,21 @@ def _series(
             steps[non_positive.index], bottom, "|", color=WARNING, ms=8,
             transform=axes.get_xaxis_transform(), label=share,
         )  # fmt: skip
+
+
+def _window(table: pd.DataFrame) -> int:
+    """The steps of a running median: an epoch, or more."""
+    return max(len(table) // 50, min(table.batch.nunique(), len(table) // 5), 1)
+
+
+def _frame_log(axes: Axes, positive: Any, show: Sequence[float]) -> None:
+    low, high = np.nanquantile(positive, [0.005, 0.995])
+    low, high = min(low, *show, high) / 1.6, max(high, *show, low) * 1.6
+    axes.set_ylim(low, high)
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes.yaxis.set_minor_formatter(plain if high / low < 1e3 else NullFormatter())
 
 
 def _save(figure: Figure, path: Path) -> None:

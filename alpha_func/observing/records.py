@@ -8,11 +8,13 @@ from typing import NamedTuple, Self
 
 
 class Record(NamedTuple):
-    """What is known of one step θ → θ + lr·d, with d = −g of the mini-batch.
+    """What is known of one step θ → θ + lr·d, where d is the optimizer's step for each unit of its learning rate.
 
-    loss, slope and curvature are the quadratic of the mini-batch's loss along d at θ; alpha = −slope/curvature.
-    lr_over_alpha is 1 where the step lands on the minimum of the quadratic, and 2 where the quadratic predicts no
-    progress. loss_after is the loss of the same mini-batch at θ + lr·d. Epochs, batches and steps count from 0.
+    For plain SGD d = −g of the mini-batch. loss, slope and curvature are the quadratic of the mini-batch's loss along d
+    at θ; alpha = −slope/curvature is a learning rate. lr_over_alpha is 1 where the step lands on the minimum of the
+    quadratic, and 2 where the quadratic predicts no progress; alpha_steps is its inverse, α* in steps of the optimizer.
+    loss_after is the loss of the same mini-batch at θ + lr·d. cosine is that of the angle between d and −g, and
+    weight_decay_share the part of the slope that weight decay has. Epochs, batches and steps count from 0.
     """
 
     epoch: int
@@ -26,9 +28,13 @@ class Record(NamedTuple):
     lr_over_alpha: float
     loss_after: float
     direction_norm: float
+    optimizer: str
+    alpha_steps: float
+    cosine: float
+    weight_decay_share: float
     direction_norms: tuple[float, ...]
 
-    def row(self) -> list[float]:
+    def row(self) -> list[object]:
         """The record as one row of a table: ``columns`` of it."""
         *fields, norms = self
         return [*fields, *norms]
@@ -38,7 +44,7 @@ def columns(parameter_names: Iterable[str]) -> list[str]:
     """The header: the fields, and the norm of the direction for each parameter.
 
     >>> columns(["0.weight"])[-2:]
-    ['direction_norm', 'direction_norm.0.weight']
+    ['weight_decay_share', 'direction_norm.0.weight']
     """
     return [*Record._fields[:-1], *(f"direction_norm.{name}" for name in parameter_names)]
 

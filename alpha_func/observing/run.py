@@ -4,7 +4,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -12,17 +12,50 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alpha_func.failures import StrategyError
+from alpha_func.observing.algorithms import InputError
 from alpha_func.observing.data import Data, load
-from alpha_func.observing.experiment import Experiment, InputError, network
-from alpha_func.observing.pictures import draw_alpha, draw_lines
+from alpha_func.observing.experiment import Experiment, network
+from alpha_func.observing.pictures import draw_alpha, draw_comparison, draw_lines
 from alpha_func.observing.records import RecordFile
-from alpha_func.observing.training import Line, Observation, median, observe, plain_step_seconds, steps_of
+from alpha_func.observing.training import (
+    Line,
+    Observation,
+    median,
+    observe,
+    plain_step_seconds,
+    steps_of,
+    training_loss,
+)
 
 STEPS, CONFIGURATION, ALPHA_PICTURE, LINES_PICTURE = "steps.csv", "config.json", "alpha.png", "lines.png"
 LIBRARIES = ("torch", "numpy", "pandas", "scikit-learn", "matplotlib")
+
+
+@dataclass
+class Course:
+    """What a run came to with one optimizer.
+
+    Attributes:
+        optimizer: its label.             recorded: its rows in steps.csv.
+        alpha: median α*, a learning rate.
+        non_positive: share of steps with curvature ≤ 0.
+        beyond_edge: share of steps with lr/α* > 2.
+        loss: median loss of the last epoch that was recorded.
+        cost: median time of a recorded step over one of plain training.
+        seconds: of its recorded steps alone.
+    """
+
+    optimizer: str
+    recorded: int = 0
+    alpha: float = math.nan
+    non_positive: float = math.nan
+    beyond_edge: float = math.nan
+    loss: float = math.nan
+    cost: float = math.nan
+    seconds: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -30,22 +63,21 @@ class Summary:
     """What a run came to.
 
     Attributes:
-        recorded: rows in steps.csv.      planned: steps of the whole run.
-        alpha: median α*.                 non_positive: share of steps with curvature ≤ 0.
-        beyond_edge: share of steps with lr/α* > 2.
-        cost: median time of a recorded step over one of plain training.
+        planned: steps of the whole run.
+        courses: one for each optimizer.
         interrupted: whether Ctrl-C ended it.
         files: what it left.
     """
 
-    recorded: int = 0
-    planned: int = 0
-    alpha: float = math.nan
-    non_positive: float = math.nan
-    beyond_edge: float = math.nan
-    cost: float = math.nan
+    planned: int
+    courses: dict[str, Course]
+    files: list[Path]
     interrupted: bool = False
-    files: list[Path] = field(default_factory=list)
+
+    @property
+    def recorded(self) -> int:
+        """Rows in steps.csv."""
+        return sum(course.recorded for course in self.courses.values())
 
 
 def run(
@@ -71,36 +103,55 @@ def run(
     data = load(experiment)
     module = network(experiment, data.inputs.shape[1], data.outputs)
     names = [name for name, _ in module.named_parameters()]
-    _check_strategy(experiment, data, module)
+    loss = training_loss(experiment, data, module)
+    _check_strategy(experiment, data, module, loss)
     _make(folder)
     (folder / CONFIGURATION).write_text(json.dumps(_configuration(experiment, command), indent=2) + "\n")
-    summary = Summary(planned=steps_of(experiment, data), files=[folder / STEPS, folder / CONFIGURATION])
+    courses = {label: Course(label) for label in experiment.optimizers}
+    summary = Summary(steps_of(experiment, data), courses, [folder / STEPS, folder / CONFIGURATION])
     lines: list[Line] = []
-    seconds: list[float] = []
     on_start(summary.planned, names)
     try:
         with RecordFile(folder / STEPS, names) as records:
-            started, previous = time.perf_counter(), -1
-            for record, line in observe(experiment, data, module):
+            started, previous = time.perf_counter(), dict.fromkeys(courses, -1)
+            for record, line in _side_by_side(experiment, data, module, loss):
                 records.write(record)
-                summary.recorded += 1
+                course = courses[record.optimizer]
+                course.recorded += 1
                 if line is not None:
                     lines.append(line)
-                elif record.step == previous + 1:  # the step alone: no line sampled, no unrecorded steps before it
-                    seconds.append(time.perf_counter() - started)
+                elif (
+                    record.step == previous[record.optimizer] + 1
+                ):  # the step alone: no line sampled, no unrecorded steps before it
+                    course.seconds.append(time.perf_counter() - started)
                 on_observation(Observation(record, line))
-                started, previous = time.perf_counter(), record.step
+                previous[record.optimizer] = record.step
+                started = time.perf_counter()
     except KeyboardInterrupt:
         summary.interrupted = True
     if summary.recorded:
-        _finish(summary, experiment, data, folder, lines, seconds)
+        _finish(summary, experiment, data, folder, lines)
     return summary
 
 
-def _check_strategy(experiment: Experiment, data: Data, module: nn.Module) -> None:
+def _side_by_side(
+    experiment: Experiment, data: Data, module: nn.Module, loss: Callable[..., Tensor]
+) -> Iterator[Observation]:
+    """Step after step what every optimizer does there, so that an interrupted run compares them too."""
+    runs = [observe(experiment, data, module, algorithm, loss=loss) for algorithm in experiment.algorithms()]
+    while True:  # one after another: zip would take a step of each before it gives the first
+        for each in runs:
+            observation = next(each, None)
+            if observation is None:  # all of them are of one length
+                return
+            yield observation
+
+
+def _check_strategy(experiment: Experiment, data: Data, module: nn.Module, loss: Callable[..., Tensor]) -> None:
     """Take a first step, so that a strategy that cannot run is known before anything is written."""
     try:
-        next(observe(experiment, data, module))
+        for algorithm in experiment.algorithms():
+            next(observe(experiment, data, module, algorithm, loss=loss))
     except StrategyError as error:
         raise InputError(str(error)) from error
 
@@ -133,22 +184,29 @@ def _configuration(experiment: Experiment, command: Sequence[str]) -> dict[str, 
     }
 
 
-def _finish(
-    summary: Summary, experiment: Experiment, data: Data, folder: Path, lines: list[Line], seconds: list[float]
-) -> None:
+def _finish(summary: Summary, experiment: Experiment, data: Data, folder: Path, lines: list[Line]) -> None:
     table = pd.read_csv(folder / STEPS)
-    summary.alpha = float(table.alpha.median())
-    summary.non_positive = float((table.curvature <= 0).mean())
-    summary.beyond_edge = float((table.lr_over_alpha > 2).mean())
-    plain = plain_step_seconds(experiment, data, network(experiment, data.inputs.shape[1], data.outputs))
-    summary.cost = median(seconds) / plain
+    for algorithm in experiment.algorithms():
+        course, rows = summary.courses[algorithm.label], table[table.optimizer == algorithm.label]
+        course.alpha = float(rows.alpha.median())
+        course.non_positive = float((rows.curvature <= 0).mean())
+        course.beyond_edge = float((rows.lr_over_alpha > 2).mean())
+        course.loss = float(rows.loss[rows.epoch == rows.epoch.max()].median())
+        fresh = network(experiment, data.inputs.shape[1], data.outputs)
+        course.cost = median(course.seconds) / plain_step_seconds(experiment, data, fresh, algorithm)
     title = _title(experiment)
-    draw_alpha(table, folder / ALPHA_PICTURE, title=title)
-    draw_lines(lines, folder / LINES_PICTURE, title=f"{title}: the loss along d at {len(lines)} steps")
+    draw = draw_alpha if len(experiment.optimizers) == 1 else draw_comparison
+    draw(table, folder / ALPHA_PICTURE, title=title)
+    steps = len({line.step for line in lines})
+    draw_lines(lines, folder / LINES_PICTURE, title=f"{title}: the loss along d at {steps} steps")
     summary.files += [folder / ALPHA_PICTURE, folder / LINES_PICTURE]
 
 
 def _title(experiment: Experiment) -> str:
-    rate = f"lr {experiment.lr:g}" if experiment.lr is not None else f"lr = {experiment.factor:g}·α*"
-    name = Path(experiment.data).name
-    return f"{name}, {experiment.activation} {'-'.join(map(str, experiment.hidden)) or 'linear'}, plain SGD, {rate}"
+    network = f"{experiment.activation} {'-'.join(map(str, experiment.hidden)) or 'linear'}"
+    optimizers = "plain SGD" if experiment.optimizers == ("sgd",) else ", ".join(experiment.optimizers)
+    shared = "".join(f", {name.replace('_', ' ')} {value}" for name, value in experiment.shared_options().items())
+    title = f"{Path(experiment.data).name}, {network}, {optimizers}{shared}"
+    if all("lr=" in label for label in experiment.optimizers):
+        return title
+    return f"{title}, lr {experiment.lr:g}" if experiment.lr is not None else f"{title}, lr = {experiment.factor:g}·α*"

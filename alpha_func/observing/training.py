@@ -1,4 +1,4 @@
-"""Training by plain SGD with α* measured along the way: θ ← θ + lr·d, d = −g of the mini-batch."""
+"""Training with α* measured along the way: θ ← θ + lr·d, where d is the optimizer's step for a learning rate of 1."""
 
 import math
 import time
@@ -11,13 +11,16 @@ from torch import Tensor, func, nn
 
 from alpha_func import tree
 from alpha_func.capture import capture
+from alpha_func.directions import DirectionFunction
 from alpha_func.losses import functional_loss
+from alpha_func.observing.algorithms import Algorithm
 from alpha_func.observing.data import Data
-from alpha_func.observing.experiment import CAPTURED, FIRST_LEARNING_RATE, Experiment
+from alpha_func.observing.experiment import CAPTURED, Experiment
 from alpha_func.observing.records import Record
+from alpha_func.observing.steppers import Measured, Stateful, SteepestDescent, Stepper
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import Loss
-from alpha_func.transforms import grad_and_quadratic
+from alpha_func.transforms import Step, grad_and_quadratic
 from alpha_func.tree import Tree
 from alpha_func.validation import scalar_loss
 
@@ -28,6 +31,7 @@ POINTS = 81
 class Line(NamedTuple):
     """The true loss h(α) of a step's mini-batch along d, sampled, beside its quadratic."""
 
+    optimizer: str
     step: int
     alphas: Tensor
     losses: Tensor
@@ -84,60 +88,91 @@ def steps_of(experiment: Experiment, data: Data) -> int:
     return experiment.epochs * math.ceil(len(data.inputs) / experiment.batch_size)
 
 
-def observe(experiment: Experiment, data: Data, module: nn.Module) -> Iterator[Observation]:
+def training_loss(experiment: Experiment, data: Data, module: nn.Module) -> Callable[..., Tensor]:
+    """The loss of a run, captured if its strategy says so; the optimizers of one run can share it."""
+    loss, _ = functional_loss(module, data.criterion)
+    return capture(loss) if experiment.strategy == CAPTURED else loss
+
+
+def observe(
+    experiment: Experiment,
+    data: Data,
+    module: nn.Module,
+    algorithm: Algorithm | None = None,
+    *,
+    loss: Callable[..., Tensor] | None = None,
+) -> Iterator[Observation]:
     """Train from the module's parameters (it is not changed), and yield what was observed at every ``every``-th step.
 
     With ``lr=None`` a step is factor·α*. Where the curvature is not positive α* is no minimum, and the last learning
-    rate that led to one is used.
+    rate that led to one is used. Of several optimizers, ``algorithm`` says which; left out, it is the first. ``loss``
+    is ``training_loss``'s.
     """
-    loss: Callable[..., Tensor]
-    loss, params = functional_loss(module, data.criterion)
-    gradient = func.grad(loss)
-    if experiment.strategy == CAPTURED:
-        loss = capture(loss)
-        measured_step = grad_and_quadratic(loss)
-    else:
-        measured_step = grad_and_quadratic(loss, strategy=experiment.strategy)
+    algorithm = algorithm or experiment.algorithms()[0]
+    loss = loss or training_loss(experiment, data, module)
+    plain_loss, params = functional_loss(module, data.criterion)
+    stepper = _stepper(experiment, algorithm, loss, func.grad(plain_loss))
     lines = line_steps(experiment, steps_of(experiment, data))
-    lr = FIRST_LEARNING_RATE if experiment.lr is None else experiment.lr
+    lr = algorithm.nominal_lr
     for batch in batches(experiment, data):
         x, y = batch.inputs, batch.targets
         observed = batch.step % experiment.every == 0
-        if not observed and experiment.lr is not None:
-            params = tree.axpy(-lr, gradient(params, x, y), params)
+        if not observed and algorithm.lr is not None:
+            params = stepper.advance(params, x, y)
             continue
-        _, d, quadratic = measured_step(params, x, y)
-        alpha = quadratic.alpha.item()
-        if experiment.lr is None and quadratic.is_minimum and math.isfinite(alpha):
-            lr = experiment.factor * alpha
-        after = tree.axpy(lr, d, params)
+        measured = stepper.measure(params, x, y)
+        after = measured.params
+        if algorithm.lr is None:
+            alpha = measured.unit * measured.quadratic.alpha.item()
+            if measured.quadratic.is_minimum and math.isfinite(alpha):
+                lr = experiment.factor * alpha
+            after = tree.axpy(lr / measured.unit, measured.direction, params)
         if observed:
-            record = _record(batch, quadratic, lr, d, loss(after, x, y))
+            record = _record(batch, algorithm, measured, lr, loss(after, x, y))
             line = None
             if batch.step in lines:
                 on_batch = scalar_loss(loss, (x, y), {})
-                line = _line(batch.step, on_batch, params, d, quadratic, lr)
+                line = _line(record, on_batch, params, measured)
             yield Observation(record, line)
         params = after
 
 
-def _record(batch: Batch, quadratic: Quadratic, lr: float, d: Tree, loss_after: Tensor) -> Record:
-    value, slope, curvature = torch.stack(quadratic).tolist()
-    alpha = quadratic.alpha.item()
-    norms = torch.stack([leaf.norm() for leaf in tree.leaves(d)])
+def _stepper(
+    experiment: Experiment, algorithm: Algorithm, loss: Callable[..., Tensor], gradient: Callable[..., Tree]
+) -> Stepper:
+    strategy = None if experiment.strategy == CAPTURED else experiment.strategy
+
+    def measured(direction: DirectionFunction) -> Callable[..., Step]:
+        return grad_and_quadratic(loss, direction, strategy=strategy)
+
+    lr = algorithm.nominal_lr
+    if algorithm.is_steepest_descent:
+        return SteepestDescent(lr, gradient, measured)
+    return Stateful(lr, algorithm.direction(), gradient, measured)
+
+
+def _record(batch: Batch, algorithm: Algorithm, measured: Measured, lr: float, loss_after: Tensor) -> Record:
+    unit = measured.unit
+    value, slope, curvature = torch.stack(measured.quadratic).tolist()
+    alpha = unit * measured.quadratic.alpha.item()
+    norms = torch.stack([leaf.norm() for leaf in tree.leaves(measured.direction)])
     return Record(
         epoch=batch.epoch,
         batch=batch.batch,
         step=batch.step,
         loss=value,
-        slope=slope,
-        curvature=curvature,
+        slope=slope / unit,
+        curvature=curvature / unit**2,
         alpha=alpha,
         lr=lr,
         lr_over_alpha=lr / alpha if alpha else math.nan,
         loss_after=loss_after.item(),
-        direction_norm=norms.norm().item(),
-        direction_norms=tuple(norms.tolist()),
+        direction_norm=norms.norm().item() / unit,
+        optimizer=algorithm.label,
+        alpha_steps=alpha / lr if lr else math.nan,
+        cosine=measured.cosine,
+        weight_decay_share=measured.weight_decay_share,
+        direction_norms=tuple(norm / unit for norm in norms.tolist()),
     )
 
 
@@ -153,28 +188,33 @@ def line_steps(experiment: Experiment, steps: int) -> set[int]:
     return {0} | {observed[min(last, round((last + 1) ** fraction))] for fraction in fractions}
 
 
-def _line(step: int, loss: Loss, params: Tree, d: Tree, quadratic: Quadratic, lr: float) -> Line:
+def _line(record: Record, loss: Loss, params: Tree, measured: Measured) -> Line:
     """h(α) from behind θ to beyond α*, and to the learning rate unless that is out of all proportion."""
-    alpha = quadratic.alpha.item()
+    alpha, lr = record.alpha, record.lr
     reach = abs(alpha) if math.isfinite(alpha) and alpha else lr
     end = max(2.2 * reach, min(1.2 * lr, 6 * reach))
     alphas = torch.linspace(-end if alpha < 0 else -0.25 * end, end, POINTS, dtype=torch.float64)
-    losses = torch.stack([loss(tree.axpy(a, d, params)).double() for a in alphas.tolist()])
-    return Line(step, alphas, losses, quadratic, lr)
+    at = (tree.axpy(a / measured.unit, measured.direction, params) for a in alphas.tolist())
+    losses = torch.stack([loss(point).double() for point in at])
+    return Line(record.optimizer, record.step, alphas, losses, measured.per_learning_rate(), lr)
 
 
-def plain_step_seconds(experiment: Experiment, data: Data, module: nn.Module, *, limit: int = 300) -> float:
-    """The median time of a step of the same training unobserved: module, criterion, backward, torch.optim.SGD.
+def plain_step_seconds(
+    experiment: Experiment, data: Data, module: nn.Module, algorithm: Algorithm, *, limit: int = 300
+) -> float:
+    """The median time of a step of the same training unobserved: module, criterion, backward, torch.optim.
 
     The module is trained: pass a fresh one.
     """
-    optimizer = torch.optim.SGD(module.parameters(), lr=experiment.lr or FIRST_LEARNING_RATE)
+    optimizers = algorithm.optimizers(module)
     seconds = []
     for batch in islice(batches(experiment, data), limit):
         started = time.perf_counter()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         data.criterion(module(batch.inputs), batch.targets).backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         seconds.append(time.perf_counter() - started)
     return median(seconds)
 

@@ -1,0 +1,96 @@
+"""Operators write into memory that nothing needs any more, where a new tensor would be as large.
+
+A program that runs operator by operator is bound by memory: a product of two tensors that is written into new pages
+costs up to four times one that is written over an operand. Only memory that the program made itself is written over.
+"""
+
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+
+aten = torch.ops.aten
+
+_LARGE = 2**14  # entries; a smaller tensor is made in less time than it takes to say where
+_NEAR = 32  # operators that memory may wait to be used again; what waits is not freed
+
+# Elementwise: they may write over an operand.
+_ELEMENTWISE: dict[Any, Any] = {
+    aten.add.Tensor: aten.add.out,
+    aten.addcmul.default: aten.addcmul.out,
+    aten.exp.default: aten.exp.out,
+    aten.gelu.default: aten.gelu.out,
+    aten.gelu_backward.default: aten.gelu_backward.grad_input,
+    aten.mul.Tensor: aten.mul.out,
+    aten.sigmoid.default: aten.sigmoid.out,
+    aten.silu.default: aten.silu.out,
+    aten.silu_backward.default: aten.silu_backward.grad_input,
+    aten.tanh.default: aten.tanh.out,
+    aten.threshold_backward.default: aten.threshold_backward.grad_input,
+}
+# They may write over their first operand.
+_ADDED_TO: dict[Any, Any] = {aten.addmm.default: aten.addmm.out, aten.baddbmm.default: aten.baddbmm.out}
+_TO = {**_ELEMENTWISE, **_ADDED_TO, aten.bmm.default: aten.bmm.out, aten.mm.default: aten.mm.out}
+_NAME = {target: next(a.name for a in out._schema.arguments if a.is_out) for target, out in _TO.items()}
+
+
+def reuse(program: fx.GraphModule) -> fx.GraphModule:
+    """The program with large results in used memory; its inputs and outputs are never written over."""
+    nodes = list(program.graph.nodes)
+    base = _bases(nodes)
+    end: dict[fx.Node, int] = {}
+    for i, node in enumerate(nodes):
+        for operand in node.all_input_nodes:
+            end[base[operand]] = i
+    free: list[tuple[int, fx.Node]] = []  # (since when, memory)
+    for i, node in enumerate(nodes):
+        ending = [x for x in dict.fromkeys(base[x] for x in node.all_input_nodes) if end[x] == i and _is_own(x)]
+        place = None
+        if node.target in _TO and _is_large(node):
+            over = node.args if node.target in _ELEMENTWISE else node.args[:1] if node.target in _ADDED_TO else ()
+            factors = node.args[1:] if node.target in _ADDED_TO else ()
+            kept = [base[x] for x in node.all_input_nodes if base[x] is not x or x in factors]  # views, factors
+            place = next((x for x in ending if x in over and x not in kept and _alike(x, node)), None)
+            free = [(since, x) for since, x in free if i - since <= _NEAR]
+            if place is None:
+                place = next((x for _, x in reversed(free) if _alike(x, node)), None)
+                free = [(since, x) for since, x in free if x is not place]
+        free += [(i, x) for x in ending if x is not place]
+        if place is not None:
+            node.kwargs = {**node.kwargs, _NAME[node.target]: place}
+            node.target = _TO[node.target]
+    program.recompile()
+    return program
+
+
+def _bases(nodes: list[fx.Node]) -> dict[fx.Node, fx.Node]:
+    """For each node, the one whose memory it shares: its own, or that of the operand it is a view of."""
+    base: dict[fx.Node, fx.Node] = {}
+    parts: dict[Any, fx.Node] = {}
+    for node in nodes:
+        source = node.all_input_nodes[0] if node.all_input_nodes else None
+        makes_its_own = isinstance(node.target, OpOverload) and all(
+            result.alias_info is None for result in node.target._schema.returns
+        )
+        if node.target is getitem and source is not None and base[source] is source:
+            base[node] = parts.setdefault(node.args, node)
+            continue
+        base[node] = node if makes_its_own or source is None else base[source]
+    return base
+
+
+def _is_own(base: fx.Node) -> bool:
+    """Whether memory is the program's, and of one tensor."""
+    return base.op == "call_function" and isinstance(base.meta["val"], Tensor)
+
+
+def _is_large(node: fx.Node) -> bool:
+    return bool(node.meta["val"].numel() >= _LARGE)
+
+
+def _alike(memory: fx.Node, node: fx.Node) -> bool:
+    """Whether the result has its place there."""
+    x, y = memory.meta["val"], node.meta["val"]
+    return (x.shape, x.dtype, x.stride(), x.device) == (y.shape, y.dtype, y.stride(), y.device)

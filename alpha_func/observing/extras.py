@@ -1,0 +1,17 @@
+"""Packages that alpha_func can do without."""
+
+import importlib
+from typing import Any
+
+
+def required(module: str, extra: str) -> Any:
+    """The module, or an error that names the extra that brings it.
+
+    >>> required("no_such_package", "wandb")
+    Traceback (most recent call last):
+    ImportError: no_such_package is not installed: pip install 'alpha-func[wandb]'
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{module} is not installed: pip install 'alpha-func[{extra}]'") from error
