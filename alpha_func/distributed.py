@@ -203,8 +203,8 @@ def _agreed(part: Callable[[], _Part], group: Group) -> _Part:
             _summed([0.0] * 5 + [1.0, float(rank)] + [0.0] * 4, group)
         raise
     squares = [x for norm in mine.norms for x in (norm, norm * norm)]
-    *numbers, failed, failed_rank, θ, θθ, d, dd = _summed([*mine[:5], 0.0, 0.0, *squares], group)
-    total = _Part(*numbers[:5])
+    is_sum, weight, *numbers, failed, failed_rank, θ, θθ, d, dd = _summed([*mine[:5], 0.0, 0.0, *squares], group)
+    total = _Part(is_sum, weight, numbers[0], numbers[1], numbers[2])
     if failed:
         who = f"rank {failed_rank:.0f}" if failed == 1 else f"{failed:.0f} of {ranks} ranks"
         raise DistributedError(f"{who} failed before the reduction: its own error says why")
