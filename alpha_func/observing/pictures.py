@@ -10,11 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from alpha_func.observing.training import Line
 
 POINT, TREND, REFERENCE, WARNING = "#9db8d9", "#1f4e8c", "#444444", "#c8372d"
+ELSEWHERE = {"held-out batch, running median": "#2a8c5a", "all samples": "#d98200"}
 STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"}
 
 
@@ -22,15 +24,17 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
     """α*, lr/α*, curvature and loss per step, each with its running median.
 
     Log scales; a step that has no place on one (α* or curvature not positive) is marked at the bottom edge, and the
-    outermost 0.5 % of the points may lie outside the frame.
+    outermost 0.5 % of the points may lie outside the frame. α* on a held-out batch, and on all samples, is drawn where
+    the table has it.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 8), layout="constrained")
         ((alpha, ratio), (curvature, loss)) = figure.subplots(2, 2, sharex=True)
         figure.suptitle(title, x=0.01, ha="left")
 
-        rates = table.lr.min(), table.lr.max()
         window = _window(table)
+        elsewhere = (curve[curve > 0].quantile([0.01, 0.99]).dropna() for curve in _elsewhere(table, window).values())
+        rates = table.lr.min(), table.lr.max(), *(value for ends in elsewhere for value in ends)
         descent = (table.cosine == 1).all()  # plain SGD
         _series(
             alpha,
@@ -41,6 +45,7 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
             show=rates,
         )
         alpha.plot(table.step, table.lr, color=WARNING, lw=1.2, label="learning rate")
+        _draw_elsewhere(alpha, table, window)
         alpha.set(title="Optimal step size α*", ylabel="α* (learning rate)")
 
         _series(ratio, table.step, table.lr_over_alpha, window, "lr/α* < 0", show=(1, 2))
@@ -64,6 +69,29 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
         _save(figure, path)
 
 
+def _elsewhere(table: pd.DataFrame, window: int) -> dict[str, Any]:
+    """α* along the same directions on other samples, where the table has it: a series over its steps for each legend.
+
+    That of a held-out batch as its running median, that of all samples as it is.
+    """
+    held_out, full = (alpha.where(np.isfinite(alpha)) for alpha in (table.held_out_alpha, table.full_alpha))
+    rolling = held_out.rolling(window, center=True, min_periods=min(window // 2 + 1, len(table))).median()
+    found = {"held-out batch, running median": rolling.dropna(), "all samples": full.dropna()}
+    return {name: curve for name, curve in found.items() if len(curve)}
+
+
+def _draw_elsewhere(axes: Axes, table: pd.DataFrame, window: int, *, color: str = "") -> None:
+    """In colors of their own with a legend, or in the color of their optimizer without one."""
+    for name, curve in _elsewhere(table, window).items():
+        look: Any = {"ls": ":", "marker": "o", "ms": 2.5} if name == "all samples" else {"ls": "--"}
+        outside = int((curve <= 0).sum())
+        label = name + (f" (≤ 0: {outside} of {len(curve)})" if outside else "")
+        axes.plot(
+            table.step[curve.index], curve.where(curve > 0), lw=1.3, **look,
+            color=color or ELSEWHERE[name], label="_" if color else label,
+        )  # fmt: skip
+
+
 def draw_comparison(table: pd.DataFrame, path: Path, *, title: str) -> None:
     """α*, lr/α* and loss of several optimizers side by side: each one's running median and middle half."""
     with mpl.rc_context(STYLE):
@@ -82,12 +110,21 @@ def draw_comparison(table: pd.DataFrame, path: Path, *, title: str) -> None:
                 axes.fill_between(rows.step, low, high, color=f"C{k}", alpha=0.15, lw=0)
                 axes.plot(rows.step, middle, color=f"C{k}", lw=1.6, label=name)
                 shown += [low, middle, high]
+            _draw_elsewhere(panels[0], rows, window, color=f"C{k}")
+            ranges[0] += [curve[curve > 0] for curve in _elsewhere(rows, window).values()]
         ratio = panels[1]
         marks = [
             ratio.axhline(1, color=REFERENCE, lw=1.2, label="1: lands on the minimum"),
             ratio.axhline(2, color=WARNING, lw=1.2, ls="--", label="2: no progress predicted"),
         ]
         ratio.legend(handles=marks, fontsize=8, framealpha=0.9)
+        others = _elsewhere(table, 1)
+        looks = {"--": "held-out batch, running median", ":": "all samples"}
+        drawn = [
+            Line2D([], [], color=REFERENCE, ls=ls, label=f"on {name}") for ls, name in looks.items() if name in others
+        ]
+        if drawn:
+            panels[0].legend(handles=drawn, fontsize=8, framealpha=0.9)
         panels[0].set(title="Optimal learning rate α*", ylabel="α* (learning rate)")
         ratio.set(title="Learning rate over α*", ylabel="lr / α*")
         panels[2].set(title="Mini-batch loss before the step", ylabel="loss")

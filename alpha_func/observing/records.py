@@ -14,7 +14,9 @@ class Record(NamedTuple):
     at θ; alpha = −slope/curvature is a learning rate. lr_over_alpha is 1 where the step lands on the minimum of the
     quadratic, and 2 where the quadratic predicts no progress; alpha_steps is its inverse, α* in steps of the optimizer.
     loss_after is the loss of the same mini-batch at θ + lr·d. cosine is that of the angle between d and −g, and
-    weight_decay_share the part of the slope that weight decay has. Epochs, batches and steps count from 0.
+    weight_decay_share the part of the slope that weight decay has. held_out_… is the quadratic of the next mini-batch
+    along the same d, and full_… that of all samples; NaN where they were not asked for. Epochs, batches and steps count
+    from 0.
     """
 
     epoch: int
@@ -32,6 +34,14 @@ class Record(NamedTuple):
     alpha_steps: float
     cosine: float
     weight_decay_share: float
+    held_out_loss: float
+    held_out_slope: float
+    held_out_curvature: float
+    held_out_alpha: float
+    full_loss: float
+    full_slope: float
+    full_curvature: float
+    full_alpha: float
     direction_norms: tuple[float, ...]
 
     def row(self) -> list[object]:
@@ -44,7 +54,7 @@ def columns(parameter_names: Iterable[str]) -> list[str]:
     """The header: the fields, and the norm of the direction for each parameter.
 
     >>> columns(["0.weight"])[-2:]
-    ['weight_decay_share', 'direction_norm.0.weight']
+    ['full_alpha', 'direction_norm.0.weight']
     """
     return [*Record._fields[:-1], *(f"direction_norm.{name}" for name in parameter_names)]
 

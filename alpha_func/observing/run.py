@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from alpha_func.failures import StrategyError
 from alpha_func.observing.algorithms import InputError
 from alpha_func.observing.data import Data, load
+from alpha_func.observing.elsewhere import check_samples
 from alpha_func.observing.experiment import Experiment, network
 from alpha_func.observing.pictures import draw_alpha, draw_comparison, draw_lines
 from alpha_func.observing.records import RecordFile
@@ -41,6 +42,7 @@ class Course:
     Attributes:
         optimizer: its label.             recorded: its rows in steps.csv.
         alpha: median α*, a learning rate.
+        held_out_alpha, full_alpha: that of the next mini-batch, and of all samples, where they were measured.
         non_positive: share of steps with curvature ≤ 0.
         beyond_edge: share of steps with lr/α* > 2.
         loss: median loss of the last epoch that was recorded.
@@ -51,6 +53,8 @@ class Course:
     optimizer: str
     recorded: int = 0
     alpha: float = math.nan
+    held_out_alpha: float = math.nan
+    full_alpha: float = math.nan
     non_positive: float = math.nan
     beyond_edge: float = math.nan
     loss: float = math.nan
@@ -101,6 +105,7 @@ def run(
         InputError: the data or the folder cannot be used; nothing was written.
     """
     data = load(experiment)
+    check_samples(experiment, data)
     module = network(experiment, data.inputs.shape[1], data.outputs)
     names = [name for name, _ in module.named_parameters()]
     loss = training_loss(experiment, data, module)
@@ -120,9 +125,9 @@ def run(
                 course.recorded += 1
                 if line is not None:
                     lines.append(line)
-                elif (
-                    record.step == previous[record.optimizer] + 1
-                ):  # the step alone: no line sampled, no unrecorded steps before it
+                elif record.step == previous[record.optimizer] + 1 and not (
+                    experiment.full_data != 1 and experiment.measures_all(record.step)
+                ):  # the step alone: no line sampled, not all samples measured, no unrecorded steps before it
                     course.seconds.append(time.perf_counter() - started)
                 on_observation(Observation(record, line))
                 previous[record.optimizer] = record.step
@@ -189,6 +194,8 @@ def _finish(summary: Summary, experiment: Experiment, data: Data, folder: Path, 
     for algorithm in experiment.algorithms():
         course, rows = summary.courses[algorithm.label], table[table.optimizer == algorithm.label]
         course.alpha = float(rows.alpha.median())
+        course.held_out_alpha = float(rows.held_out_alpha.median())
+        course.full_alpha = float(rows.full_alpha.median())
         course.non_positive = float((rows.curvature <= 0).mean())
         course.beyond_edge = float((rows.lr_over_alpha > 2).mean())
         course.loss = float(rows.loss[rows.epoch == rows.epoch.max()].median())

@@ -1,0 +1,73 @@
+"""A step's direction on other samples than its own: the next mini-batch, and all of them.
+
+On the mini-batch that a direction was made of, slope and curvature are biased: the direction points along that batch's
+noise, which looks like progress there and nowhere else (``alpha_func.held_out``).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from alpha_func.data_sets import accumulate
+from alpha_func.observing.algorithms import InputError
+from alpha_func.observing.data import Data
+from alpha_func.observing.experiment import CAPTURED, Experiment
+from alpha_func.observing.steppers import Measured
+from alpha_func.quadratic import Quadratic
+from alpha_func.transforms import quadratic_along
+from alpha_func.tree import Tree
+
+HELD_OUT, FULL = "held_out", "full"
+_AT_ONCE = 1024  # samples, where all are measured: the memory that takes is bounded
+
+
+def check_samples(experiment: Experiment, data: Data) -> None:
+    """Refuse a held-out batch where the data is one batch.
+
+    >>> from alpha_func.observing.data import load
+    >>> experiment = Experiment(batch_size=1000, holdout_batch=True)
+    >>> check_samples(experiment, load(experiment))
+    Traceback (most recent call last):
+    InputError: holdout batch needs two batches, and the data has 1000 samples, one batch of 1000: give a --batch-size \
+of at most 500
+    """
+    samples = len(data.inputs)
+    if not experiment.holdout_batch or experiment.batch_size < samples:
+        return
+    remedy = f"give a --batch-size of at most {samples // 2}" if samples > 1 else "give more data"
+    raise InputError(
+        f"holdout batch needs two batches, and the data has {samples} sample{'s' * (samples != 1)}, one batch of "
+        f"{experiment.batch_size}: {remedy}"
+    )
+
+
+class Elsewhere:
+    """Measures a step's direction where an experiment asks for it; as columns of the records, per learning rate."""
+
+    def __init__(self, experiment: Experiment, data: Data, loss: Callable[..., Tensor]):
+        strategy = None if experiment.strategy == CAPTURED else experiment.strategy
+        self._experiment, self._data = experiment, data
+        self._on_batch = quadratic_along(loss, strategy=strategy)
+        self._on_all = accumulate(loss, strategy=strategy)
+
+    def __call__(
+        self, params: Tree, measured: Measured, held_out: tuple[Tensor, Tensor], step: int
+    ) -> Mapping[str, float]:
+        """The columns of a step at params: loss, slope, curvature and α*, NaN where they were not asked for."""
+        found: dict[str, Quadratic | None] = {HELD_OUT: None, FULL: None}
+        if self._experiment.holdout_batch:
+            found[HELD_OUT] = self._on_batch(params, measured.direction, *held_out)
+        if self._experiment.measures_all(step):
+            parts = (torch.split(samples, _AT_ONCE) for samples in (self._data.inputs, self._data.targets))
+            found[FULL] = self._on_all(params, measured.direction, zip(*parts, strict=True))
+        return {key: value for where, q in found.items() for key, value in _columns(where, q, measured.unit).items()}
+
+
+def _columns(where: str, quadratic: Quadratic | None, unit: float) -> dict[str, float]:
+    names = [f"{where}_{name}" for name in ("loss", "slope", "curvature", "alpha")]
+    if quadratic is None:
+        return dict.fromkeys(names, math.nan)
+    value, slope, curvature = (number.item() for number in quadratic)
+    return dict(zip(names, (value, slope / unit, curvature / unit**2, unit * quadratic.alpha.item()), strict=True))
