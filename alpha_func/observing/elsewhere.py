@@ -5,7 +5,7 @@ noise, which looks like progress there and nowhere else (``alpha_func.held_out``
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -43,8 +43,18 @@ of at most 500
     )
 
 
+def columns(experiment: Experiment) -> list[str]:
+    """What a run records of other samples.
+
+    >>> columns(Experiment(holdout_batch=True))
+    ['held_out_loss', 'held_out_slope', 'held_out_curvature', 'held_out_alpha']
+    """
+    asked = {HELD_OUT: experiment.holdout_batch, FULL: experiment.full_data is not None}
+    return [f"{where}_{name}" for where in asked if asked[where] for name in ("loss", "slope", "curvature", "alpha")]
+
+
 class Elsewhere:
-    """Measures a step's direction where an experiment asks for it; as columns of the records, per learning rate."""
+    """Measures a step's direction where an experiment asks for it: the values of ``columns``, per learning rate."""
 
     def __init__(self, experiment: Experiment, data: Data, loss: Callable[..., Tensor]):
         strategy = None if experiment.strategy == CAPTURED else experiment.strategy
@@ -54,20 +64,19 @@ class Elsewhere:
 
     def __call__(
         self, params: Tree, measured: Measured, held_out: tuple[Tensor, Tensor], step: int
-    ) -> Mapping[str, float]:
-        """The columns of a step at params: loss, slope, curvature and α*, NaN where they were not asked for."""
-        found: dict[str, Quadratic | None] = {HELD_OUT: None, FULL: None}
+    ) -> tuple[float, ...]:
+        """The step at params, on the held-out batch and on all samples; NaN at steps that are not measured on all."""
+        found: list[float] = []
         if self._experiment.holdout_batch:
-            found[HELD_OUT] = self._on_batch(params, measured.direction, *held_out)
+            found += _row(self._on_batch(params, measured.direction, *held_out), measured.unit)
         if self._experiment.measures_all(step):
             parts = (torch.split(samples, _AT_ONCE) for samples in (self._data.inputs, self._data.targets))
-            found[FULL] = self._on_all(params, measured.direction, zip(*parts, strict=True))
-        return {key: value for where, q in found.items() for key, value in _columns(where, q, measured.unit).items()}
+            found += _row(self._on_all(params, measured.direction, zip(*parts, strict=True)), measured.unit)
+        elif self._experiment.full_data is not None:
+            found += [math.nan] * 4
+        return tuple(found)
 
 
-def _columns(where: str, quadratic: Quadratic | None, unit: float) -> dict[str, float]:
-    names = [f"{where}_{name}" for name in ("loss", "slope", "curvature", "alpha")]
-    if quadratic is None:
-        return dict.fromkeys(names, math.nan)
+def _row(quadratic: Quadratic, unit: float) -> list[float]:
     value, slope, curvature = (number.item() for number in quadratic)
-    return dict(zip(names, (value, slope / unit, curvature / unit**2, unit * quadratic.alpha.item()), strict=True))
+    return [value, slope / unit, curvature / unit**2, unit * quadratic.alpha.item()]

@@ -16,7 +16,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from alpha_func.observing.training import Line
 
 POINT, TREND, REFERENCE, WARNING = "#9db8d9", "#1f4e8c", "#444444", "#c8372d"
-ELSEWHERE = {"held-out batch, running median": "#2a8c5a", "all samples": "#d98200"}
+ELSEWHERE = {"a held-out batch": "#2a8c5a", "all samples": "#d98200"}
+LINES = {"a held-out batch": "--", "all samples": "-."}
 STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"}
 
 
@@ -33,8 +34,8 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
         figure.suptitle(title, x=0.01, ha="left")
 
         window = _window(table)
-        elsewhere = (curve[curve > 0].quantile([0.01, 0.99]).dropna() for curve in _elsewhere(table, window).values())
-        rates = table.lr.min(), table.lr.max(), *(value for ends in elsewhere for value in ends)
+        elsewhere = [median[median > 0].quantile([0.02, 0.98]) for _, median in _elsewhere(table, window).values()]
+        rates = table.lr.min(), table.lr.max(), *pd.concat([*elsewhere, pd.Series(dtype=float)]).dropna()
         descent = (table.cosine == 1).all()  # plain SGD
         _series(
             alpha,
@@ -69,27 +70,27 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
         _save(figure, path)
 
 
-def _elsewhere(table: pd.DataFrame, window: int) -> dict[str, Any]:
-    """α* along the same directions on other samples, where the table has it: a series over its steps for each legend.
-
-    That of a held-out batch as its running median, that of all samples as it is.
-    """
-    held_out, full = (alpha.where(np.isfinite(alpha)) for alpha in (table.held_out_alpha, table.full_alpha))
-    rolling = held_out.rolling(window, center=True, min_periods=min(window // 2 + 1, len(table))).median()
-    found = {"held-out batch, running median": rolling.dropna(), "all samples": full.dropna()}
-    return {name: curve for name, curve in found.items() if len(curve)}
+def _elsewhere(table: pd.DataFrame, window: int) -> dict[str, tuple[Any, Any]]:
+    """α* along the same directions on other samples, where the table has it: for each its values and running median."""
+    found = {}
+    for name, column in (("a held-out batch", "held_out_alpha"), ("all samples", "full_alpha")):
+        values = table.get(column, pd.Series(dtype=float))
+        measured = values.where(np.isfinite(values)).dropna()
+        if len(measured):
+            over = max(round(window * len(measured) / len(table)), min(7, len(measured)))
+            found[name] = measured, measured.rolling(over, center=True, min_periods=over // 2 + 1).median().dropna()
+    return found
 
 
 def _draw_elsewhere(axes: Axes, table: pd.DataFrame, window: int, *, color: str = "") -> None:
     """In colors of their own with a legend, or in the color of their optimizer without one."""
-    for name, curve in _elsewhere(table, window).items():
-        look: Any = {"ls": ":", "marker": "o", "ms": 2.5} if name == "all samples" else {"ls": "--"}
-        outside = int((curve <= 0).sum())
-        label = name + (f" (≤ 0: {outside} of {len(curve)})" if outside else "")
-        axes.plot(
-            table.step[curve.index], curve.where(curve > 0), lw=1.3, **look,
-            color=color or ELSEWHERE[name], label="_" if color else label,
-        )  # fmt: skip
+    for name, (values, median) in _elsewhere(table, window).items():
+        look: Any = {"color": color or ELSEWHERE[name], "lw": 1.4, "ls": LINES[name]}
+        outside = int((values <= 0).sum())
+        label = f"on {name}, median" + (f" (α* ≤ 0: {outside} of {len(values)})" if outside else "")
+        if name == "all samples":
+            axes.plot(table.step[values.index], values.where(values > 0), ".", color=look["color"], ms=3, alpha=0.6)
+        axes.plot(table.step[median.index], median.where(median > 0), **look, label="_" if color else label)
 
 
 def draw_comparison(table: pd.DataFrame, path: Path, *, title: str) -> None:
@@ -111,18 +112,14 @@ def draw_comparison(table: pd.DataFrame, path: Path, *, title: str) -> None:
                 axes.plot(rows.step, middle, color=f"C{k}", lw=1.6, label=name)
                 shown += [low, middle, high]
             _draw_elsewhere(panels[0], rows, window, color=f"C{k}")
-            ranges[0] += [curve[curve > 0] for curve in _elsewhere(rows, window).values()]
+            ranges[0] += [median[median > 0] for _, median in _elsewhere(rows, window).values()]
         ratio = panels[1]
         marks = [
             ratio.axhline(1, color=REFERENCE, lw=1.2, label="1: lands on the minimum"),
             ratio.axhline(2, color=WARNING, lw=1.2, ls="--", label="2: no progress predicted"),
         ]
         ratio.legend(handles=marks, fontsize=8, framealpha=0.9)
-        others = _elsewhere(table, 1)
-        looks = {"--": "held-out batch, running median", ":": "all samples"}
-        drawn = [
-            Line2D([], [], color=REFERENCE, ls=ls, label=f"on {name}") for ls, name in looks.items() if name in others
-        ]
+        drawn = [Line2D([], [], color=REFERENCE, ls=LINES[name], label=f"on {name}") for name in _elsewhere(table, 1)]
         if drawn:
             panels[0].legend(handles=drawn, fontsize=8, framealpha=0.9)
         panels[0].set(title="Optimal learning rate α*", ylabel="α* (learning rate)")

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from alpha_func.failures import StrategyError
+from alpha_func.observing import elsewhere
 from alpha_func.observing.algorithms import InputError
 from alpha_func.observing.data import Data, load
-from alpha_func.observing.elsewhere import check_samples
 from alpha_func.observing.experiment import Experiment, network
 from alpha_func.observing.pictures import draw_alpha, draw_comparison, draw_lines
 from alpha_func.observing.records import RecordFile
@@ -105,7 +105,7 @@ def run(
         InputError: the data or the folder cannot be used; nothing was written.
     """
     data = load(experiment)
-    check_samples(experiment, data)
+    elsewhere.check_samples(experiment, data)
     module = network(experiment, data.inputs.shape[1], data.outputs)
     names = [name for name, _ in module.named_parameters()]
     loss = training_loss(experiment, data, module)
@@ -117,7 +117,7 @@ def run(
     lines: list[Line] = []
     on_start(summary.planned, names)
     try:
-        with RecordFile(folder / STEPS, names) as records:
+        with RecordFile(folder / STEPS, names, elsewhere.columns(experiment)) as records:
             started, previous = time.perf_counter(), dict.fromkeys(courses, -1)
             for record, line in _side_by_side(experiment, data, module, loss):
                 records.write(record)
@@ -194,8 +194,9 @@ def _finish(summary: Summary, experiment: Experiment, data: Data, folder: Path, 
     for algorithm in experiment.algorithms():
         course, rows = summary.courses[algorithm.label], table[table.optimizer == algorithm.label]
         course.alpha = float(rows.alpha.median())
-        course.held_out_alpha = float(rows.held_out_alpha.median())
-        course.full_alpha = float(rows.full_alpha.median())
+        course.held_out_alpha, course.full_alpha = (
+            float(rows[name].median()) if name in rows else math.nan for name in ("held_out_alpha", "full_alpha")
+        )
         course.non_positive = float((rows.curvature <= 0).mean())
         course.beyond_edge = float((rows.lr_over_alpha > 2).mean())
         course.loss = float(rows.loss[rows.epoch == rows.epoch.max()].median())

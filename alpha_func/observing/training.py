@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -156,7 +156,7 @@ def _stepper(
 
 
 def _record(
-    batch: Batch, algorithm: Algorithm, measured: Measured, others: Mapping[str, float], lr: float, loss_after: Tensor
+    batch: Batch, algorithm: Algorithm, measured: Measured, others: tuple[float, ...], lr: float, loss_after: Tensor
 ) -> Record:
     unit = measured.unit
     value, slope, curvature = torch.stack(measured.quadratic).tolist()
@@ -178,8 +178,8 @@ def _record(
         alpha_steps=alpha / lr if lr else math.nan,
         cosine=measured.cosine,
         weight_decay_share=measured.weight_decay_share,
-        **others,
         direction_norms=tuple(norm / unit for norm in norms.tolist()),
+        elsewhere=others,
     )
 
 
