@@ -72,7 +72,7 @@ def test_the_report_gives_the_median_of_each_and_the_bias_shows(tmp_path, capsys
     table = pd.read_csv(tmp_path / "run" / "steps.csv")
     shown = capsys.readouterr().out
     for where, column in (("", "alpha"), (" on a held-out batch", "held_out_alpha"), (" on all samples", "full_alpha")):
-        (number,) = re.findall(rf"median α\*{where} +(\S+)", shown)
+        (number,) = re.findall(rf"median α\*{where} +(-?\d\S*)", shown)
         assert float(number) == pytest.approx(table[column].median(), rel=1e-3)
     # Of the same batch, the slope holds the noise that the direction was made of; of others it does not.
     assert table.alpha.median() > 1.5 * table.full_alpha.median() > 0

@@ -84,7 +84,8 @@ class Experiment:
                 raise InputError(f"{name} is {value}: give a whole number of at least 1")
         if self.full_data is not None and self.full_data % self.every:
             raise InputError(
-                f"full data is {self.full_data}, but every {self.every}-th step is recorded: give a multiple of {self.every}"
+                f"full data is {self.full_data}, but every {self.every}-th step is recorded: give a multiple of "
+                f"{self.every}"
             )
         for size in self.hidden:
             if size < 1:
