@@ -18,7 +18,7 @@ from torch import Tensor, func
 
 from alpha_func import tree
 from alpha_func.batches import arguments
-from alpha_func.data_sets import accumulate, point_out
+from alpha_func.data_sets import Passed, accumulate, point_out
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import Strategy
 from alpha_func.tree import Tree
@@ -136,6 +136,7 @@ def data_parallel_gradient(
     """
     require_callable("loss", loss, "(params, *args, **kwargs)")
     weigh = weighing(loss, weight, reduction)
+    passed: Passed = set()
 
     def gradient(params: Tree, batches: Iterable[Any]) -> Tree:
         grads: list[Tensor] = []
@@ -151,7 +152,7 @@ def data_parallel_gradient(
                 if w:
                     found, value = func.grad_and_value(scalar_loss(loss, args, kwargs))(params)
                     if not total:
-                        point_out(loss, fresh, params, args, kwargs, value)
+                        point_out(loss, fresh, passed, params, args, kwargs, value)
                     for sum_, leaf in zip(grads, tree.leaves(found), strict=True):
                         sum_.add_(leaf, alpha=w)
                 total += w

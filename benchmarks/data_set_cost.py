@@ -27,16 +27,11 @@ def timed(name, chunk_sizes):
     """Pairs of (what, in units of what), each a function of nothing."""
     torch.manual_seed(0)
     net, criterion, (x, y) = parts(NETS[name]())
-    if name == "10-5-1":
-        many = torch.randn(EXAMPLES, 10), torch.randn(EXAMPLES, 1)
-    else:
-        many = x, y
+    many = (torch.randn(EXAMPLES, 10), torch.randn(EXAMPLES, 1)) if name == "10-5-1" else (x, y)
     module_params = list(net.parameters())
     loss, params = functional_loss(net, criterion)
     captured = capture(loss)
-    d = tree.unflatten(
-        [-g for g in torch.autograd.grad(criterion(net(x), y), module_params)], tree.structure(params)
-    )
+    d = tree.unflatten([-g for g in torch.autograd.grad(criterion(net(x), y), module_params)], tree.structure(params))
     batches = [(x + k / 100, y) for k in range(8)] + [(x[: len(x) // 3], y[: len(y) // 3])]
     along, summed = quadratic_along(captured), accumulate(captured)
 
