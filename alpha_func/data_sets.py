@@ -121,52 +121,53 @@ def _summed(
     batches: Iterable[Any],
 ) -> Total:
     weigh = weigh.fresh()
-    so_far = _Sum(None, (), 0.0, 0)
-    complete = True
+    earlier = _Sum(torch.zeros(3, dtype=torch.float64), 0.0, 0)
+    recent: list[tuple[float, Quadratic | None]] = []
+    checked, complete = False, True
     try:
         for batch in batches:
             args, kwargs = arguments(batch)
             w = weigh(args, kwargs)
-            recent = so_far.recent
-            if w:  # the mean over nothing is NaN
-                found = along(params, direction, *args, **kwargs)
-                if not so_far.weight:
-                    point_out(loss, weigh, passed, params, args, kwargs, found.value)
-                recent = (*recent, (w, found))
-            # At once: Ctrl-C finds either all of a batch or nothing.
-            so_far = _Sum(so_far.earlier, recent, so_far.weight + w, so_far.batches + 1)
+            found = along(params, direction, *args, **kwargs) if w else None  # the mean over nothing is NaN
+            if found is not None and not checked:
+                point_out(loss, weigh, passed, params, args, kwargs, found.value)
+                checked = True
+            recent.append((w, found))  # at once: Ctrl-C finds either all of a batch or nothing
             if len(recent) == _RECENT:
-                so_far = so_far._replace(earlier=so_far.total(), recent=())
+                earlier, recent = earlier.plus(recent), []
     except KeyboardInterrupt:
-        if not so_far.weight:
-            raise
         complete = False
+    total, weight, count = earlier.plus(recent)
+    if not complete:
+        if not weight:
+            raise KeyboardInterrupt
         warnings.warn(
-            f"interrupted: the quadratic is that of the first {so_far.batches} batches, of weight {so_far.weight:g}",
+            f"interrupted: the quadratic is that of the first {count} batches, of weight {weight:g}",
             RuntimeWarning,
             stacklevel=3,
         )
-    total = so_far.total() / so_far.weight if weigh.mean else so_far.total()
-    return Total(Quadratic(*total.unbind()), so_far.weight if weigh.mean else None, so_far.batches, complete)
+    if weigh.mean:
+        total = total / weight
+    return Total(Quadratic(*total.unbind()), weight if weigh.mean else None, count, complete)
 
 
 class _Sum(NamedTuple):
-    """Batches so far; the recent ones still as they were found, since adding up many at once is cheaper than each."""
+    """Σ w·(value, slope, curvature) in float64, Σ w, and of how many batches."""
 
-    earlier: Tensor | None
-    recent: tuple[tuple[float, Quadratic], ...]
+    total: Tensor
     weight: float
     batches: int
 
-    def total(self) -> Tensor:
-        """Σ w·(value, slope, curvature), in float64."""
-        if not self.recent:
-            return torch.zeros(3, dtype=torch.float64) if self.earlier is None else self.earlier
-        numbers = torch.stack([number for _, quadratic in self.recent for number in quadratic]).view(-1, 3)
-        numbers = numbers.to(_with_float64(numbers.device)).double()
-        weights = torch.tensor([w for w, _ in self.recent], dtype=torch.float64, device=numbers.device)
-        total = weights @ numbers
-        return total if self.earlier is None else self.earlier + total
+    def plus(self, recent: list[tuple[float, Quadratic | None]]) -> "_Sum":
+        """With more batches, added up at once: that is cheaper than one by one."""
+        total, weight = self.total, self.weight + sum(w for w, _ in recent)
+        numbers = [number for _, quadratic in recent if quadratic is not None for number in quadratic]
+        if numbers:
+            many = torch.stack(numbers).view(-1, 3)
+            many = many.to(_with_float64(many.device)).double()
+            weights = [w for w, quadratic in recent if quadratic is not None]
+            total = torch.tensor(weights, dtype=torch.float64, device=many.device) @ many + total.to(many.device)
+        return _Sum(total, weight, self.batches + len(recent))
 
 
 def point_out(
