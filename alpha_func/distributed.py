@@ -20,6 +20,7 @@ from alpha_func import tree
 from alpha_func.batches import arguments
 from alpha_func.data_sets import Passed, accumulate, point_out
 from alpha_func.quadratic import Quadratic
+from alpha_func.sharding import refuse_dtensor
 from alpha_func.strategies import Strategy
 from alpha_func.tree import Tree
 from alpha_func.validation import check_params, require_callable, scalar_loss
@@ -179,6 +180,8 @@ def _part(quadratic: Quadratic | None, weight: float | None, params: Tree = None
     if not isinstance(quadratic, Quadratic) or any(number.ndim for number in quadratic):
         got = tuple(quadratic.value.shape) if isinstance(quadratic, Quadratic) else type(quadratic).__name__
         raise TypeError(f"quadratic must be a Quadratic of shape (), got {got}; one without data passes weight=0")
+    for name, number in zip(Quadratic._fields, quadratic, strict=True):
+        refuse_dtensor(f"quadratic.{name}", number)  # it would be reduced over its own mesh and then over the group
     w = 1.0 if weight is None else float(weight)
     value, slope, curvature = (w * float(number) for number in quadratic)
     return _Part(float(weight is None), w, value, slope, curvature, (norms[0], norms[1]))
