@@ -7,6 +7,7 @@ from alpha_func.capture import CapturedLoss, CaptureError, capture
 from alpha_func.check import QuadraticCheck, check_quadratic
 from alpha_func.data_sets import Total, accumulate
 from alpha_func.directions import steepest_descent
+from alpha_func.distributed import DistributedError, all_reduce, data_parallel_gradient, data_parallel_quadratic
 from alpha_func.failures import StrategyError
 from alpha_func.held_out import TwoBatchStep, two_batch
 from alpha_func.losses import functional_loss
@@ -34,6 +35,7 @@ __all__ = [
     "CaptureError",
     "CapturedLoss",
     "Direction",
+    "DistributedError",
     "MicrobatchedLoss",
     "Observer",
     "OptimizerStep",
@@ -46,10 +48,13 @@ __all__ = [
     "Total",
     "TwoBatchStep",
     "accumulate",
+    "all_reduce",
     "alpha_interval",
     "anatomy",
     "capture",
     "check_quadratic",
+    "data_parallel_gradient",
+    "data_parallel_quadratic",
     "forward_over_forward",
     "forward_over_reverse",
     "from_live_optimizer",

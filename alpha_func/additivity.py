@@ -44,6 +44,12 @@ def coupled_layers(loss: Callable[..., Tensor]) -> list[str]:
     ]
 
 
+def modes(loss: Callable[..., Tensor]) -> tuple[bool, ...]:
+    """Whether each layer of a module's loss is in train mode; of another function nothing is known."""
+    source = module_loss_of(loss)
+    return () if source is None else tuple(layer.training for layer in source.model.modules())
+
+
 def _couples(layer: nn.Module) -> bool:
     if isinstance(layer, _BatchNorm):
         return layer.training or layer.running_mean is None

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from alpha_func.additivity import BatchDependenceWarning, coupled_layers, halves
+from alpha_func import tree
+from alpha_func.additivity import BatchDependenceWarning, coupled_layers, halves, modes
 from alpha_func.batches import arguments
 from alpha_func.quadratic import Quadratic
 from alpha_func.strategies import Strategy
@@ -22,6 +23,9 @@ from alpha_func.transforms import quadratic_along
 from alpha_func.tree import Tree
 from alpha_func.validation import require_callable
 from alpha_func.weights import Weighing, Weight, weighing
+
+_RECENT = 64
+Passed = set[Any]  # modes of the layers and shapes of the batch, of losses found to be made of their examples'
 
 
 class Total(NamedTuple):
@@ -51,7 +55,8 @@ def accumulate(
 
         q = Σ_b w_b·q_b / Σ_b w_b for a loss that is a mean        q = Σ_b q_b for one that is a sum
 
-    A loss of which that is not true is pointed out at the first batch, which is evaluated once more in two halves: one
+    A loss of which that is not true is pointed out at the first batch, which is evaluated once more in two halves (not
+    at a further call with the modes of the layers and the shapes of one that passed): one
     that is a sum where a mean was said is refused, one whose examples depend on each other (BatchNorm in train mode,
     dropout, a contrastive loss) or whose weight is another gives a BatchDependenceWarning; the numbers are then the
     weighted mean over batches as they came.
@@ -85,6 +90,7 @@ def accumulate(
     require_callable("loss", loss, "(params, *args, **kwargs)")
     weigh = weighing(loss, weight, reduction)
     along = quadratic_along(loss, strategy=strategy)
+    passed: Passed = set()
 
     def quadratic(
         params: Tree, direction: Tree, batches: Iterable[Any], *, progress: bool = False, with_total: bool = False
@@ -93,7 +99,7 @@ def accumulate(
             raise TypeError(
                 f"batches must be an iterable of batches, got {type(batches).__name__}; pass [batch] for one"
             )
-        total = _summed(loss, along, weigh, params, direction, _shown(batches) if progress else batches)
+        total = _summed(loss, along, weigh, passed, params, direction, _shown(batches) if progress else batches)
         if with_total:
             return total
         if not total.batches:
@@ -109,52 +115,74 @@ def _summed(
     loss: Callable[..., Tensor],
     along: Callable[..., Quadratic],
     weigh: Weighing,
+    passed: Passed,
     params: Tree,
     direction: Tree,
     batches: Iterable[Any],
 ) -> Total:
     weigh = weigh.fresh()
-    so_far: tuple[Any, float, int] = (None, 0.0, 0)
-    complete = True
+    earlier = _Sum(torch.zeros(3, dtype=torch.float64), 0.0, 0)
+    recent: list[tuple[float, Quadratic | None]] = []
+    checked, complete = False, True
     try:
         for batch in batches:
             args, kwargs = arguments(batch)
             w = weigh(args, kwargs)
-            total, weight, count = so_far
-            if w:  # the mean over nothing is NaN
-                found = along(params, direction, *args, **kwargs)
-                numbers = torch.stack(found)
-                if total is None:
-                    _point_out(loss, weigh, params, args, kwargs, found.value)
-                    total = torch.zeros(3, dtype=torch.float64, device=_with_float64(numbers.device))
-                total = torch.add(total, numbers.to(total.device), alpha=w)
-            so_far = (total, weight + w, count + 1)  # at once: Ctrl-C finds either all of a batch or nothing
+            found = along(params, direction, *args, **kwargs) if w else None  # the mean over nothing is NaN
+            if found is not None and not checked:
+                point_out(loss, weigh, passed, params, args, kwargs, found.value)
+                checked = True
+            recent.append((w, found))  # at once: Ctrl-C finds either all of a batch or nothing
+            if len(recent) == _RECENT:
+                earlier, recent = earlier.plus(recent), []
     except KeyboardInterrupt:
-        if so_far[0] is None:
-            raise
         complete = False
+    total, weight, count = earlier.plus(recent)
+    if not complete:
+        if not weight:
+            raise KeyboardInterrupt
         warnings.warn(
-            f"interrupted: the quadratic is that of the first {so_far[2]} batches, of weight {so_far[1]:g}",
+            f"interrupted: the quadratic is that of the first {count} batches, of weight {weight:g}",
             RuntimeWarning,
             stacklevel=3,
         )
-    total, weight, count = so_far
-    if total is None:
-        total = torch.zeros(3, dtype=torch.float64)
     if weigh.mean:
         total = total / weight
     return Total(Quadratic(*total.unbind()), weight if weigh.mean else None, count, complete)
 
 
-def _point_out(
+class _Sum(NamedTuple):
+    """Σ w·(value, slope, curvature) in float64, Σ w, and of how many batches."""
+
+    total: Tensor
+    weight: float
+    batches: int
+
+    def plus(self, recent: list[tuple[float, Quadratic | None]]) -> "_Sum":
+        """With more batches, added up at once: that is cheaper than one by one."""
+        total, weight = self.total, self.weight + sum(w for w, _ in recent)
+        numbers = [number for _, quadratic in recent if quadratic is not None for number in quadratic]
+        if numbers:
+            many = torch.stack(numbers).view(-1, 3)
+            many = many.to(_with_float64(many.device)).double()
+            weights = [w for w, quadratic in recent if quadratic is not None]
+            total = torch.tensor(weights, dtype=torch.float64, device=many.device) @ many + total.to(many.device)
+        return _Sum(total, weight, self.batches + len(recent))
+
+
+def point_out(
     loss: Callable[..., Tensor],
     weigh: Weighing,
+    passed: Passed,
     params: Tree,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     value: Tensor,
 ) -> None:
-    """Say where the loss of a batch is not made of its examples'."""
+    """Say where the loss of a batch is not made of its examples', or note in ``passed`` that it is."""
+    kind = modes(loss), tuple(leaf.shape for leaf in tree.leaves((args, kwargs)) if isinstance(leaf, Tensor))
+    if kind in passed:
+        return
     layers = coupled_layers(loss)
     if layers:
         _warn(f"{', '.join(layers)} makes the examples of a batch depend on each other; call module.eval() first")
@@ -165,6 +193,7 @@ def _point_out(
         _warn(f"the loss cannot be taken of half a batch ({type(error).__name__}: {error}), so this was not checked")
         return
     if found is None or found.agree:
+        passed.add(kind)
         return
     numbers = f"the loss of the first batch is {found.whole:.9g}, of its halves together {found.together:.9g}"
     if found.is_sum or found.is_mean:

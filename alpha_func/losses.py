@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from alpha_func import dropout
 from alpha_func.module_state import ModuleState
+from alpha_func.sharding import refuse_sharded
 
 
 def functional_loss(
@@ -46,7 +47,8 @@ def functional_loss(
             ``requires_grad``, a tied weight once, detached, sharing memory with the module.
 
     Raises:
-        TypeError: ``module`` is no nn.Module or ``criterion`` is not callable; at a call, the output is no loss.
+        TypeError: ``module`` is no nn.Module, or is sharded (FSDP, DTensor), or ``criterion`` is not callable; at a
+            call, the output is no loss.
         ValueError: the module has no parameter with ``requires_grad``, or an embedding with ``max_norm``, which writes
             to its weight; at a call, ``params`` has other names.
 
@@ -60,6 +62,9 @@ def functional_loss(
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     if criterion is not None and not callable(criterion):
         raise TypeError(f"criterion must be callable as criterion(outputs, targets), got {type(criterion).__name__}")
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        module = module.module  # what it adds, communication, is no part of the loss
+    refuse_sharded(module)
     params = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
     if not params:
         raise ValueError("module has no parameter with requires_grad=True; unfreeze at least one")

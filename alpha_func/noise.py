@@ -127,8 +127,9 @@ def _percentiles(s: Tensor, c: Tensor, level: float, resamples: int, seed: int) 
     generator = torch.Generator().manual_seed(seed)
     n, alphas = len(s), []
     pairs = torch.stack([s, c])
-    for many in torch.full((resamples,), 1).split(max(_AT_ONCE // n, 1)):  # type: ignore[no-untyped-call]
-        drawn = torch.randint(n, (len(many), n), generator=generator)
+    at_once = max(_AT_ONCE // n, 1)
+    for done in range(0, resamples, at_once):
+        drawn = torch.randint(n, (min(at_once, resamples - done), n), generator=generator)
         slope, curvature = pairs[:, drawn].sum(-1)
         # On the way from positive to negative, curvature passes zero: α* leaves on the side that it descends to.
         alphas.append(torch.where(curvature > 0, -slope / curvature, -slope.sign() * math.inf))

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.sharding import is_dtensor, refuse_dtensor
 from alpha_func.strategies import STRATEGIES, Loss, Strategy
 from alpha_func.tree import Tree
 
@@ -53,6 +54,7 @@ def check_params(params: Tree) -> None:
     if all(_is_real(leaf) for leaf in leaves):
         return
     for path, leaf in tree.named_leaves(params):
+        refuse_dtensor(f"params{path}", leaf)
         if not isinstance(leaf, Tensor):
             raise TypeError(
                 f"params{path} is a {type(leaf).__name__}: every leaf must be a tensor; "
@@ -93,13 +95,14 @@ def aligned(params: Tree, other: Tree, name: str) -> Tree:
             or other_leaf.shape != leaf.shape
             or other_leaf.dtype != leaf.dtype
             or other_leaf.device != leaf.device
+            or is_dtensor(other_leaf)
         ):
             raise _leaf_mismatch(params, other, name)
     return other
 
 
 def _is_real(leaf: object) -> bool:
-    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+    return isinstance(leaf, Tensor) and leaf.is_floating_point() and not is_dtensor(leaf)
 
 
 def _alike(params: Tree, other: Tree) -> bool:
@@ -109,7 +112,7 @@ def _alike(params: Tree, other: Tree) -> bool:
     for x, y in zip(params.values(), other.values(), strict=True):
         if not isinstance(x, Tensor) or not isinstance(y, Tensor):
             return False
-        if x.shape != y.shape or x.dtype != y.dtype or x.device != y.device:
+        if is_dtensor(y) or x.shape != y.shape or x.dtype != y.dtype or x.device != y.device:
             return False
     return True
 
@@ -151,6 +154,7 @@ def _leaf_mismatch(params: Tree, other: Tree, name: str) -> Exception:
     for (path, leaf), other_leaf in zip(tree.named_leaves(params), tree.leaves(other), strict=True):
         if not isinstance(other_leaf, Tensor):
             return TypeError(f"{name}{path} is a {type(other_leaf).__name__}: expected a tensor, as params{path}")
+        refuse_dtensor(f"{name}{path}", other_leaf)
         if other_leaf.shape != leaf.shape:
             shape, expected = tuple(other_leaf.shape), tuple(leaf.shape)
             return ValueError(f"{name}{path} has shape {shape}: expected {expected}, as params{path}")

@@ -27,7 +27,7 @@ COMPILED = {
 
 @pytest.mark.parametrize(
     ("scheme", "dtype"),
-    [("taylor", torch.float64), ("descent", torch.float64), ("taylor", torch.float32), ("parts", torch.float32)],
+    [("taylor", torch.float64), ("descent", torch.float64), ("parts", torch.float32)],
     ids=lambda value: str(value).removeprefix("torch."),
 )
 @pytest.mark.parametrize("name", CASES)

@@ -65,6 +65,8 @@ def _observe(options: argparse.Namespace, command: list[str]) -> int:
         dtype=options.dtype,
         strategy=options.strategy,
         every=options.every,
+        holdout_batch=options.holdout_batch,
+        full_data=options.full_data,
     )
     folder = options.out or Path("runs") / Path(options.data).stem
     with Display(verbose=options.verbose, several=len(experiment.optimizers) > 1) as display:
@@ -126,6 +128,14 @@ def _parser() -> argparse.ArgumentParser:
     observing = observe.add_argument_group("observing")
     observing.add_argument("--strategy", choices=WAYS, default=default.strategy, help="how dᵀHd is computed")
     observing.add_argument("--every", type=int, default=default.every, metavar="K", help="record every K-th step")
+    observing.add_argument(
+        "--holdout-batch",
+        action="store_true",
+        help="measure each direction on the next mini-batch too: its α* is not biased by the direction's own noise",
+    )
+    observing.add_argument(
+        "--full-data", type=int, metavar="K", help="measure every K-th step's direction on all samples too"
+    )
     observing.add_argument("--out", type=Path, metavar="FOLDER", help="a new folder for the files (default: runs/DATA)")
     observing.add_argument(
         "--verbose", action="store_true", help="print direction norms every epoch and the loss every tenth"

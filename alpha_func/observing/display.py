@@ -1,5 +1,6 @@
 """What a run shows on the terminal: a progress bar, the notebook's lines, a table at the end."""
 
+import math
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -80,20 +81,31 @@ def _one(course: Course, planned: int) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("steps recorded", f"{course.recorded} of {planned}")
     table.add_row("median α*", f"{course.alpha:.4g}")
+    for where, alpha in _elsewhere(course).items():
+        table.add_row(f"median α* on {where}", f"{alpha:.4g}")
     table.add_row("curvature ≤ 0", f"{course.non_positive:.1%} of steps")
     table.add_row("beyond the edge (lr/α* > 2)", f"{course.beyond_edge:.1%} of steps")
     table.add_row("time per step / plain training", f"{course.cost:.2f}")
     return table
 
 
+def _elsewhere(course: Course) -> dict[str, float]:
+    """α* on other samples than the direction's own, where it was measured."""
+    found = {"a held-out batch": course.held_out_alpha, "all samples": course.full_alpha}
+    return {where: alpha for where, alpha in found.items() if not math.isnan(alpha)}
+
+
 def _comparison(courses: Sequence[Course]) -> Table:
     """One optimizer a row; the loss is the last epoch's median, the time that of a step over plain training's."""
-    table = Table("optimizer", "steps", "median α*", "curv. ≤ 0", "lr/α* > 2", "loss", "time", box=None, pad_edge=False)
+    others = list(dict.fromkeys(where for course in courses for where in _elsewhere(course)))
+    alphas = ("median α*", *(f"on {where}" for where in others))
+    table = Table("optimizer", "steps", *alphas, "curv. ≤ 0", "lr/α* > 2", "loss", "time", box=None, pad_edge=False)
     table.columns[0].overflow = "fold"
     for course in courses:
         shares = (f"{share:.1%}" for share in (course.non_positive, course.beyond_edge))
         table.add_row(
-            course.optimizer, str(course.recorded), f"{course.alpha:.4g}", *shares, f"{course.loss:.4g}",
-            f"{course.cost:.2f}",
+            course.optimizer, str(course.recorded), f"{course.alpha:.4g}",
+            *(f"{_elsewhere(course).get(where, math.nan):.4g}" for where in others),
+            *shares, f"{course.loss:.4g}", f"{course.cost:.2f}",
         )  # fmt: skip
     return table

@@ -45,6 +45,8 @@ class Experiment:
         epochs, batch_size, shuffle, seed, dtype: as their names say.
         strategy: "captured" (the loss as a program, by the second-order adjoint), or a name in STRATEGIES.
         every: α* is recorded at every such step.
+        holdout_batch: record the quadratic of the next mini-batch along the same direction too.
+        full_data: record that of all samples at every such step, a multiple of ``every``; None: never.
     """
 
     data: str = "normal"
@@ -66,6 +68,8 @@ class Experiment:
     dtype: str = "float32"
     strategy: str = CAPTURED
     every: int = 1
+    holdout_batch: bool = False
+    full_data: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that no run can have.
@@ -74,9 +78,15 @@ class Experiment:
         Traceback (most recent call last):
         InputError: batch size is 0: give a whole number of at least 1
         """
-        for name, value in (("epochs", self.epochs), ("batch size", self.batch_size), ("every", self.every)):
+        counts = {"epochs": self.epochs, "batch size": self.batch_size, "every": self.every}
+        for name, value in (counts | {"full data": self.every if self.full_data is None else self.full_data}).items():
             if value < 1:
                 raise InputError(f"{name} is {value}: give a whole number of at least 1")
+        if self.full_data is not None and self.full_data % self.every:
+            raise InputError(
+                f"full data is {self.full_data}, but every {self.every}-th step is recorded: give a multiple of "
+                f"{self.every}"
+            )
         for size in self.hidden:
             if size < 1:
                 raise InputError(f"hidden has a layer of size {size}: give whole numbers of at least 1, such as 64,32")
@@ -108,6 +118,10 @@ class Experiment:
     def shared_options(self) -> dict[str, Any]:
         """The options that were given for all optimizers that take them."""
         return {name: value for name in SHARED if (value := getattr(self, name)) is not None}
+
+    def measures_all(self, step: int) -> bool:
+        """Whether a step is measured on all samples."""
+        return self.full_data is not None and step % self.full_data == 0
 
     def settings(self) -> dict[str, Any]:
         """Every setting, for a JSON file."""

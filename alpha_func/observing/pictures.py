@@ -10,11 +10,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from alpha_func.observing.training import Line
 
 POINT, TREND, REFERENCE, WARNING = "#9db8d9", "#1f4e8c", "#444444", "#c8372d"
+ELSEWHERE = {"a held-out batch": "#2a8c5a", "all samples": "#d98200"}
+LINES = {"a held-out batch": "--", "all samples": "-."}
 STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"}
 
 
@@ -22,15 +25,17 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
     """α*, lr/α*, curvature and loss per step, each with its running median.
 
     Log scales; a step that has no place on one (α* or curvature not positive) is marked at the bottom edge, and the
-    outermost 0.5 % of the points may lie outside the frame.
+    outermost 0.5 % of the points may lie outside the frame. α* on a held-out batch, and on all samples, is drawn where
+    the table has it.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 8), layout="constrained")
         ((alpha, ratio), (curvature, loss)) = figure.subplots(2, 2, sharex=True)
         figure.suptitle(title, x=0.01, ha="left")
 
-        rates = table.lr.min(), table.lr.max()
         window = _window(table)
+        elsewhere = [median[median > 0].quantile([0.02, 0.98]) for _, median in _elsewhere(table, window).values()]
+        rates = table.lr.min(), table.lr.max(), *pd.concat([*elsewhere, pd.Series(dtype=float)]).dropna()
         descent = (table.cosine == 1).all()  # plain SGD
         _series(
             alpha,
@@ -41,6 +46,7 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
             show=rates,
         )
         alpha.plot(table.step, table.lr, color=WARNING, lw=1.2, label="learning rate")
+        _draw_elsewhere(alpha, table, window)
         alpha.set(title="Optimal step size α*", ylabel="α* (learning rate)")
 
         _series(ratio, table.step, table.lr_over_alpha, window, "lr/α* < 0", show=(1, 2))
@@ -64,6 +70,29 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
         _save(figure, path)
 
 
+def _elsewhere(table: pd.DataFrame, window: int) -> dict[str, tuple[Any, Any]]:
+    """α* along the same directions on other samples, where the table has it: for each its values and running median."""
+    found = {}
+    for name, column in (("a held-out batch", "held_out_alpha"), ("all samples", "full_alpha")):
+        values = table.get(column, pd.Series(dtype=float))
+        measured = values.where(np.isfinite(values)).dropna()
+        if len(measured):
+            over = max(round(window * len(measured) / len(table)), min(7, len(measured)))
+            found[name] = measured, measured.rolling(over, center=True, min_periods=over // 2 + 1).median().dropna()
+    return found
+
+
+def _draw_elsewhere(axes: Axes, table: pd.DataFrame, window: int, *, color: str = "") -> None:
+    """In colors of their own with a legend, or in the color of their optimizer without one."""
+    for name, (values, median) in _elsewhere(table, window).items():
+        look: Any = {"color": color or ELSEWHERE[name], "lw": 1.4, "ls": LINES[name]}
+        outside = int((values <= 0).sum())
+        label = f"on {name}, median" + (f" (α* ≤ 0: {outside} of {len(values)})" if outside else "")
+        if name == "all samples":
+            axes.plot(table.step[values.index], values.where(values > 0), ".", color=look["color"], ms=3, alpha=0.6)
+        axes.plot(table.step[median.index], median.where(median > 0), **look, label="_" if color else label)
+
+
 def draw_comparison(table: pd.DataFrame, path: Path, *, title: str) -> None:
     """α*, lr/α* and loss of several optimizers side by side: each one's running median and middle half."""
     with mpl.rc_context(STYLE):
@@ -82,12 +111,17 @@ def draw_comparison(table: pd.DataFrame, path: Path, *, title: str) -> None:
                 axes.fill_between(rows.step, low, high, color=f"C{k}", alpha=0.15, lw=0)
                 axes.plot(rows.step, middle, color=f"C{k}", lw=1.6, label=name)
                 shown += [low, middle, high]
+            _draw_elsewhere(panels[0], rows, window, color=f"C{k}")
+            ranges[0] += [median[median > 0] for _, median in _elsewhere(rows, window).values()]
         ratio = panels[1]
         marks = [
             ratio.axhline(1, color=REFERENCE, lw=1.2, label="1: lands on the minimum"),
             ratio.axhline(2, color=WARNING, lw=1.2, ls="--", label="2: no progress predicted"),
         ]
         ratio.legend(handles=marks, fontsize=8, framealpha=0.9)
+        drawn = [Line2D([], [], color=REFERENCE, ls=LINES[name], label=f"on {name}") for name in _elsewhere(table, 1)]
+        if drawn:
+            panels[0].legend(handles=drawn, fontsize=8, framealpha=0.9)
         panels[0].set(title="Optimal learning rate α*", ylabel="α* (learning rate)")
         ratio.set(title="Learning rate over α*", ylabel="lr / α*")
         panels[2].set(title="Mini-batch loss before the step", ylabel="loss")

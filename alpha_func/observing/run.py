@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from alpha_func.failures import StrategyError
+from alpha_func.observing import elsewhere
 from alpha_func.observing.algorithms import InputError
 from alpha_func.observing.data import Data, load
 from alpha_func.observing.experiment import Experiment, network
@@ -41,6 +42,7 @@ class Course:
     Attributes:
         optimizer: its label.             recorded: its rows in steps.csv.
         alpha: median α*, a learning rate.
+        held_out_alpha, full_alpha: that of the next mini-batch, and of all samples, where they were measured.
         non_positive: share of steps with curvature ≤ 0.
         beyond_edge: share of steps with lr/α* > 2.
         loss: median loss of the last epoch that was recorded.
@@ -51,6 +53,8 @@ class Course:
     optimizer: str
     recorded: int = 0
     alpha: float = math.nan
+    held_out_alpha: float = math.nan
+    full_alpha: float = math.nan
     non_positive: float = math.nan
     beyond_edge: float = math.nan
     loss: float = math.nan
@@ -101,6 +105,7 @@ def run(
         InputError: the data or the folder cannot be used; nothing was written.
     """
     data = load(experiment)
+    elsewhere.check_samples(experiment, data)
     module = network(experiment, data.inputs.shape[1], data.outputs)
     names = [name for name, _ in module.named_parameters()]
     loss = training_loss(experiment, data, module)
@@ -112,7 +117,7 @@ def run(
     lines: list[Line] = []
     on_start(summary.planned, names)
     try:
-        with RecordFile(folder / STEPS, names) as records:
+        with RecordFile(folder / STEPS, names, elsewhere.columns(experiment)) as records:
             started, previous = time.perf_counter(), dict.fromkeys(courses, -1)
             for record, line in _side_by_side(experiment, data, module, loss):
                 records.write(record)
@@ -120,9 +125,9 @@ def run(
                 course.recorded += 1
                 if line is not None:
                     lines.append(line)
-                elif (
-                    record.step == previous[record.optimizer] + 1
-                ):  # the step alone: no line sampled, no unrecorded steps before it
+                elif record.step == previous[record.optimizer] + 1 and not (
+                    experiment.full_data != 1 and experiment.measures_all(record.step)
+                ):  # the step alone: no line sampled, not all samples measured, no unrecorded steps before it
                     course.seconds.append(time.perf_counter() - started)
                 on_observation(Observation(record, line))
                 previous[record.optimizer] = record.step
@@ -189,6 +194,9 @@ def _finish(summary: Summary, experiment: Experiment, data: Data, folder: Path, 
     for algorithm in experiment.algorithms():
         course, rows = summary.courses[algorithm.label], table[table.optimizer == algorithm.label]
         course.alpha = float(rows.alpha.median())
+        course.held_out_alpha, course.full_alpha = (
+            float(rows[name].median()) if name in rows else math.nan for name in ("held_out_alpha", "full_alpha")
+        )
         course.non_positive = float((rows.curvature <= 0).mean())
         course.beyond_edge = float((rows.lr_over_alpha > 2).mean())
         course.loss = float(rows.loss[rows.epoch == rows.epoch.max()].median())

@@ -15,6 +15,7 @@ from alpha_func.directions import DirectionFunction
 from alpha_func.losses import functional_loss
 from alpha_func.observing.algorithms import Algorithm
 from alpha_func.observing.data import Data
+from alpha_func.observing.elsewhere import Elsewhere
 from alpha_func.observing.experiment import CAPTURED, Experiment
 from alpha_func.observing.records import Record
 from alpha_func.observing.steppers import Measured, Stateful, SteepestDescent, Stepper
@@ -47,13 +48,14 @@ class Observation(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Where a mini-batch stands in the run, and its samples."""
+    """Where a mini-batch stands in the run, its samples, and the next mini-batch of its epoch, or the first."""
 
     epoch: int
     batch: int
     step: int
     inputs: Tensor
     targets: Tensor
+    held_out: tuple[Tensor, Tensor]
 
 
 def batches(experiment: Experiment, data: Data) -> Iterator[Batch]:
@@ -72,9 +74,9 @@ def batches(experiment: Experiment, data: Data) -> Iterator[Batch]:
             order = torch.randperm(len(inputs), generator=generator)
             inputs, targets = inputs[order], targets[order]
         size = experiment.batch_size
-        pieces = zip(torch.split(inputs, size), torch.split(targets, size), strict=True)
+        pieces = list(zip(torch.split(inputs, size), torch.split(targets, size), strict=True))
         for batch, (x, y) in enumerate(pieces):
-            yield Batch(epoch, batch, step, x, y)
+            yield Batch(epoch, batch, step, x, y, pieces[(batch + 1) % len(pieces)])
             step += 1
 
 
@@ -113,6 +115,7 @@ def observe(
     plain_loss, params = functional_loss(module, data.criterion)
     stepper = _stepper(experiment, algorithm, loss, func.grad(plain_loss))
     lines = line_steps(experiment, steps_of(experiment, data))
+    elsewhere = Elsewhere(experiment, data, loss)
     lr = algorithm.nominal_lr
     for batch in batches(experiment, data):
         x, y = batch.inputs, batch.targets
@@ -128,7 +131,8 @@ def observe(
                 lr = experiment.factor * alpha
             after = tree.axpy(lr / measured.unit, measured.direction, params)
         if observed:
-            record = _record(batch, algorithm, measured, lr, loss(after, x, y))
+            others = elsewhere(params, measured, batch.held_out, batch.step)
+            record = _record(batch, algorithm, measured, others, lr, loss(after, x, y))
             line = None
             if batch.step in lines:
                 on_batch = scalar_loss(loss, (x, y), {})
@@ -151,7 +155,9 @@ def _stepper(
     return Stateful(lr, algorithm.direction(), gradient, measured)
 
 
-def _record(batch: Batch, algorithm: Algorithm, measured: Measured, lr: float, loss_after: Tensor) -> Record:
+def _record(
+    batch: Batch, algorithm: Algorithm, measured: Measured, others: tuple[float, ...], lr: float, loss_after: Tensor
+) -> Record:
     unit = measured.unit
     value, slope, curvature = (number.item() for number in measured.quadratic)
     alpha = unit * measured.quadratic.alpha.item()
@@ -173,6 +179,7 @@ def _record(batch: Batch, algorithm: Algorithm, measured: Measured, lr: float, l
         cosine=measured.cosine,
         weight_decay_share=measured.weight_decay_share,
         direction_norms=tuple(norm / unit for norm in norms),
+        elsewhere=others,
     )
 
 
