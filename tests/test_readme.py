@@ -15,7 +15,7 @@ def test_the_python_of_the_readme_runs(capsys):
     names = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
-    assert capsys.readouterr().out.count("α*") == 100
+    assert capsys.readouterr().out.count("α*") == 101
     assert names["alphas"].shape == (7,)
 
 
