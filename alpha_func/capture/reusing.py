@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
+from alpha_func import tree
+
 aten = torch.ops.aten
 
 _LARGE = 2**14  # entries; a smaller tensor is made in less time than it takes to say where
@@ -71,14 +73,24 @@ def _bases(nodes: list[fx.Node]) -> dict[fx.Node, fx.Node]:
     parts: dict[Any, fx.Node] = {}
     for node in nodes:
         source = node.all_input_nodes[0] if node.all_input_nodes else None
-        makes_its_own = isinstance(node.target, OpOverload) and all(
-            result.alias_info is None for result in node.target._schema.returns
-        )
+        makes_its_own = isinstance(node.target, OpOverload) and not _may_be_view(node)
         if node.target is getitem and source is not None and base[source] is source:
             base[node] = parts.setdefault(node.args, node)
             continue
         base[node] = node if makes_its_own or source is None else base[source]
     return base
+
+
+def _may_be_view(node: fx.Node) -> bool:
+    """Whether a result shares memory with an operand: by its schema (not ``unsafe_split``) or as traced."""
+    if any(result.alias_info is not None for result in node.target._schema.returns):  # type: ignore[union-attr]
+        return True
+    return not _storages([node]).isdisjoint(_storages(node.all_input_nodes))
+
+
+def _storages(nodes: list[fx.Node]) -> set[int]:
+    tensors = (leaf for node in nodes for leaf in tree.leaves(node.meta.get("val")) if isinstance(leaf, Tensor))
+    return {tensor.untyped_storage()._cdata for tensor in tensors}
 
 
 def _is_own(base: fx.Node) -> bool:
