@@ -32,7 +32,6 @@ from alpha_func import (
     functional_loss,
     quadratic_along,
     steepest_descent,
-    tree,
 )
 
 EXAMPLES, FEATURES = 256, 64
@@ -78,7 +77,7 @@ class Shared(nn.Module):
         return Gather.apply(share)[: self.shape.numel()].view(self.shape)
 
     def right_inverse(self, whole: Tensor) -> Tensor:
-        """This process's share."""
+        """What is kept here of the whole parameter."""
         flat = nn.functional.pad(whole.flatten(), (0, self.size * dist.get_world_size() - whole.numel()))
         return flat[dist.get_rank() * self.size :][: self.size].clone()
 
