@@ -11,7 +11,7 @@ Derivatives (2008), chapter 13.
 
 from torch import fx
 
-from alpha_func.capture.building import finished
+from alpha_func.capture.building import finished, is_impure
 from alpha_func.capture.laws.operands import filled_like
 from alpha_func.capture.sweeping import Coefficients, forward, propagate, started
 
@@ -31,4 +31,29 @@ def taylor_program(lowered: fx.GraphModule, parameters: int) -> fx.GraphModule:
     propagate(b, values, one, two)
     zero = filled_like(b, values.output, 0)
     slope, curvature = (zero if part.get(values.result) is None else part[values.result] for part in (one, two))
-    return finished(b, (values.output, slope, curvature))
+    return _layer_by_layer(finished(b, (values.output, slope, curvature)))
+
+
+def _layer_by_layer(program: fx.GraphModule) -> fx.GraphModule:
+    """The program with every call where the curvature first needs it: what a layer makes is gone after the next one.
+
+    As written, the values of all layers come before the first tangent, and wait for it. Random draws keep their order.
+    """
+    nodes = list(program.graph.nodes)
+    if any(is_impure(node.target) for node in nodes):
+        return program
+    output = nodes[-1]
+    placed = {node for node in nodes if node.op == "placeholder"}
+    pending = [*output.args[0]]  # the curvature last, so first
+    while pending:
+        node = pending[-1]
+        missing = [x for x in node.all_input_nodes if x not in placed] if node not in placed else []
+        if missing:
+            pending += missing[::-1]
+        else:
+            pending.pop()
+            if node not in placed:
+                placed.add(node)
+                output.prepend(node)
+    program.recompile()
+    return program
