@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
         # Compiled programs are kept between the trial of a way and its timing, and no longer: first calls are cold.
         with tempfile.TemporaryDirectory() as cache:
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", cache)
+            os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
             os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
             os.environ["OMP_NUM_THREADS"] = str(settings.threads)
             results.begin(settings, fresh=options.fresh)

@@ -123,12 +123,16 @@ gpt2, gpt4 = partial(gpt, 2), partial(gpt, 4)
 
 
 def lstm(p, x, y):
-    """One layer, its last output; the steps unrolled."""
+    """One layer, its last output; the steps a lax.scan."""
     w, u = p["lstm.weight_ih_l0"], p["lstm.weight_hh_l0"]
     bias = p["lstm.bias_ih_l0"] + p["lstm.bias_hh_l0"]
-    h = c = jnp.zeros((len(x), u.shape[1]), x.dtype)
-    for t in range(x.shape[1]):
-        i, f, g, o = jnp.split(x[:, t] @ w.T + h @ u.T + bias, 4, -1)
+
+    def step(carry, projected):
+        h, c = carry
+        i, f, g, o = jnp.split(projected + h @ u.T, 4, -1)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (jax.nn.sigmoid(o) * jnp.tanh(c), c), None
+
+    zeros = jnp.zeros((len(x), u.shape[1]), x.dtype)
+    (h, _), _ = jax.lax.scan(step, (zeros, zeros), (x @ w.T + bias).swapaxes(0, 1))
     return cross_entropy(linear(p, "head", h), y)

@@ -71,8 +71,9 @@ def recommendation(found: Findings) -> str:
         cells.append(f"{least} ({found.memory_ratio(model, least):.2f})" if least else "none")
         body.append(cells)
     return (
-        "## Which one should I use?\n\nThe fastest way that is exact in float32 and float64, with its time, and the "
-        "way that holds the least memory, with its peak; both in units of one eager gradient.\n\n" + rows(head, body)
+        "## Which one should I use?\n\nThe fastest way that is exact in every dtype it was tried in, with its time, "
+        "and the way that holds the least memory, with its peak; both in units of one eager gradient.\n\n"
+        + rows(head, body)
     )
 
 

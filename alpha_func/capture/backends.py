@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from alpha_func.capture.adjoint import ancestors
+from alpha_func.capture.binding import bind
 from alpha_func.capture.building import fake_mode, is_impure
 from alpha_func.capture.fusing import fuse
 from alpha_func.capture.layout import lay_out
@@ -24,7 +25,7 @@ Backend = Callable[[fx.GraphModule], Runnable]
 
 def eager(program: fx.GraphModule) -> Runnable:
     """The program operator by operator, in fused kernels and in place where that can be."""
-    forward = reuse(fuse(lay_out(program))).forward
+    forward = bind(reuse(fuse(lay_out(program)))).forward
 
     def run(*inputs: Any) -> Sequence[Any]:
         # The programs are derivatives already: below autograd each call costs less.
@@ -36,7 +37,7 @@ def eager(program: fx.GraphModule) -> Runnable:
 
 def transformable(program: fx.GraphModule) -> Runnable:
     """The program operator by operator, for torch.func and autograd to differentiate and batch."""
-    return fuse(in_primitives(program)).forward
+    return bind(fuse(in_primitives(program))).forward
 
 
 def inductor(program: fx.GraphModule) -> Runnable:

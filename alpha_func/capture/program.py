@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from alpha_func import tree
 from alpha_func.capture.agreement import require_agreement
+from alpha_func.capture.binding import bind
 from alpha_func.capture.operators import unverified as unverified_in
 from alpha_func.capture.refusal import EAGER, CaptureError
 from alpha_func.capture.signature import Key, signature
@@ -49,7 +50,7 @@ class Program:
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The loss."""
         if self._in_primitives is None:
-            self._in_primitives = in_primitives(self.graph).forward
+            self._in_primitives = bind(in_primitives(self.graph)).forward
         if self.seed is None:
             return self._in_primitives(*inputs)
         with seeded_rng(self.seed):

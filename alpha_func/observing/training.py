@@ -159,9 +159,10 @@ def _record(
     batch: Batch, algorithm: Algorithm, measured: Measured, others: tuple[float, ...], lr: float, loss_after: Tensor
 ) -> Record:
     unit = measured.unit
-    value, slope, curvature = (number.item() for number in measured.quadratic)
-    alpha = unit * measured.quadratic.alpha.item()
-    norms = torch.stack(torch._foreach_norm(tree.leaves(measured.direction))).tolist()
+    leaves = torch._foreach_norm(tree.leaves(measured.direction))
+    numbers = torch.stack([*measured.quadratic, measured.quadratic.alpha, loss_after, *leaves])
+    value, slope, curvature, alpha, after, *norms = numbers.tolist()  # the device is waited for once
+    alpha *= unit
     return Record(
         epoch=batch.epoch,
         batch=batch.batch,
@@ -172,7 +173,7 @@ def _record(
         alpha=alpha,
         lr=lr,
         lr_over_alpha=lr / alpha if alpha else math.nan,
-        loss_after=loss_after.item(),
+        loss_after=after,
         direction_norm=math.hypot(*norms) / unit,
         optimizer=algorithm.label,
         alpha_steps=alpha / lr if lr else math.nan,
