@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from alpha_func.differences import differences
+from benchmarks.findings import Findings
 from benchmarks.problems import Problem, draw_points, truths
+from benchmarks.results import Results
 from benchmarks.settings import Settings
-from benchmarks.trials import case_of, judged, try_all
+from benchmarks.trials import Trial, case_of, judged, try_all
 
 SETTINGS = Settings(small=True, workers=1, threads=1, patience=60.0, extra=("benchmarks_extra",))
 OURS = ("quadratic_along", "quadratic_along captured", "grad_and_quadratic", "grad_and_quadratic captured")
@@ -82,6 +84,19 @@ def test_the_reference_is_the_second_derivative_along_the_line(model):
     found = differences(h, 1 / norm, (0.05, 0.004, 0.0004))
     assert found.smooth
     assert abs(found.curvature - truth.curvature) <= 1e-6 * found.scale, (found.curvature, truth.curvature)
+
+
+@pytest.mark.parametrize(
+    ("float32", "float64", "exact"),
+    [("exact", "exact", True), ("exact", "skipped", True), ("exact", "WRONG", False), ("crashes", "skipped", False)],
+)
+def test_a_way_is_recommended_where_every_trial_of_it_was_exact(tmp_path, float32, float64, exact):
+    results = Results(tmp_path)
+    results.begin(SETTINGS, fresh=True)
+    results.add(
+        "trials", [Trial("mlp", "jvp(grad)", "float32", float32), Trial("mlp", "jvp(grad)", "float64", float64)]
+    )
+    assert Findings(results).exact("mlp", "jvp(grad)") is exact
 
 
 def test_an_answer_that_is_not_a_number_is_wrong():
