@@ -1,7 +1,7 @@
 """Which way to dᵀHd, on this machine: models × ways, tried, timed, and compared with the dense Hessian.
 
     python -m benchmarks --quick          the small models, a minute or two; into runs/benchmarks-quick
-    python -m benchmarks                  everything, under half an hour; into benchmarks
+    python -m benchmarks                  everything, three quarters of an hour; into benchmarks
     python -m benchmarks --report-only    the report again, from the CSV files
 
 A run that was cut off goes on where it ended: give the same command again. --fresh begins anew.
