@@ -1,23 +1,22 @@
 """The optimal step size α* = −dᵀg / dᵀHd of a loss along a direction, exactly, without forming the Hessian."""
 
 from alpha_func import tree
-from alpha_func.additivity import BatchDependenceWarning
-from alpha_func.anatomy import Anatomy, anatomy
-from alpha_func.capture import CapturedLoss, CaptureError, capture
+from alpha_func.capture import CapturedLoss, capture
 from alpha_func.check import QuadraticCheck, check_quadratic
-from alpha_func.data_sets import Total, accumulate
-from alpha_func.directions import steepest_descent
-from alpha_func.distributed import DistributedError, all_reduce, data_parallel_gradient, data_parallel_quadratic
-from alpha_func.failures import StrategyError
-from alpha_func.held_out import TwoBatchStep, two_batch
-from alpha_func.losses import functional_loss
-from alpha_func.microbatches import MicrobatchedLoss, microbatched
-from alpha_func.noise import AlphaInterval, alpha_interval
-from alpha_func.observing.observer import Observer, StepRecord
-from alpha_func.optimizers import Direction, OptimizerStep, from_live_optimizer, from_optimizer
-from alpha_func.per_example import per_example_quadratics
+from alpha_func.data_sets.accumulate import Total, accumulate
+from alpha_func.data_sets.distributed import all_reduce, data_parallel_gradient, data_parallel_quadratic
+from alpha_func.data_sets.held_out import TwoBatchStep, two_batch
+from alpha_func.data_sets.interval import AlphaInterval, alpha_interval
+from alpha_func.data_sets.microbatches import MicrobatchedLoss, microbatched
+from alpha_func.data_sets.per_example import per_example_quadratics
+from alpha_func.errors import BatchDependenceWarning, CaptureError, DistributedError, StrategyError
+from alpha_func.losses.module_loss import functional_loss
+from alpha_func.observer.observer import Observer, StepRecord
+from alpha_func.optimizers.anatomy import Anatomy, anatomy
+from alpha_func.optimizers.pure import Direction, OptimizerStep, from_live_optimizer, from_optimizer
 from alpha_func.quadratic import Quadratic
-from alpha_func.strategies import (
+from alpha_func.transforms.directions import steepest_descent
+from alpha_func.transforms.strategies import (
     STRATEGIES,
     Strategy,
     forward_over_forward,
@@ -25,7 +24,7 @@ from alpha_func.strategies import (
     reverse_over_forward,
     reverse_over_reverse,
 )
-from alpha_func.transforms import Step, grad_and_quadratic, hvp, optimal_alpha, quadratic_along
+from alpha_func.transforms.verbs import Step, grad_and_quadratic, hvp, optimal_alpha, quadratic_along
 
 __all__ = [
     "STRATEGIES",

@@ -2,7 +2,7 @@
 
 import sys
 
-from alpha_func.observing.cli import main
+from alpha_func.experiment.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
-from alpha_func.differences import differences
-from alpha_func.losses import ModuleLoss
-from alpha_func.module_state import ModuleState
+from alpha_func.losses.module_loss import ModuleLoss
+from alpha_func.losses.module_state import ModuleState
 from alpha_func.quadratic import Quadratic
-from alpha_func.strategies import STRATEGIES, Strategy
-from alpha_func.transforms import DEFAULT_STRATEGY, quadratic_along
+from alpha_func.transforms.strategies import STRATEGIES, Strategy
+from alpha_func.transforms.validation import aligned, check_params
+from alpha_func.transforms.verbs import DEFAULT_STRATEGY, quadratic_along
 from alpha_func.tree import Tree
-from alpha_func.validation import aligned, check_params
+from alpha_func.verified.differences import differences
 
 _TOLERANCE = 1e-6  # what extrapolated differences resolve of a second derivative in float64
 _KINKED = "a kink (ReLU, max-pooling) or a value that is not finite lies within the differences: they say nothing"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alpha_func import Observer, StepRecord
-from alpha_func.observing.loggers import CSVLog
+from alpha_func.observer.loggers import CSVLog
 
 DIGITS, LENGTH = 2, 8  # "47+85=132" is 4 7 + 8 5 = 2 3 1, the sum from its last digit
 VOCABULARY = "0123456789+="

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from cases import MODULES, mse_net
 from torch import nn
 
 from alpha_func import Quadratic, capture, check_quadratic, reverse_over_reverse, tree
+from tests.helpers.cases import MODULES, mse_net
 
 
 @pytest.mark.parametrize("name", ["mlp", "layer_norm", "batch_norm_train", "batch_norm_eval", "dropout", "attention"])

@@ -13,17 +13,19 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import tree
-from alpha_func.capture.agreement import require_agreement
-from alpha_func.capture.binding import bind
-from alpha_func.capture.operators import unverified as unverified_in
-from alpha_func.capture.refusal import EAGER, CaptureError
-from alpha_func.capture.signature import Key, signature
-from alpha_func.capture.surroundings import Surroundings
-from alpha_func.capture.tracing import trace
-from alpha_func.capture.whole import in_primitives
-from alpha_func.losses import LossOfLoss, ModuleLoss, lifted, seeded_rng
+from alpha_func.capture.builder.active import unverified as unverified_in
+from alpha_func.capture.rewrites.normalisation import in_primitives
+from alpha_func.capture.running.binding import bind
+from alpha_func.capture.tracing.agreement import require_agreement
+from alpha_func.capture.tracing.refusal import EAGER
+from alpha_func.capture.tracing.surroundings import Surroundings
+from alpha_func.capture.tracing.tracing import trace
+from alpha_func.errors import CaptureError
+from alpha_func.losses.draws import seeded_rng
+from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, lifted
+from alpha_func.losses.signature import Key, signature
+from alpha_func.transforms.validation import require_callable, scalar_loss
 from alpha_func.tree import Tree
-from alpha_func.validation import require_callable, scalar_loss
 
 BACKENDS = ("eager", "inductor")
 MAX_PROGRAMS = 32  # kept by a captured loss, the least recently used dropped

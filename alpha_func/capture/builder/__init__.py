@@ -1,0 +1,1 @@
+"""Programs written call by call, simplified as they are written."""

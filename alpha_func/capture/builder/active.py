@@ -1,0 +1,67 @@
+"""The operators of a program that a derivative passes through."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from alpha_func.verified.table import table
+
+# Linear or constant by definition, so never in a sample of their own.
+_STRUCTURAL = {"aten.lift_fresh_copy.default", "aten.alias.default"}
+
+
+_TRUSTED = ("exact", "nan")  # a nan at a singular sample is no number that could be taken for the derivative
+
+
+# Their outputs depend on no value of their inputs, or are declared not to.
+_CONSTANT = {"detach", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like"}
+
+
+_CONSTANT |= {"new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided", "bernoulli"}
+
+
+def unverified(graph: fx.Graph, params: int, strategy: str = "reverse_over_reverse") -> list[str]:
+    """The operators of ``graph`` that a derivative in the first ``params`` inputs passes through, and that have not
+    been verified under a strategy; under ``forward_over_forward``, those whose nested forward derivatives have not.
+    """
+    known = table("primitive")
+    names = dict.fromkeys(operator_name(node) for node in active_nodes(graph, params))
+    return [n for n in names if n not in _STRUCTURAL and known.get(n, {}).get(strategy) not in _TRUSTED]
+
+
+def operator_name(node: fx.Node) -> str:
+    """``aten.mm.default``."""
+    return str(node.target)
+
+
+def active_operators(program: Any) -> set[str]:
+    """The names of the operators of a program that a derivative passes through."""
+    return {operator_name(node) for node in active_nodes(program.graph.graph, program.params)}
+
+
+def active_nodes(graph: fx.Graph, params: int) -> list[fx.Node]:
+    """The nodes that a derivative in the first ``params`` inputs passes through."""
+    nodes = list(graph.nodes)
+    active = set(nodes[:params])
+    passed = []
+    for node in nodes[params:]:
+        if node.op != "call_function" or active.isdisjoint(node.all_input_nodes):
+            continue
+        if is_constant(node.target) or not _has_derivative(node.meta.get("val")):
+            continue
+        active.add(node)
+        if isinstance(node.target, torch._ops.OpOverload):
+            passed.append(node)
+    return passed
+
+
+def _has_derivative(value: object) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(_has_derivative(part) for part in value)
+    return not isinstance(value, torch.Tensor) or value.is_floating_point() or value.is_complex()
+
+
+def is_constant(target: Any) -> bool:
+    """Whether no derivative passes through an operator, whatever its operands."""
+    return isinstance(target, torch._ops.OpOverload) and target.overloadpacket.__name__ in _CONSTANT

@@ -1,0 +1,156 @@
+"""The derivatives of one operator, as calls in a program.
+
+    v = f(x)     a call of an operator; x its tensor operands, t their tangents, None where a tangent is zero
+    λ            the adjoint of v
+
+``first`` is Df[t], ``second`` is D²f[t, t], ``pullback`` is Dfᵀ[λ]. An operator has a law where its derivative is
+known in a closed form (linear, bilinear, a function of one number, softmax), and otherwise PyTorch's own: the jvp, the
+jvp of the jvp and the vjp of this one operator, traced.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, func, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from alpha_func.capture.builder.builder import Builder
+
+Value = Any  # a node or a number; None for a zero tangent
+
+
+class Call(NamedTuple):
+    """A call of an operator: its operands and its value, in the program that is written."""
+
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    value: Any
+
+
+Rule = Callable[[Builder, Call, tuple[Any, ...]], Any]
+FIRST: dict[Any, Rule] = {}
+SECOND: dict[Any, Rule] = {}
+SLOPE: dict[Any, Callable[[Builder, Call], Any]] = {}  # f′ of a function of one number, shared by both directions
+
+PULLBACK: dict[Any, Callable[[Builder, Call, tuple[Any, ...], Any], list[Any]]] = {}
+
+
+def rules(first_rule: Rule, second_rule: Rule, *targets: Any) -> None:
+    """Enter these two into the tables."""
+    for target in targets:
+        FIRST[target], SECOND[target] = first_rule, second_rule
+
+
+def no_tangent(b: Builder, call: Call, tangents: Any) -> Any:
+    """The rule of what is zero, for each output."""
+    return _per_output(call, None)
+
+
+def first(b: Builder, call: Call, tangents: tuple[Any, ...]) -> Any:
+    """Df[t], for each output of the call; ``tangents`` has the nesting of ``call.args``."""
+    if all(t is None for t in pytree.tree_leaves(tangents, is_leaf=lambda x: x is None)):
+        return _per_output(call, None)
+    rule = FIRST.get(call.target)
+    found = rule(b, call, tangents) if rule else NotImplemented
+    return _traced(b, call, tangents, _jvp) if found is NotImplemented else found
+
+
+def second(b: Builder, call: Call, tangents: tuple[Any, ...]) -> Any:
+    """D²f[t, t], for each output of the call; None where it is zero."""
+    if all(t is None for t in pytree.tree_leaves(tangents, is_leaf=lambda x: x is None)):
+        return _per_output(call, None)
+    rule = SECOND.get(call.target)
+    found = rule(b, call, tangents) if rule else NotImplemented
+    return _traced(b, call, tangents, _jvp_of_jvp) if found is NotImplemented else found
+
+
+def pullback(b: Builder, call: Call, active: tuple[Any, ...], adjoints: Any) -> list[Any]:
+    """Dfᵀ[λ], for each operand where ``active`` (of the nesting of ``call.args``) is true, in order; else None."""
+    rule = PULLBACK.get(call.target)
+    if rule is not None:
+        return rule(b, call, active, adjoints)
+    slope = SLOPE.get(call.target)
+    if slope is not None:
+        return [b.call(torch.ops.aten.mul.Tensor, adjoints, slope(b, call)), *([None] * (len(call.args) - 1))]
+    return _traced(b, call, (active, adjoints), _vjp)
+
+
+def _per_output(call: Call, what: Any) -> Any:
+    val = call.value.meta["val"] if isinstance(call.value, fx.Node) else None
+    return [what] * len(val) if isinstance(val, (tuple, list)) else what
+
+
+# PyTorch's own derivatives of one operator, traced.
+
+
+def _traced(b: Builder, call: Call, tangents: Any, transform: Callable[..., Any]) -> Any:
+    """The derivative that ``transform`` takes of this operator, traced on fake tensors and written here."""
+    leaves, spec = pytree.tree_flatten((call.args, call.kwargs, tangents), is_leaf=lambda x: x is None)
+    where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, fx.Node)]
+    vals = [leaves[i].meta["val"] for i in where]
+    kinds = tuple((i, val.shape, val.stride(), val.dtype, val.device) for i, val in zip(where, vals, strict=True))
+    rest = tuple(repr(leaf) for i, leaf in enumerate(leaves) if i not in where)
+    key = (transform, call.target, kinds, rest, str(spec))
+    if key not in b.traces:
+
+        def derivative(*tensors: Tensor) -> Any:
+            filled = list(leaves)
+            for i, tensor in zip(where, tensors, strict=True):
+                filled[i] = tensor
+            args, kwargs, ts = pytree.tree_unflatten(filled, spec)
+            return transform(call.target, args, kwargs, ts)
+
+        with b.mode:
+            # One fake tensor for each operand, though two share theirs: make_fx tells its inputs apart by identity.
+            inputs = [torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device=v.device) for v in vals]
+            # PyTorch's formulas write in place here and there (linalg_vector_norm).
+            b.traces[key] = make_fx(func.functionalize(derivative))(*inputs)
+    return b.inline(b.traces[key], [leaves[i] for i in where])
+
+
+def _restricted(target: Any, args: Any, kwargs: Any, chosen: Sequence[bool]) -> tuple[Callable[..., Any], list[Any]]:
+    """The operator as a function of the chosen ones of the leaves of its operands, and these."""
+    leaves, spec = pytree.tree_flatten(args, is_leaf=lambda x: x is None)
+
+    def function(*values: Tensor) -> Any:
+        given = iter(values)
+        filled = [next(given) if pick else leaf for leaf, pick in zip(leaves, chosen, strict=True)]
+        return target(*pytree.tree_unflatten(filled, spec), **kwargs)
+
+    return function, [leaf for leaf, pick in zip(leaves, chosen, strict=True) if pick]
+
+
+def _jvp(target: Any, args: Any, kwargs: Any, tangents: Any) -> Any:
+    ts = pytree.tree_leaves(tangents, is_leaf=lambda x: x is None)
+    function, at = _restricted(target, args, kwargs, [t is not None for t in ts])
+    return func.jvp(function, tuple(at), tuple(t for t in ts if t is not None))[1]
+
+
+def _jvp_of_jvp(target: Any, args: Any, kwargs: Any, tangents: Any) -> Any:
+    ts = pytree.tree_leaves(tangents, is_leaf=lambda x: x is None)
+    function, at = _restricted(target, args, kwargs, [t is not None for t in ts])
+    along = tuple(t for t in ts if t is not None)
+    return func.jvp(lambda *x: func.jvp(function, x, along)[1], tuple(at), along)[1]
+
+
+def _vjp(target: Any, args: Any, kwargs: Any, active_and_adjoints: Any) -> Any:
+    active, adjoints = active_and_adjoints
+    chosen = pytree.tree_leaves(active, is_leaf=lambda x: x is None)
+    several = isinstance(adjoints, (tuple, list))
+    function, at = _restricted(target, args, kwargs, chosen)
+
+    def with_adjoints(*x: Tensor) -> Any:
+        return [v for v, a in zip(function(*x), adjoints, strict=True) if a is not None] if several else function(*x)
+
+    back = func.vjp(with_adjoints, *at)[1]
+    found = iter(back([a for a in adjoints if a is not None] if several else adjoints))
+    return [next(found) if pick else None for pick in chosen]
+
+
+def is_differentiable(value: Any) -> bool:
+    """Whether a value can have a tangent: it is real and floating point."""
+    val = value.meta["val"] if isinstance(value, fx.Node) else None
+    return isinstance(val, torch.Tensor) and val.is_floating_point()

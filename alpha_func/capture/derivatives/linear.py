@@ -1,0 +1,170 @@
+"""Operators that are constant, or linear in their operands: v₁ = f(t), and no second derivative."""
+
+from operator import getitem
+from typing import Any
+
+import torch
+
+from alpha_func.capture.builder.builder import Builder, plus, times
+from alpha_func.capture.builder.operands import broadcast, filled_like
+from alpha_func.capture.derivatives.derivative import Call, no_tangent, rules
+
+aten = torch.ops.aten
+
+# Nothing passes.
+
+rules(
+    no_tangent,
+    no_tangent,
+    aten.bernoulli.default,
+    aten.bernoulli.p,
+    aten.ceil.default,
+    aten.detach.default,
+    aten.empty_like.default,
+    aten.floor.default,
+    aten.full_like.default,
+    aten.new_zeros.default,
+    aten.ones_like.default,
+    aten.rand_like.default,
+    aten.randn_like.default,
+    aten.round.default,
+    aten.sgn.default,
+    aten.sign.default,
+    aten.zeros_like.default,
+)
+
+
+# Linear in the first operand.
+
+
+def _in_first(b: Builder, call: Call, t: Any) -> Any:
+    """f(x) linear in x: v₁ = f(t)."""
+    return b.call(call.target, t[0], *call.args[1:], **call.kwargs)
+
+
+_LINEAR = (
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.permute.default,
+    aten.t.default,
+    aten.transpose.int,
+    aten.expand.default,
+    aten.unsqueeze.default,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.sum.default,
+    aten.sum.dim_IntList,
+    aten.mean.default,
+    aten.mean.dim,
+    aten.neg.default,
+    aten.clone.default,
+    aten.alias.default,
+    aten._to_copy.default,
+    aten.flip.default,
+    aten.roll.default,
+    aten.repeat.default,
+    aten.index.Tensor,
+    aten.gather.default,
+    aten.index_select.default,
+    aten.embedding.default,
+    aten.constant_pad_nd.default,
+    aten.avg_pool2d.default,
+    aten._adaptive_avg_pool2d.default,
+    aten.diagonal.default,
+    aten.tril.default,
+    aten.triu.default,
+    aten.cumsum.default,
+    aten.mul.Scalar,
+    aten.div.Scalar,
+)
+
+
+def _linear_outputs(b: Builder, call: Call, t: Any) -> Any:
+    """f(x) linear in x, of several outputs."""
+    node = b.call(call.target, t[0], *call.args[1:], **call.kwargs)
+    return [b.call(getitem, node, i) for i in range(len(node.meta["val"]))]
+
+
+rules(_in_first, no_tangent, *_LINEAR)
+rules(
+    _linear_outputs,
+    no_tangent,
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+    aten.unbind.int,
+    aten.split_with_sizes_copy.default,
+)
+
+
+def _nll(b: Builder, call: Call, t: Any) -> Any:
+    """The mean of picked entries is linear; the total weight is constant."""
+    return [b.call(getitem, b.call(call.target, t[0], *call.args[1:]), 0), None]
+
+
+rules(_nll, no_tangent, aten.nll_loss_forward.default, aten.nll_loss2d_forward.default)
+
+
+def _masked_fill(b: Builder, call: Call, t: Any) -> Any:
+    """Where it is filled nothing passes."""
+    return NotImplemented if t[2] is not None else b.call(aten.masked_fill.Scalar, t[0], call.args[1], 0)
+
+
+rules(_masked_fill, no_tangent, aten.masked_fill.Scalar, aten.masked_fill.Tensor)
+
+
+# Linear in all operands together.
+
+
+def _add(b: Builder, call: Call, t: Any) -> Any:
+    """D(x + a·y) = t_x + a·t_y."""
+    sign = -1 if call.target in (aten.sub.Tensor, aten.sub.Scalar) else 1
+    y = times(b, t[1], sign * call.kwargs.get("alpha", 1)) if len(t) > 1 else None
+    return broadcast(b, plus(b, t[0], y), call.value.meta["val"].shape)
+
+
+rules(_add, no_tangent, aten.add.Tensor, aten.sub.Tensor, aten.add.Scalar, aten.sub.Scalar)
+
+
+def _cat(b: Builder, call: Call, t: Any) -> Any:
+    """D cat(x, y) = cat(t_x, t_y)."""
+    parts = [filled_like(b, x, 0) if tx is None else tx for x, tx in zip(call.args[0], t[0], strict=True)]
+    return b.call(call.target, parts, *call.args[1:])
+
+
+rules(_cat, no_tangent, aten.cat.default, aten.stack.default)
+
+
+def _where(b: Builder, call: Call, t: Any) -> Any:
+    """D where(c, x, y) = where(c, t_x, t_y)."""
+    branches = [filled_like(b, x, 0, ()) if tx is None else tx for x, tx in zip(call.args[1:], t[1:], strict=True)]
+    return broadcast(b, b.call(aten.where.self, call.args[0], *branches), call.value.meta["val"].shape)
+
+
+rules(_where, no_tangent, aten.where.self)
+
+
+# Linear on each side of a kink.
+
+
+def _relu(b: Builder, call: Call, t: Any) -> Any:
+    """A tangent passes where the value is positive."""
+    return b.call(aten.threshold_backward.default, t[0], call.value, 0)
+
+
+rules(_relu, no_tangent, aten.relu.default)
+
+
+def _max_pool(b: Builder, call: Call, t: Any) -> Any:
+    """The tangent of each maximum, picked by its index."""
+    indices = b.call(getitem, call.value, 1)
+    shape = indices.meta["val"].shape
+    planes = b.call(aten.view.default, t[0], [*shape[:-2], -1])
+    picked = b.call(aten.gather.default, planes, -1, b.call(aten.view.default, indices, [*shape[:-2], -1]))
+    return [b.call(aten.view.default, picked, list(shape)), None]
+
+
+rules(_max_pool, no_tangent, aten.max_pool2d_with_indices.default)

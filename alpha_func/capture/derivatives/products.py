@@ -1,0 +1,91 @@
+"""Bilinear operators and quotients: D(x·y) = t_x·y + x·t_y, D²(x·y) = 2·t_x·t_y."""
+
+from typing import Any
+
+import torch
+
+from alpha_func.capture.builder.builder import Builder, plus, times
+from alpha_func.capture.builder.operands import broadcast
+from alpha_func.capture.derivatives.derivative import Call, first, rules
+
+aten = torch.ops.aten
+
+
+def _bilinear(target: Any) -> None:
+    def product(b: Builder, x: Any, y: Any) -> Any:
+        return None if x is None or y is None else b.call(target, x, y)
+
+    def d(b: Builder, call: Call, t: Any) -> Any:
+        x, y = call.args
+        total = plus(b, product(b, t[0], y), product(b, x, t[1]))
+        return broadcast(b, total, call.value.meta["val"].shape)
+
+    def d2(b: Builder, call: Call, t: Any) -> Any:
+        return times(b, product(b, t[0], t[1]), 2)
+
+    rules(d, d2, target)
+
+
+for _target in (aten.mul.Tensor, aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default):
+    _bilinear(_target)
+
+
+def _addmm(b: Builder, call: Call, t: Any) -> Any:
+    """D(c + x·y) = t_c + t_x·y + x·t_y."""
+    if call.kwargs:
+        return NotImplemented
+    _, x, y = call.args
+    total = None if t[2] is None else b.call(aten.mm.default, x, t[2])
+    if t[0] is not None:
+        shape = call.value.meta["val"].shape
+        total = broadcast(b, t[0], shape) if total is None else b.call(aten.addmm.default, t[0], x, t[2])
+    return plus(b, total, None if t[1] is None else b.call(aten.mm.default, t[1], y))
+
+
+def _addmm_second(b: Builder, call: Call, t: Any) -> Any:
+    """D²(c + x·y) = 2·t_x·t_y."""
+    if call.kwargs:
+        return NotImplemented
+    return None if t[1] is None or t[2] is None else times(b, b.call(aten.mm.default, t[1], t[2]), 2)
+
+
+rules(_addmm, _addmm_second, aten.addmm.default)
+
+
+def _convolution(b: Builder, call: Call, t: Any) -> Any:
+    """D(x ∗ w + c) = t_x ∗ w + x ∗ t_w + t_c."""
+    x, w, _, *how = call.args
+    conv = aten.convolution.default
+    along_x = None if t[0] is None else b.call(conv, t[0], w, t[2] if t[1] is None else None, *how)
+    along_w = None if t[1] is None else b.call(conv, x, t[1], t[2], *how)
+    if along_x is None and along_w is None:
+        return NotImplemented
+    return plus(b, along_x, along_w)
+
+
+def _convolution_second(b: Builder, call: Call, t: Any) -> Any:
+    """D²(x ∗ w + c) = 2·t_x ∗ t_w."""
+    if t[0] is None or t[1] is None:
+        return None
+    return times(b, b.call(aten.convolution.default, t[0], t[1], None, *call.args[3:]), 2)
+
+
+rules(_convolution, _convolution_second, aten.convolution.default)
+
+
+def _div(b: Builder, call: Call, t: Any) -> Any:
+    """q = x/y: q₁ = (t_x − q·t_y)/y."""
+    _, y = call.args
+    top = plus(b, t[0], times(b, call.value, t[1], -1) if len(t) > 1 else None)
+    return broadcast(b, b.call(aten.div.Tensor, top, y), call.value.meta["val"].shape)
+
+
+def _div_second(b: Builder, call: Call, t: Any) -> Any:
+    """q = x/y: D²q[t, t] = −2·q₁·t_y/y."""
+    if t[1] is None:
+        return None
+    top = times(b, first(b, call, t), t[1], -2)
+    return broadcast(b, b.call(aten.div.Tensor, top, call.args[1]), call.value.meta["val"].shape)
+
+
+rules(_div, _div_second, aten.div.Tensor)

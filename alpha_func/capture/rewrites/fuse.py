@@ -1,0 +1,83 @@
+"""Kernels that do several operators' work: laws for a program that runs operator by operator, not for a compiler.
+
+Written after ``simplify``: each turns two operators into one pass over memory, and the numbers stay, to rounding.
+"""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from alpha_func.capture.builder.builder import Builder, Law, fake_mode, finished, replay
+from alpha_func.capture.builder.operands import dtype_of, is_call, is_number, shape_of
+
+aten = torch.ops.aten
+
+
+def fuse(program: fx.GraphModule) -> fx.GraphModule:
+    """The program with sums and products in the kernels of both: addmm, baddbmm, addcmul, add with a factor, dot."""
+    users = {node: len(node.users) for node in program.graph.nodes}
+    b = Builder(_LAWS, fake_mode(program))
+    inputs = [b.placeholder(str(n.target), n.meta["val"]) for n in program.graph.find_nodes(op="placeholder")]
+    return finished(b, replay(program, inputs, b, lambda old, new: b.once.add(new) if users[old] == 1 else None))
+
+
+def _sum_is_one_kernel(b: Builder, args: Any, kwargs: Any) -> Any:
+    """x + c·(a@b) = addmm(x, a, b, alpha=c), x + c·y·z = addcmul(x, y, z, value=c), x + c·y = add(x, y, alpha=c), and
+    c − x = rsub(x, c)."""
+    if is_number(args[1]) and _is_multiple(args[0]) and args[0].args[1] == -1 and args[0] in b.once:
+        return b.write(aten.rsub.Scalar, args[0].args[0], args[1])
+    for x, term in (args, args[::-1]):
+        if not isinstance(x, fx.Node) or not isinstance(term, fx.Node) or term not in b.once:
+            continue
+        inner: Any
+        inner, c = term.args if _is_multiple(term) else (term, 1)
+        single = inner is term or inner in b.once
+        if single and is_call(inner, aten.mm.default) and dtype_of(x) == dtype_of(inner):
+            return b.write(aten.addmm.default, x, *inner.args, **({} if c == 1 else {"alpha": c}))
+        if single and is_call(inner, aten.bmm.default) and shape_of(x) == shape_of(inner):
+            return b.write(aten.baddbmm.default, x, *inner.args, **({} if c == 1 else {"alpha": c}))
+        if single and is_call(inner, aten.mul.Tensor) and not _is_multiple(inner) and _alike(x, *inner.args):
+            return b.write(aten.addcmul.default, x, *inner.args, **({} if c == 1 else {"value": c}))
+        if inner is not term and dtype_of(x) == dtype_of(inner):
+            return b.write(aten.add.Tensor, x, inner, alpha=c)
+    return None
+
+
+def _inner_product_is_one_kernel(b: Builder, args: Any, kwargs: Any) -> Any:
+    """Σ x·y = dot(x, y), which writes no product."""
+    (product,) = args
+    if kwargs or product not in b.once or not is_call(product, aten.mul.Tensor) or _is_multiple(product):
+        return None
+    x, y = product.args
+    order = _dense_order(x, y)
+    if order is None or dtype_of(x) != dtype_of(y) or dtype_of(x) not in (torch.float32, torch.float64):
+        return None
+    in_order = [b.write(aten.permute.default, operand, order) if order else operand for operand in (x, y)]
+    return b.write(aten.dot.default, *(b.write(aten.view.default, operand, [-1]) for operand in in_order))
+
+
+def _dense_order(x: fx.Node, y: fx.Node) -> list[int] | None:
+    """The order of dimensions in which both lie in memory without gaps: () [] as it is; None if there is none."""
+    if shape_of(x) != shape_of(y):
+        return None
+    vals = [x.meta["val"], y.meta["val"]]
+    if all(val.is_contiguous() for val in vals):
+        return []
+    if len(shape_of(x)) == 4 and all(val.is_contiguous(memory_format=torch.channels_last) for val in vals):
+        return [0, 2, 3, 1]
+    return None
+
+
+def _is_multiple(x: fx.Node) -> bool:
+    return is_call(x, aten.mul.Tensor) and is_number(x.args[1])
+
+
+def _alike(x: fx.Node, *others: Any) -> bool:
+    return all(isinstance(y, fx.Node) and dtype_of(y) == dtype_of(x) for y in others)
+
+
+_LAWS: dict[Any, list[Law]] = {
+    aten.add.Tensor: [_sum_is_one_kernel],
+    aten.sum.default: [_inner_product_is_one_kernel],
+}

@@ -1,0 +1,95 @@
+"""Operators that a program keeps whole, and the same in primitives.
+
+Layer and batch normalisation, without their weight and bias, stay whole: the rules of the sweeps for them are
+PyTorch's own kernels, forward and backward. But PyTorch's derivatives of these kernels are wrong when they are
+differentiated again, so what torch.func or autograd is to differentiate is the program *in primitives*.
+"""
+
+import math
+from operator import getitem
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx
+
+from alpha_func.capture.builder.builder import Builder, Law, fake_mode, finished, plus, replay, times
+from alpha_func.capture.builder.operands import shape_of
+
+aten = torch.ops.aten
+LAYER, BATCH = aten.native_layer_norm.default, aten.native_batch_norm.default
+LAYER_BACK, BATCH_BACK = aten.native_layer_norm_backward.default, aten.native_batch_norm_backward.default
+
+
+def in_primitives(program: fx.GraphModule) -> fx.GraphModule:
+    """The program without whole operators; itself where it has none."""
+    if all(node.target not in _IN_PRIMITIVES or node.target is getitem for node in program.graph.nodes):
+        return program
+    b = Builder(_IN_PRIMITIVES, fake_mode(program))
+    inputs = [b.placeholder(str(n.target), n.meta["val"]) for n in program.graph.find_nodes(op="placeholder")]
+    return finished(b, replay(program, inputs, b))
+
+
+class Groups(NamedTuple):
+    """What is normalised together: the dimensions of a group, its size, and the shape that the statistics have."""
+
+    dims: list[int]
+    size: int
+    kept: list[int]
+
+    def mean(self, b: Builder, t: Any) -> Any:
+        """The mean over each group, which broadcasts against t."""
+        return b.call(aten.mean.dim, t, self.dims, True)
+
+
+def groups_of(target: Any, x: fx.Node, args: Any) -> Groups:
+    """The groups of x in a call with the operands (x, shape, ...) for layers, (x, ...) for batches."""
+    shape = shape_of(x)
+    if target in (LAYER, LAYER_BACK):
+        dims = list(range(len(shape) - len(args[1]), len(shape)))
+    else:
+        dims = [i for i in range(len(shape)) if i != 1]
+    kept = [1 if i in dims else size for i, size in enumerate(shape)]
+    return Groups(dims, math.prod(shape[i] for i in dims), kept)
+
+
+def _forward(target: Any) -> Law:
+    def normalisation_in_primitives(b: Builder, args: Any, kwargs: Any) -> Any:
+        """y, m and r."""
+        x = args[0]
+        groups = groups_of(target, x, args)
+        mean = groups.mean(b, x)
+        centred = plus(b, x, times(b, mean, -1))
+        rstd = b.call(aten.rsqrt.default, plus(b, groups.mean(b, times(b, centred, centred)), args[-1]))
+        shape = groups.kept if target is LAYER else [shape_of(x)[1]]
+        return [times(b, centred, rstd), *(b.call(aten.view.default, part, shape) for part in (mean, rstd))]
+
+    return normalisation_in_primitives
+
+
+def _backward(target: Any) -> Law:
+    def derivative_in_primitives(b: Builder, args: Any, kwargs: Any) -> Any:
+        """r·(t − mean(t) − y·mean(y·t)), of the x, m and r that are given."""
+        t, x = args[:2]
+        groups = groups_of(target, x, args[1:])
+        m, r = (
+            b.call(aten.view.default, part, groups.kept) for part in (args[3:5] if target is LAYER_BACK else args[5:7])
+        )
+        y = times(b, plus(b, x, times(b, m, -1)), r)
+        along = plus(b, t, times(b, groups.mean(b, t), -1), times(b, y, groups.mean(b, times(b, y, t)), -1))
+        return [times(b, along, r), None, None]
+
+    return derivative_in_primitives
+
+
+def _part(b: Builder, args: Any, kwargs: Any) -> Any:
+    """getitem([x, y, ...], i)."""
+    return args[0][args[1]] if isinstance(args[0], list) else None
+
+
+_IN_PRIMITIVES: dict[Any, list[Law]] = {
+    LAYER: [_forward(LAYER)],
+    BATCH: [_forward(BATCH)],
+    LAYER_BACK: [_backward(LAYER_BACK)],
+    BATCH_BACK: [_backward(BATCH_BACK)],
+    getitem: [_part],
+}

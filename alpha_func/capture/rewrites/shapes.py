@@ -1,0 +1,121 @@
+"""Aliases, views and permutations: what moves no number."""
+
+from typing import Any
+
+import torch
+
+from alpha_func.capture.builder.builder import Builder, Law
+from alpha_func.capture.builder.operands import filled_like, is_call, is_zero, shape_of
+from alpha_func.capture.rewrites.table import law
+
+aten = torch.ops.aten
+
+
+@law(aten.detach.default, aten.alias.default, aten.lift_fresh.default, aten.lift_fresh_copy.default)
+def aliases_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
+    """alias(x) = x."""
+    return args[0]
+
+
+@law(aten.clone.default)
+def clones_in_place_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
+    """clone(x) = x, where x lies in memory as the clone would: a program changes nothing in place."""
+    val = args[0].meta["val"]
+    wanted = kwargs.get("memory_format")
+    if wanted in (None, torch.preserve_format):
+        return args[0]
+    return args[0] if val.is_contiguous(memory_format=wanted) else None
+
+
+@law(aten._to_copy.default)
+def conversions_to_the_same_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
+    """to(x, dtype of x) = x."""
+    val = args[0].meta["val"]
+    same = {"dtype": val.dtype, "device": val.device, "layout": val.layout, "pin_memory": False, "non_blocking": False}
+    settled = all(value is None or same.get(name, ...) == value for name, value in kwargs.items())
+    return args[0] if settled else None
+
+
+@law(aten.t.default)
+def t_is_a_permutation(b: Builder, args: Any, kwargs: Any) -> Any:
+    """t(x) = permute(x, (1, 0))."""
+    return b.call(aten.permute.default, args[0], list(reversed(range(len(shape_of(args[0]))))))
+
+
+@law(aten.transpose.int)
+def transposes_are_permutations(b: Builder, args: Any, kwargs: Any) -> Any:
+    """transpose(x, i, j) = permute(x, ...)."""
+    x, i, j = args
+    dims = list(range(len(shape_of(x))))
+    if dims:
+        dims[i], dims[j] = dims[j], dims[i]
+    return b.call(aten.permute.default, x, dims)
+
+
+@law(aten.permute.default)
+def permutations_compose(b: Builder, args: Any, kwargs: Any) -> Any:
+    """permute(permute(x, p), q) = permute(x, p∘q), and the identity is none."""
+    x, dims = args
+    dims = [dim % len(dims) for dim in dims]
+    if is_zero(x):
+        return filled_like(b, x, 0, [shape_of(x)[dim] for dim in dims])
+    if is_call(x, aten.permute.default):
+        x, dims = x.args[0], [x.args[1][dim] for dim in dims]
+    if dims == sorted(dims):
+        return x
+    return b.write(aten.permute.default, x, dims)
+
+
+def _view_of(target: Any) -> Law:
+    def squeezes_are_views(b: Builder, args: Any, kwargs: Any) -> Any:
+        """squeeze(x) = view(x), unsqueeze(x) = view(x)."""
+        with b.mode:
+            shape = target(args[0].meta["val"], *args[1:]).shape
+        return b.call(aten.view.default, args[0], list(shape))
+
+    return squeezes_are_views
+
+
+for _target in (aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims):
+    law(_target)(_view_of(_target))
+
+
+@law(aten.view.default)
+def views_compose(b: Builder, args: Any, kwargs: Any) -> Any:
+    """view(view(x)) = view(x), and the view in the same shape is none."""
+    x, shape = args
+    if -1 in shape:
+        known = 1
+        for size in shape:
+            known *= size if size != -1 else 1
+        shape = [x.meta["val"].numel() // known if size == -1 else size for size in shape]
+    if is_zero(x):
+        return filled_like(b, x, 0, shape)
+    while is_call(x, aten.view.default):
+        x = x.args[0]
+    return x if shape_of(x) == tuple(shape) else b.write(aten.view.default, x, list(shape))
+
+
+@law(aten.expand.default)
+def expands_compose(b: Builder, args: Any, kwargs: Any) -> Any:
+    """expand(expand(x)) = expand(x), the expand to the same shape is none, and of a filled tensor it is filled."""
+    x, wanted = args[0], args[1]
+    own = (1,) * (len(wanted) - len(shape_of(x))) + shape_of(x)
+    shape = [size if new == -1 else new for size, new in zip(own, wanted, strict=True)]
+    if is_call(x, aten.full.default):
+        return filled_like(b, x, x.args[1], shape)
+    if is_call(x, aten.expand.default):
+        x = x.args[0]
+    return x if shape_of(x) == tuple(shape) else b.write(aten.expand.default, x, shape)
+
+
+@law(aten.sum.dim_IntList)
+def sums_over_nothing_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
+    """Σ over dims of size 1 is a view."""
+    x, dims, *keepdim = args
+    shape = shape_of(x)
+    over = {dim % len(shape) for dim in dims} if dims else set(range(len(shape)))
+    if kwargs or any(shape[dim] != 1 for dim in over):
+        return None
+    kept = [size for dim, size in enumerate(shape) if (keepdim and keepdim[0]) or dim not in over]
+    return b.call(aten.view.default, x, kept)

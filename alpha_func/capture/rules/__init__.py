@@ -1,9 +1,0 @@
-"""The operators whose derivatives are written in a closed form, by kind.
-
-Importing a module of this package fills the tables of ``differentials``: FIRST (Df[t]), SECOND (D²f[t, t]), SLOPE and
-PULLBACK (Dfᵀ[λ]).
-"""
-
-from alpha_func.capture.rules import functions, linear, normalisation, products, reductions
-
-__all__ = ["functions", "linear", "normalisation", "products", "reductions"]

@@ -1,0 +1,1 @@
+"""The programs that give the quadratic: Taylor forward, adjoint backward."""

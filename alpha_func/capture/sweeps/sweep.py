@@ -1,0 +1,157 @@
+"""Sweeps over a lowered program: its values forward, tangents forward, adjoints backward.
+
+    v = f(x)     a call of the lowered program; x its operands
+    t, s         the first and the second Taylor coefficient of a value along the line, None where zero
+    λ            the adjoint of a value: the derivative of the output with respect to it, None where zero
+
+All are kept by the node of the *lowered* program, for two of its nodes may have one value and different tangents
+(``detach``). A node of several outputs has a list of each.
+"""
+
+from collections.abc import Iterator
+from operator import getitem
+from typing import Any, NamedTuple
+
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from alpha_func.capture import derivatives as rules  # noqa: F401  fills the tables
+from alpha_func.capture.builder.active import is_constant
+from alpha_func.capture.builder.builder import Builder, bound, fake_mode, plus
+from alpha_func.capture.builder.operands import filled_like
+from alpha_func.capture.derivatives.derivative import Call, first, is_differentiable, pullback, second
+from alpha_func.capture.rewrites import LAWS
+
+Coefficients = dict[fx.Node, Any]
+
+
+class Values(NamedTuple):
+    """The calls of a lowered program, in order, each with its operands and its value in the program being written."""
+
+    inputs: list[fx.Node]
+    calls: dict[fx.Node, Call]
+    result: fx.Node
+    output: Any
+
+
+def started(lowered: fx.GraphModule) -> tuple[Builder, list[fx.Node]]:
+    """A builder, and in it the inputs of the program."""
+    b = Builder(LAWS, fake_mode(lowered))
+    nodes = lowered.graph.find_nodes(op="placeholder")
+    return b, [b.placeholder(str(node.target), b.as_fake(node.meta["val"])) for node in nodes]
+
+
+def forward(b: Builder, lowered: fx.GraphModule, inputs: list[fx.Node]) -> Values:
+    """Write the lowered program itself."""
+    placeholders = lowered.graph.find_nodes(op="placeholder")
+    env: dict[fx.Node, Any] = dict(zip(placeholders, inputs, strict=True))
+    calls: dict[fx.Node, Call] = {}
+    for node in lowered.graph.nodes:
+        if node.op == "get_attr":
+            env[node] = b.constant(str(node.target), getattr(lowered, str(node.target)))
+        elif node.op == "call_function":
+            args, kwargs = bound(node, env)
+            env[node] = b.call(node.target, *args, **kwargs)
+            calls[node] = Call(node.target, args, kwargs, env[node])
+    (result,) = pytree.tree_leaves(lowered.graph.output_node().args[0])
+    return Values(placeholders, calls, result, env[result])
+
+
+def propagate(b: Builder, values: Values, one: Coefficients, two: Coefficients | None = None) -> None:
+    """Extend the first coefficients, and the second where wanted, from the inputs to every value.
+
+    t_v = Df[t], s_v = Df[s] + D²f[t, t].
+    """
+    for node, call in values.calls.items():
+        if node.target is getitem:
+            source, i = _source(node)
+            for coefficients in (one, two):
+                if coefficients is not None and source in coefficients:
+                    coefficients[node] = coefficients[source][i]
+            continue
+        t = operands(node, one)
+        if _all_zero(t):
+            continue
+        one[node] = _differentiable(call, first(b, call, t))
+        if two is not None:
+            two[node] = _differentiable(call, _sum(b, first(b, call, operands(node, two)), second(b, call, t)))
+
+
+def second_terms(b: Builder, values: Values, one: Coefficients, adjoints: Coefficients) -> Iterator[tuple[Any, Any]]:
+    """(λ_v, D²f_v[t, t]) for each output of each operator where neither is zero."""
+    for node, call in values.calls.items():
+        λ = adjoints.get(node)
+        if node.target is getitem or λ is None:
+            continue
+        t = operands(node, one)
+        if _all_zero(t):
+            continue
+        bends = second(b, call, t)
+        pairs = zip(λ, bends, strict=True) if isinstance(λ, list) else [(λ, bends)]
+        yield from ((adjoint, bend) for adjoint, bend in pairs if adjoint is not None and bend is not None)
+
+
+def backward(b: Builder, values: Values, parameters: int) -> Coefficients:
+    """The adjoints of every value that depends on the parameters, and of the parameters.
+
+    λ of the output is 1; λ_x = Σ Dfᵀ[λ_v] over the calls v = f(x, ...).
+    """
+    active = _active(values, parameters)
+    adjoints: Coefficients = {values.result: filled_like(b, values.output, 1)}
+    for node, call in reversed(values.calls.items()):
+        λ = adjoints.get(node)
+        if λ is None or node not in active:
+            continue
+        if node.target is getitem:
+            source, i = _source(node)
+            outputs = adjoints.setdefault(source, [None] * len(values.calls[source].value.meta["val"]))
+            outputs[i] = plus(b, outputs[i], λ)
+            continue
+        wanted = pytree.tree_map(lambda a: isinstance(a, fx.Node) and a in active, node.args)
+        found = pullback(b, call, wanted, λ)
+        for operand, adjoint in zip(pytree.tree_leaves(node.args), found, strict=True):
+            if adjoint is not None:
+                adjoints[operand] = plus(b, adjoints.get(operand), adjoint)
+    return adjoints
+
+
+def operands(node: fx.Node, coefficients: Coefficients) -> Any:
+    """The coefficients of the operands of a node, nested as its arguments."""
+    return pytree.tree_map(lambda a: coefficients.get(a) if isinstance(a, fx.Node) else None, node.args)
+
+
+def _source(node: fx.Node) -> tuple[fx.Node, int]:
+    source, i = node.args
+    assert isinstance(source, fx.Node)
+    assert isinstance(i, int)
+    return source, i
+
+
+def _active(values: Values, parameters: int) -> set[fx.Node]:
+    """The nodes that a change of the parameters may change smoothly."""
+    active = set(values.inputs[:parameters])
+    for node, call in values.calls.items():
+        if is_constant(node.target):
+            continue
+        several = isinstance(call.value.meta["val"], (list, tuple))
+        if not active.isdisjoint(node.all_input_nodes) and (several or is_differentiable(call.value)):
+            active.add(node)
+    return active
+
+
+def _all_zero(tangents: Any) -> bool:
+    return all(leaf is None for leaf in pytree.tree_leaves(tangents))
+
+
+def _sum(b: Builder, x: Any, y: Any) -> Any:
+    if isinstance(x, (list, tuple)):
+        return [plus(b, *pair) for pair in zip(x, y, strict=True)]
+    return plus(b, x, y)
+
+
+def _differentiable(call: Call, tangent: Any) -> Any:
+    """The tangents of the outputs that can have one."""
+    val = call.value.meta["val"]
+    if isinstance(val, (list, tuple)):
+        return [t if v.is_floating_point() else None for t, v in zip(tangent, val, strict=True)]
+    return tangent if val.is_floating_point() else None

@@ -1,0 +1,232 @@
+"""Compositions in primitives that PyTorch lacks, or has with an in-place write, a value check or no second derivative.
+
+Each has the arguments and outputs of the operator it stands for; what it differs in is in its docstring.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._decomp import get_decompositions
+from torch.nn import functional as F
+
+from alpha_func.capture.tracing.refusal import here
+from alpha_func.errors import CaptureError
+
+aten = torch.ops.aten
+
+
+def native_batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch normalisation, weight and bias apart. PyTorch's own composition updates the running statistics in place,
+    after tracing has taken every mutation out; they are never an output of a loss, so here they are left alone."""
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    if training and x.dtype in _WHOLE:
+        if weight is bias is running_mean is running_var is None:
+            return NotImplemented  # whole as it is
+        out, mean, rstd = aten.native_batch_norm.default(x, None, None, None, None, True, 0.0, eps)
+        return _affine(out, weight, bias, shape), mean, rstd
+    if training:
+        var, mean = torch.var_mean(x, [dim for dim in range(x.ndim) if dim != 1], correction=0)
+    else:
+        assert running_mean is not None
+        assert running_var is not None
+        var, mean = running_var, running_mean
+    rstd = torch.rsqrt(var + eps)
+    out = _affine((x - mean.reshape(shape)) * rstd.reshape(shape), weight, bias, shape)
+    empty = x.new_empty(0)
+    return (out, mean, rstd) if training else (out, empty, empty)
+
+
+def native_layer_norm(
+    x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Layer normalisation, weight and bias apart."""
+    if x.dtype not in _WHOLE:
+        return _layer_norm_in_primitives(x, shape, weight, bias, eps)
+    if weight is bias is None:
+        return NotImplemented  # whole as it is
+    out, mean, rstd = aten.native_layer_norm.default(x, shape, None, None, eps)
+    return _affine(out, weight, bias, shape), mean, rstd
+
+
+def native_group_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, n: int, channels: int, size: int, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Group normalisation is layer normalisation of the groups as rows, weight and bias apart."""
+    rows = x.reshape(n, groups, -1)
+    out, mean, rstd = aten.native_layer_norm.default(rows, list(rows.shape[2:]), None, None, eps)
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    return _affine(out.reshape(x.shape), weight, bias, shape), mean.reshape(n, groups), rstd.reshape(n, groups)
+
+
+# Kept whole in float32 and float64; half precision has statistics of another dtype.
+_WHOLE = (torch.float32, torch.float64)
+_layer_norm_in_primitives = get_decompositions([aten.native_layer_norm])[aten.native_layer_norm.default]
+
+
+def _affine(out: Tensor, weight: Tensor | None, bias: Tensor | None, shape: list[int]) -> Tensor:
+    if weight is not None:
+        out = out * weight.reshape(shape)
+    return out if bias is None else out + bias.reshape(shape)
+
+
+def embedding(
+    weight: Tensor, indices: Tensor, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
+) -> Tensor:
+    """A look-up. PyTorch's gradient holds the padding row constant; forward mode does not, so ``detach`` says it."""
+    if scale_grad_by_freq:
+        raise CaptureError(
+            f"embedding with scale_grad_by_freq=True{here()}: its gradient is not the derivative of the loss; "
+            "leave the option out"
+        )
+    if padding_idx < 0:
+        return NotImplemented  # a primitive as it is
+    rows = aten.embedding.default(weight, indices)
+    return torch.where((indices == padding_idx).unsqueeze(-1), rows.detach(), rows)
+
+
+def copy(onto: Tensor, x: Tensor, non_blocking: bool = False) -> Tensor:
+    """The out-of-place form of ``onto.copy_(x)``, which has no derivative of its own."""
+    return x.to(onto.dtype).expand(onto.shape)
+
+
+def gaussian_nll_loss(
+    mean: Tensor, target: Tensor, var: Tensor, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+) -> Tensor:
+    """``F.gaussian_nll_loss`` without its check that no variance is negative, which a program cannot make."""
+    if isinstance(var, float):
+        var = torch.full_like(mean, var)
+    if var.shape != mean.shape and mean.shape[:-1] == var.shape:
+        var = var.unsqueeze(-1)
+    var = torch.where(var.detach() < eps, var + (eps - var).detach(), var)  # its clamp is outside autograd
+    loss = (var.log() + (mean - target) ** 2 / var) / 2
+    if full:
+        loss = loss + math.log(2 * math.pi) / 2
+    return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
+
+
+def log_sigmoid_backward(grad: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
+    """PyTorch's own goes by way of ``buffer``, an output of the forward that has no derivative."""
+    return grad * torch.sigmoid(-x)
+
+
+def logaddexp(x: Tensor, y: Tensor) -> Tensor:
+    """m + log(eˣ⁻ᵐ + eʸ⁻ᵐ), m the greater of the two and a constant to derivatives. PyTorch's own double backward
+    is nan where both are −inf."""
+    m = torch.maximum(x.detach(), y.detach())
+    finite = m.isfinite()
+    m_, x_, y_ = (torch.where(finite, z, 0) for z in (m, x, y))
+    return torch.where(finite, m_ + ((x_ - m_).exp() + (y_ - m_).exp()).log(), m)
+
+
+def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int) -> tuple[Tensor, Tensor]:
+    """Σ over labels t and other classes j of max(0, 1 − x_t + x_j), over classes. PyTorch's own composition counts the
+    places after the first −1 as labels too: another value (torch 2.13)."""
+    rows, labels = (t.reshape(-1, t.shape[-1]) for t in (x, target))
+    given = (labels < 0).long().cumsum(-1) == 0
+    chosen = torch.where(given, labels, 0)
+    classes = torch.arange(rows.shape[1], device=x.device)
+    is_target = ((chosen[:, :, None] == classes) & given[:, :, None]).any(1)
+    terms = (1 - rows.gather(1, chosen)[:, :, None] + rows[:, None, :]).clamp(min=0)
+    counted = given[:, :, None] & ~is_target[:, None, :]
+    losses = torch.where(counted, terms, 0).sum((1, 2)) / rows.shape[1]
+    reduced = (losses.reshape(x.shape[:-1]), losses.mean(), losses.sum())[reduction]
+    return reduced, is_target.to(x.dtype).reshape(target.shape)
+
+
+def linear_cross_entropy(input: Tensor, linear_weight: Tensor, target: Tensor, **options: Any) -> Tensor:
+    """``F.linear_cross_entropy`` without its chunks, which are an operator of their own."""
+    return F.linear_cross_entropy(input, linear_weight, target, **{**options, "options": None})
+
+
+def cdist(x: Tensor, y: Tensor, p: float, compute_mode: int | None) -> Tensor:
+    """Distances between rows. PyTorch's has no second derivative; this takes the memory of all differences."""
+    return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, dim=-1)
+
+
+def euclidean_dist(x: Tensor, y: Tensor) -> Tensor:
+    """As ``cdist``, without the cancellation of PyTorch's matrix product."""
+    return cdist(x, y, 2.0, None)
+
+
+def pdist(x: Tensor, p: float = 2.0) -> Tensor:
+    """Distances between the pairs of rows."""
+    i, j = torch.triu_indices(x.shape[0], x.shape[0], 1, device=x.device)
+    return torch.linalg.vector_norm(x[i] - x[j], p, dim=-1)
+
+
+def normal(mean: Tensor | float, std: Tensor | float = 1.0, generator: None = None) -> Tensor:
+    """mean + std·z. To PyTorch a draw does not depend on mean and deviation; with its seed fixed, it does."""
+    shape = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
+        *(t.shape for t in (mean, std) if isinstance(t, Tensor))
+    )
+    like = mean if isinstance(mean, Tensor) else std
+    assert isinstance(like, Tensor)
+    return torch.randn(shape, dtype=like.dtype, device=like.device) * std + mean
+
+
+def embedding_bag(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int = -1,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sums or means of looked-up rows, a bag from each offset to the next."""
+    if scale_grad_by_freq or mode == 2:
+        option = "scale_grad_by_freq=True" if scale_grad_by_freq else "mode='max'"
+        raise CaptureError(f"embedding_bag with {option}{here()} has no composition here; look up and reduce instead")
+    starts = offsets[:-1] if include_last_offset else offsets
+    places = torch.arange(indices.shape[0], dtype=starts.dtype, device=starts.device)
+    bag = (places.unsqueeze(1) >= starts).sum(1) - 1
+    rows = aten.embedding.default(weight, indices)
+    counted = (indices != padding_idx).to(rows.dtype).unsqueeze(1)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.unsqueeze(1)
+    out = rows.new_zeros(starts.shape[0], weight.shape[1]).index_add(0, bag, rows * counted)
+    if mode == 1:
+        counts = counted.new_zeros(starts.shape[0], 1).index_add(0, bag, counted)
+        out = out / counts.clamp_min(1)
+    return out, bag, bag, bag
+
+
+BY_OPERATOR: dict[Any, Callable[..., Any]] = {
+    aten._cdist_forward.default: cdist,
+    aten._embedding_bag.default: embedding_bag,
+    aten._embedding_bag_forward_only.default: embedding_bag,
+    aten._euclidean_dist.default: euclidean_dist,
+    aten._native_batch_norm_legit.default: native_batch_norm,
+    aten._pdist_forward.default: pdist,
+    aten.copy.default: copy,
+    aten.embedding.default: embedding,
+    aten.log_sigmoid_backward.default: log_sigmoid_backward,
+    aten.native_batch_norm.default: native_batch_norm,
+    aten.native_group_norm.default: native_group_norm,
+    aten.native_layer_norm.default: native_layer_norm,
+    aten.multilabel_margin_loss_forward.default: multilabel_margin_loss,
+    aten.logaddexp.default: logaddexp,
+    aten.normal.Tensor_Tensor: normal,
+    aten.normal.Tensor_float: normal,
+    aten.normal.float_Tensor: normal,
+}
+
+# Python functions of torch, before they become operators.
+BY_FUNCTION: dict[Any, Callable[..., Any]] = {
+    F.gaussian_nll_loss: gaussian_nll_loss,
+    F.linear_cross_entropy: linear_cross_entropy,
+}

@@ -1,0 +1,78 @@
+"""Composite operators in terms of primitive ones.
+
+PyTorch differentiates a composite by a formula written by hand, and some of those formulas are wrong or missing when
+they are differentiated again (pytorch#198017). Written in primitives before anything is differentiated, the same
+operator has only simple rules to compose. Matrix products, convolutions and normalisations stay whole.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch._decomp import get_decompositions
+
+from alpha_func.capture.tracing import compositions
+
+aten = torch.ops.aten
+
+# Backward operators appear in a loss that itself holds a gradient; in primitives they have every derivative too.
+_LOWERED = (
+    aten._batch_norm_no_update,
+    aten._batch_norm_with_update,
+    aten._fused_rms_norm,
+    aten._log_softmax_backward_data,
+    aten._native_batch_norm_legit_functional,
+    aten._native_batch_norm_legit_no_training,
+    aten._softmax_backward_data,
+    aten._weight_norm_interface,
+    aten.addbmm,
+    aten.addcdiv,
+    aten.addcmul,
+    aten.addmv,
+    aten.addr,
+    aten.binary_cross_entropy,
+    aten.binary_cross_entropy_with_logits,
+    aten.elu_backward,
+    aten.gelu_backward,
+    aten.glu,
+    aten.glu_backward,
+    aten.hardsigmoid,
+    aten.hardsigmoid_backward,
+    aten.hardswish_backward,
+    aten.huber_loss,
+    aten.leaky_relu_backward,
+    aten.mish_backward,
+    aten.mse_loss,
+    aten.mse_loss_backward,
+    aten.multi_margin_loss,
+    aten.nansum,
+    aten.native_batch_norm_backward,
+    aten.native_dropout,
+    aten.native_group_norm_backward,
+    aten.native_layer_norm_backward,
+    aten.nll_loss2d_forward,
+    aten.nll_loss_forward,
+    aten.sigmoid_backward,
+    aten.silu_backward,
+    aten.smooth_l1_loss,
+    aten.soft_margin_loss,
+    aten.softplus_backward,
+    aten.tanh_backward,
+    aten.threshold_backward,
+)
+
+
+@cache
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """The table that ``make_fx`` lowers by: operator overload to its composition."""
+    return {**get_decompositions(_LOWERED), **compositions.BY_OPERATOR}
+
+
+# Written into the graph after tracing: an operator, and the one that stands for it with the same arguments. A view
+# depends on the strides of its input, which are not part of a signature; a reshape does not.
+RENAMED: dict[Any, Any] = {
+    aten.view.default: aten.reshape.default,
+    aten._unsafe_view.default: aten.reshape.default,
+    aten._reshape_alias.default: aten.reshape.default,
+}

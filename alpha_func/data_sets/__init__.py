@@ -1,0 +1,1 @@
+"""More than a batch: many batches, single examples, many processes."""

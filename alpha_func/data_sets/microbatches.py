@@ -1,0 +1,141 @@
+"""A batch that does not fit, cut into chunks that do.
+
+    L(batch) = Σ_c w_c·L(chunk c) / Σ_c w_c, and so its gradient, Hd and quadratic
+
+The transforms take such a loss chunk by chunk, so that only one chunk's activations are alive.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, func
+from torch._C._functorch import peek_interpreter_stack
+
+from alpha_func import tree
+from alpha_func.data_sets.additivity import coupled_layers, halves
+from alpha_func.data_sets.batches import part, size_of
+from alpha_func.data_sets.weights import Weighing, Weight, weighing
+from alpha_func.losses.module_loss import LossOfLoss
+from alpha_func.quadratic import Quadratic
+from alpha_func.transforms.validation import require_callable, scalar_loss
+from alpha_func.tree import Tree
+
+Chunk = tuple[float, tuple[Any, ...], dict[str, Any]]  # its share of the whole, its arguments
+
+
+class MicrobatchedLoss(LossOfLoss):
+    """What ``microbatched`` returns: a loss, and the chunks that it is made of."""
+
+    def __init__(self, loss: Callable[..., Tensor], size: int, weigh: Weighing):
+        self.loss, self.size, self.weigh = loss, size, weigh
+        self._checked = False
+
+    def __call__(self, params: Tree, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of the whole batch."""
+        parts = [
+            share * scalar_loss(self.loss, some, options)(params)
+            for share, some, options in self.chunks(params, args, kwargs)
+        ]
+        return torch.stack(parts).sum()
+
+    def chunks(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Chunk]:
+        """The chunks of a batch; the shares of a mean sum to 1."""
+        n = size_of(args, kwargs)
+        cuts = [part(args, kwargs, start, start + self.size) for start in range(0, n, self.size)]
+        self._refuse_dependence(params, *cuts[0])
+        weigh = self.weigh.fresh()
+        weights = [weigh(*cut) for cut in cuts]
+        total = sum(weights) if self.weigh.mean else 1.0
+        if not total:
+            raise ValueError("the weights of all chunks are 0: there is no example to take the mean over")
+        return ((w / total, *cut) for w, cut in zip(weights, cuts, strict=True) if w)
+
+    def gradient(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tree:
+        """∇L(θ), summed in the dtype of the parameters."""
+        grads: Tree = None
+        for share, some, options in self.chunks(params, args, kwargs):
+            part_of = func.grad(scalar_loss(self.loss, some, options))(params)
+            grads = tree.scale(share, part_of) if grads is None else tree.axpy(share, part_of, grads)
+        return grads
+
+    def product(
+        self, along: Callable[..., Tree], params: Tree, d: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tree:
+        """Hd, summed in the dtype of the parameters, each chunk's by ``along``."""
+        hd: Tree = None
+        for share, some, options in self.chunks(params, args, kwargs):
+            part_of = along(params, d, *some, **options)
+            hd = tree.scale(share, part_of) if hd is None else tree.axpy(share, part_of, hd)
+        return hd
+
+    def quadratic(
+        self, along: Callable[..., Quadratic], params: Tree, d: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Quadratic:
+        """The quadratic, summed in float64, each chunk's by ``along``."""
+        chunks = self.chunks(params, args, kwargs)
+        found = [(share, along(params, d, *some, **options)) for share, some, options in chunks]
+        dtype = found[0][1].value.dtype
+        sums = (sum(share * number.double() for share, number in _column(found, i)) for i in range(3))
+        return Quadratic(*(torch.as_tensor(number).to(dtype) for number in sums))
+
+    def _refuse_dependence(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        layers = coupled_layers(self.loss)
+        if layers:
+            raise ValueError(
+                f"a microbatched loss is not the whole batch's through {', '.join(layers)}, which makes examples "
+                "depend on the others of their chunk: call module.eval() first, or take the batch whole"
+            )
+        if self._checked or peek_interpreter_stack() is not None:  # within a transform there are no values to compare
+            return
+        found = halves(self.loss, params, args, kwargs, self.weigh.fresh())
+        if found is not None and not found.agree:
+            hint = " (it is a sum: say reduction='sum')" if found.is_sum else ""
+            raise ValueError(
+                f"the loss cannot be cut into chunks: of {size_of(args, kwargs)} examples it is {found.whole:.9g}, of "
+                f"their halves together {found.together:.9g}; its examples depend on each other or on chance, or its "
+                f"mean is over something else than their number{hint}: say what with weight=lambda *batch: ..."
+            )
+        self._checked = True
+
+
+def microbatched(
+    loss: Callable[..., Tensor], size: int, *, weight: Weight | str | None = None, reduction: str | None = None
+) -> MicrobatchedLoss:
+    """The same loss, cut into chunks of at most ``size`` examples: for a batch whose activations do not fit in memory.
+
+    Equal to the loss of the whole batch to rounding. The transforms run it chunk by chunk: ``quadratic_along`` and
+    ``hvp`` as they do a batch each; ``grad_and_quadratic`` the gradient of every chunk and then, for the direction
+    that is made of their sum, the quadratic of every chunk.
+
+    Args:
+        loss: as for ``quadratic_along``. Capture first, and then cut: ``microbatched(capture(loss), 32)``.
+        size: the most examples of a chunk; every tensor argument with a dimension is cut along its first.
+        weight, reduction: as for ``accumulate``.
+
+    Returns:
+        A loss of the same arguments. Differentiated by other means than the transforms (``torch.func.grad``), it is
+        right, and keeps the activations of all chunks.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; at a call, the tensors of the batch have different first
+            dimensions, or the loss of a chunk is not made of its examples' (BatchNorm or dropout in train mode, a
+            contrastive loss, another weight), which the first call puts to the test.
+
+    >>> import torch
+    >>> from alpha_func import quadratic_along
+    >>> loss = lambda x, y: ((x - y) ** 2).mean()
+    >>> batch = torch.tensor([1.0, 3.0, 5.0])
+    >>> quadratic_along(microbatched(loss, 2))(torch.tensor(0.0), torch.tensor(1.0), batch).alpha
+    tensor(3.)
+    """
+    require_callable("loss", loss, "(params, *args, **kwargs)")
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"size must be a whole number of examples, got {type(size).__name__}")
+    if size < 1:
+        raise ValueError(f"size is {size}: give a whole number of at least 1")
+    return MicrobatchedLoss(loss, size, weighing(loss, weight, reduction))
+
+
+def _column(found: list[tuple[float, Quadratic]], i: int) -> Iterator[tuple[float, Tensor]]:
+    return ((share, quadratic[i]) for share, quadratic in found)

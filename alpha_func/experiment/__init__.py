@@ -1,0 +1,1 @@
+"""The command line: a whole training run, its files and its pictures."""

@@ -1,0 +1,147 @@
+"""What a run is: the settings, and the network they describe."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from alpha_func.experiment.optimizers import FIRST_LEARNING_RATE, SHARED, Algorithm, InputError, algorithm, unused
+from alpha_func.transforms.strategies import STRATEGIES
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+TASKS = ("regression", "classification")
+CAPTURED = "captured"
+WAYS = (CAPTURED, *STRATEGIES)  # how dᵀHd is computed
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A training run to observe; the defaults are the first experiment.
+
+    Attributes:
+        data: "normal" (X and y drawn from a standard normal, 1000 × 10 and 1000 × 1), "diabetes", "digits", or the path
+            of a CSV file.
+        target: the CSV file's column to predict.
+        task: "regression" (mean squared error) or "classification" (cross entropy); None: what the data is.
+        hidden: sizes of the hidden layers.
+        activation: a name in ACTIVATIONS.
+        optimizers: what to train with, each from the same weights on the same batches: names of KINDS, options of
+            their own after colons, "adam:lr=0.001".
+        lr: the learning rate, or None to step by α* itself.
+        momentum, betas, weight_decay, eps: for the optimizers that take them; None: as torch.optim has them.
+        factor: with lr None, the step is factor·α*.
+        epochs, batch_size, shuffle, seed, dtype: as their names say.
+        strategy: "captured" (the loss as a program, by the second-order adjoint), or a name in STRATEGIES.
+        every: α* is recorded at every such step.
+        holdout_batch: record the quadratic of the next mini-batch along the same direction too.
+        full_data: record that of all samples at every such step, a multiple of ``every``; None: never.
+    """
+
+    data: str = "normal"
+    target: str | None = None
+    task: str | None = None
+    hidden: tuple[int, ...] = (5,)
+    activation: str = "relu"
+    optimizers: tuple[str, ...] = ("sgd",)
+    lr: float | None = FIRST_LEARNING_RATE
+    momentum: float | None = None
+    betas: tuple[float, float] | None = None
+    weight_decay: float | None = None
+    eps: float | None = None
+    factor: float = 1.0
+    epochs: int = 100
+    batch_size: int = 32
+    shuffle: bool = False
+    seed: int = 0
+    dtype: str = "float32"
+    strategy: str = CAPTURED
+    every: int = 1
+    holdout_batch: bool = False
+    full_data: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no run can have.
+
+        >>> Experiment(batch_size=0)
+        Traceback (most recent call last):
+        InputError: batch size is 0: give a whole number of at least 1
+        """
+        counts = {"epochs": self.epochs, "batch size": self.batch_size, "every": self.every}
+        for name, value in (counts | {"full data": self.every if self.full_data is None else self.full_data}).items():
+            if value < 1:
+                raise InputError(f"{name} is {value}: give a whole number of at least 1")
+        if self.full_data is not None and self.full_data % self.every:
+            raise InputError(
+                f"full data is {self.full_data}, but every {self.every}-th step is recorded: give a multiple of "
+                f"{self.every}"
+            )
+        for size in self.hidden:
+            if size < 1:
+                raise InputError(f"hidden has a layer of size {size}: give whole numbers of at least 1, such as 64,32")
+        for name, rate in (("learning rate", self.lr), ("factor", self.factor)):
+            if rate is not None and not (math.isfinite(rate) and rate > 0):
+                raise InputError(f"{name} is {rate:g}: give a positive number, such as 0.01")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed is {self.seed}: give a whole number from 0 to 2^63 - 1")
+        choices: list[tuple[str, str | None, Iterable[str]]] = [
+            ("activation", self.activation, ACTIVATIONS),
+            ("dtype", self.dtype, DTYPES),
+            ("strategy", self.strategy, WAYS),
+            ("task", self.task, TASKS),
+        ]
+        for name, choice, known in choices:
+            if choice is not None and choice not in known:
+                raise InputError(f"{name} {choice!r} is unknown: choose from {', '.join(known)}")
+        if not self.optimizers or len(set(self.optimizers)) < len(self.optimizers):
+            raise InputError(f"optimizer is {','.join(self.optimizers)!r}: name one, or several that differ: sgd,adam")
+        option = unused(self.shared_options(), self.algorithms())
+        if option is not None:
+            remedy = "; --optimizer momentum is SGD with it" if option == "momentum" else ""
+            raise InputError(f"{option.replace('_', ' ')} is no option of {','.join(self.optimizers)}{remedy}")
+
+    def algorithms(self) -> tuple[Algorithm, ...]:
+        """The optimizers with their options."""
+        return tuple(algorithm(text, self.lr, self.shared_options()) for text in self.optimizers)
+
+    def shared_options(self) -> dict[str, Any]:
+        """The options that were given for all optimizers that take them."""
+        return {name: value for name in SHARED if (value := getattr(self, name)) is not None}
+
+    def measures_all(self, step: int) -> bool:
+        """Whether a step is measured on all samples."""
+        return self.full_data is not None and step % self.full_data == 0
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting, for a JSON file."""
+        return asdict(self)
+
+
+def network(experiment: Experiment, inputs: int, outputs: int) -> nn.Sequential:
+    """The multilayer perceptron inputs-hidden-outputs, its weights drawn from the seed; the global RNG stays put.
+
+    >>> network(Experiment(), 10, 1)
+    Sequential(
+      (0): Linear(in_features=10, out_features=5, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=5, out_features=1, bias=True)
+    )
+    """
+    activation = ACTIVATIONS[experiment.activation]
+    layers: list[nn.Module] = []
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(experiment.seed)
+        for m, n in pairwise((inputs, *experiment.hidden, outputs)):
+            layers += [nn.Linear(m, n), activation()]
+    return nn.Sequential(*layers[:-1]).to(DTYPES[experiment.dtype])

@@ -1,0 +1,1 @@
+"""A module and a criterion as a pure loss."""

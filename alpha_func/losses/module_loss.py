@@ -1,0 +1,229 @@
+"""An nn.Module and a criterion as a pure function of the parameters.
+
+torch.func differentiates pure functions; a module is not one. Its forward updates buffers (BatchNorm), draws from the
+global RNG (dropout) and reads its own parameters. ``functional_loss`` takes all three out.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from alpha_func.losses import dropout
+from alpha_func.losses.draws import seeded_rng
+from alpha_func.losses.module_state import ModuleState
+from alpha_func.losses.sharding import refuse_sharded
+
+
+def functional_loss(
+    module: nn.Module, criterion: Callable[[Any, Any], Tensor] | None = None, *, seed: int = 0
+) -> "tuple[ModuleLoss, dict[str, Tensor]]":
+    """The loss of a module as a pure function, and the parameters to start from.
+
+    With a criterion, ``loss(params, inputs, targets) = criterion(module(inputs), targets)``. Without one,
+    ``loss(params, *args, **kwargs)`` is the module's own output: a scalar, or its ``.loss`` or ``["loss"]`` (as Hugging
+    Face models give when they are called with ``labels=``).
+
+    The module is read at every call and never changed: its mode (train or eval), its buffers, its frozen parameters and
+    its attributes are what they are at the call. Buffers are cloned inside each call, so train-mode BatchNorm works.
+    Stochastic layers draw from an RNG seeded with ``seed`` at each call: the loss is a function, and the global RNG
+    (CPU and CUDA) stays where it was. On the CPU the draws are those of the module itself after
+    ``torch.manual_seed(seed)``, differentiated, captured or not.
+
+    Args:
+        module: any nn.Module.
+        criterion: a function or module of (outputs, targets) that gives a 0-d loss, such as ``nn.MSELoss()``.
+        seed: of the stochastic layers; another seed is another dropout mask.
+
+    Returns:
+        loss: the pure function.
+        params: dict of parameter name to tensor, in the order of ``named_parameters``: only those with
+            ``requires_grad``, a tied weight once, detached, sharing memory with the module.
+
+    Raises:
+        TypeError: ``module`` is no nn.Module, or is sharded (FSDP, DTensor), or ``criterion`` is not callable; at a
+            call, the output is no loss.
+        ValueError: the module has no parameter with ``requires_grad``, or an embedding with ``max_norm``, which writes
+            to its weight; at a call, ``params`` has other names.
+
+    >>> import torch
+    >>> module = torch.nn.Linear(2, 1, bias=False)
+    >>> loss, params = functional_loss(module, torch.nn.MSELoss())
+    >>> loss({"weight": torch.tensor([[1.0, 2.0]])}, torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0]]))
+    tensor(9.)
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    if criterion is not None and not callable(criterion):
+        raise TypeError(f"criterion must be callable as criterion(outputs, targets), got {type(criterion).__name__}")
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        module = module.module  # what it adds, communication, is no part of the loss
+    refuse_sharded(module)
+    params = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+    if not params:
+        raise ValueError("module has no parameter with requires_grad=True; unfreeze at least one")
+    for name, part in module.named_modules():
+        if getattr(part, "max_norm", None) is not None and isinstance(part, nn.Embedding | nn.EmbeddingBag):
+            raise ValueError(_RESCALES.format(f"module has {type(part).__name__} {name!r}", part.max_norm))
+    model = _OwnLoss(module) if criterion is None else _Supervised(module, criterion)
+    state = ModuleState(model, frozenset(f"module.{name}" for name in params))
+    return ModuleLoss(model, tuple(params), seed, state), params
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ModuleLoss:
+    """The pure loss that ``functional_loss`` returns: ``loss(params, *args, **kwargs)``.
+
+    ``state`` says what it reads of its module besides the parameters, so that a program captured of it can take that as
+    an input.
+    """
+
+    model: nn.Module
+    names: tuple[str, ...]
+    seed: int
+    state: ModuleState
+    expected: frozenset[str] = field(init=False)
+    tied: bool = field(init=False)
+    seen: set[bool] = field(init=False, default_factory=set)  # the modes, train and eval, that it has been called in
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "expected", frozenset(self.names))
+        object.__setattr__(self, "tied", _has_ties(self.model))
+
+    def over(self, names: Iterable[str]) -> "ModuleLoss":
+        """The same loss as a function of the parameters of these names; any other is read from the module."""
+        kept = tuple(names)
+        state = ModuleState(self.model, frozenset(f"module.{name}" for name in kept))
+        return replace(self, names=kept, state=state)
+
+    def __call__(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """The loss at ``params``, its random draws seeded."""
+        if _lifting is not None:
+            return self.with_state(_lifting(self), params, *args, **kwargs)
+        self._check(params)
+        state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        with seeded_rng(self.seed):
+            return self._run(state, params, args, kwargs)
+
+    def with_state(
+        self, state: Mapping[str, Tensor], params: Mapping[str, Tensor], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """The loss as a function of its state too, as ``state.tensors()`` gives it; draws from the RNG as it stands."""
+        self._check(params)
+        with self.state.attributes_replaced(state) as registered:
+            return self._run({name: value.clone() for name, value in registered.items()}, params, args, kwargs)
+
+    def _check(self, params: Mapping[str, Tensor]) -> None:
+        if not isinstance(params, Mapping):
+            raise TypeError(
+                f"params must be the dict of name to tensor that functional_loss returned, got {type(params).__name__}"
+            )
+        if params.keys() != self.expected:
+            raise ValueError(_name_mismatch(params.keys(), self.expected))
+
+    def _run(self, state: dict[str, Tensor], params: Mapping[str, Tensor], args: Any, kwargs: Any) -> Tensor:
+        state.update({f"module.{name}": value for name, value in params.items()})
+        # A transform's dropout would have another mask than a plain call's; at the first call, for what it refuses.
+        watched = peek_interpreter_stack() is not None or self.model.training not in self.seen
+        with self.state.attributes_kept(), Watched() if watched else nullcontext():
+            value = functional_call(self.model, state, args, kwargs, tie_weights=self.tied)
+        self.seen.add(self.model.training)
+        return value
+
+
+class LossOfLoss:
+    """A loss that computes what another one, its ``loss``, does: captured, or cut into chunks."""
+
+    loss: Callable[..., Tensor]
+
+
+def module_loss_of(loss: Callable[..., Tensor]) -> ModuleLoss | None:
+    """The loss of a module that a loss is, whatever it is wrapped in; None where it is another function."""
+    while isinstance(loss, LossOfLoss):
+        loss = loss.loss
+    return loss if isinstance(loss, ModuleLoss) else None
+
+
+_lifting: Callable[[ModuleLoss], Mapping[str, Tensor]] | None = None
+
+
+@contextmanager
+def lifted(state_of: Callable[[ModuleLoss], Mapping[str, Tensor]]) -> Iterator[None]:
+    """Within, every ModuleLoss that is called, however deep in another loss, asks ``state_of`` for its state."""
+    global _lifting
+    outer, _lifting = _lifting, state_of
+    try:
+        yield
+    finally:
+        _lifting = outer
+
+
+_RESCALES = (
+    "{} with max_norm={}: it rescales its weight in place at every call, and its derivative ignores that; "
+    "set max_norm=None"
+)
+
+
+class Watched(TorchFunctionMode):
+    """A call whose dropout draws the masks of a plain call, and whose look-ups do not write to their table."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The call, with dropout replaced, and a look-up with ``max_norm`` refused."""
+        kwargs = kwargs or {}
+        max_norm = kwargs.get("max_norm", args[3] if len(args) > 3 else None) if func in _LOOK_UPS else None
+        if max_norm is not None:
+            raise ValueError(_RESCALES.format(f"the loss calls F.{func.__name__}", max_norm))
+        return dropout.BY_FUNCTION.get(func, func)(*args, **kwargs)
+
+
+_LOOK_UPS = (F.embedding, F.embedding_bag)
+
+
+class _Supervised(nn.Module):
+    """(inputs, targets) -> criterion(module(inputs), targets); the criterion's buffers are state like the module's."""
+
+    def __init__(self, module: nn.Module, criterion: Callable[[Any, Any], Tensor]):
+        super().__init__()
+        self.module = module
+        self.criterion = criterion
+
+    def forward(self, inputs: Any, targets: Any) -> Tensor:
+        return self.criterion(self.module(inputs), targets)
+
+
+class _OwnLoss(nn.Module):
+    """The module's own scalar output, or the loss that its output holds."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        output = self.module(*args, **kwargs)
+        if isinstance(output, Tensor):
+            return output
+        found = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+        if found is None:
+            raise TypeError(
+                f"the module's output, a {type(output).__name__}, holds no loss: "
+                "pass the targets that make the module compute one (labels=...), or a criterion to functional_loss"
+            )
+        return found
+
+
+def _has_ties(model: nn.Module) -> bool:
+    """Whether a tensor has two names; functional_call need not look for ties at every call where there are none."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return len({id(tensor) for _, tensor in named}) < len(named)
+
+
+def _name_mismatch(got: Any, expected: Any) -> str:
+    missing, unknown = sorted(expected - got), sorted(got - expected)
+    parts = [f"{label} {names}" for label, names in (("lacks", missing), ("has unknown", unknown)) if names]
+    return f"params {' and '.join(parts)}: pass a dict with the names that functional_loss returned"

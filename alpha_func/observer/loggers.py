@@ -1,0 +1,201 @@
+"""Where the records of an ``Observer`` go: each a callable of a record, or of any NamedTuple with a ``step``.
+
+Give one or several as ``Observer(..., log=...)``; a function of a record is as good. ``close`` is called with the
+observer's.
+"""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from alpha_func.observer.extras import required
+
+
+class Record(Protocol):
+    """A NamedTuple of numbers with the step that they belong to."""
+
+    @property
+    def step(self) -> int:
+        """The number of the step."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+class CSVLog:
+    """A CSV file with a row for each record, every row on disk when the call returns.
+
+    Args:
+        path: of the file; its folder is made.
+        append: go on with a file of the same columns instead of refusing one that exists.
+
+    Raises:
+        FileExistsError: the file exists, and ``append`` is not set.
+        ValueError: at a record, the file has other columns.
+
+    >>> import tempfile
+    >>> from collections import namedtuple
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     log = CSVLog(Path(folder) / "alpha.csv")
+    ...     log(namedtuple("Row", "step alpha")(0, 1.5))
+    ...     log.close()
+    ...     (Path(folder) / "alpha.csv").read_text().split()
+    ['step,alpha', '0,1.5']
+    """
+
+    def __init__(self, path: str | Path, *, append: bool = False):
+        self._path = Path(path)
+        self._file = _opened(self._path, append)
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._columns: list[str] | None = None
+
+    def __call__(self, record: Record) -> None:
+        """Write a row, and before the first the header."""
+        fields = record._asdict()
+        if self._columns is None:
+            self._begin(list(fields))
+        self._writer.writerow(fields.values())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _begin(self, columns: list[str]) -> None:
+        with self._path.open(newline="", encoding="utf-8") as file:
+            found = next(csv.reader(file), None)
+        if found is None:
+            self._writer.writerow(columns)
+        elif found != columns:
+            raise ValueError(f"{self._path} has the columns {found}, expected {columns}: append to a file of them")
+        self._columns = columns
+
+
+class JSONLinesLog:
+    """A file with one JSON object a line for each record.
+
+    JSON has no NaN and no infinity: they are the strings "NaN", "Infinity" and "-Infinity", which ``float`` reads.
+
+    Args:
+        path: of the file; its folder is made.
+        append: go on with a file that exists instead of refusing it.
+
+    Raises:
+        FileExistsError: the file exists, and ``append`` is not set.
+    """
+
+    def __init__(self, path: str | Path, *, append: bool = False):
+        self._file = _opened(Path(path), append)
+
+    def __call__(self, record: Record) -> None:
+        """Write a line."""
+        fields = {name: _strict(value) for name, value in record._asdict().items()}
+        self._file.write(json.dumps(fields, allow_nan=False) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class TensorBoardLog:
+    """TensorBoard scalars, one for each number of a record, at the record's step.
+
+    Args:
+        writer: a ``torch.utils.tensorboard.SummaryWriter``, or the folder for one, closed with the log.
+        prefix: of the tags.
+
+    Raises:
+        ImportError: tensorboard is not installed.
+    """
+
+    def __init__(self, writer: Any, *, prefix: str = "alpha_func/"):
+        self._prefix, self._own = prefix, isinstance(writer, str | Path)
+        if self._own:
+            required("tensorboard", "tensorboard")
+            writer = required("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(writer))
+        self._writer = writer
+
+    def __call__(self, record: Record) -> None:
+        """Add the scalars."""
+        for name, value in _numbers(record, self._prefix).items():
+            self._writer.add_scalar(name, value, record.step)
+
+    def close(self) -> None:
+        """Close the writer, if it is the log's own; write what it holds otherwise."""
+        if self._own:
+            self._writer.close()
+        else:
+            self._writer.flush()
+
+
+class WandbLog:
+    """Weights & Biases: each record one ``run.log``, drawn over ``<prefix>step``.
+
+    Args:
+        run: from ``wandb.init``; None takes the run that is active.
+        prefix: of the names.
+        commit: make each record a row of the history of its own, which takes one of wandb's own steps. Where you log
+            with numbers of your own that grow slower than the steps (``run.log(..., step=epoch)``), say False: the
+            numbers then join your next row.
+
+    Raises:
+        ImportError: wandb is not installed.
+        ValueError: no run is given, and none is active.
+    """
+
+    def __init__(self, run: Any = None, *, prefix: str = "alpha_func/", commit: bool = True):
+        run = required("wandb", "wandb").run if run is None else run
+        if run is None:
+            raise ValueError("no Weights & Biases run is active: call wandb.init() first, or pass its run")
+        self._run, self._prefix, self._commit = run, prefix, commit
+        run.define_metric(f"{prefix}*", step_metric=f"{prefix}step")
+
+    def __call__(self, record: Record) -> None:
+        """Log the numbers."""
+        numbers = {**_numbers(record, self._prefix), f"{self._prefix}step": record.step}
+        self._run.log(numbers, commit=self._commit)
+
+
+class MLflowLog:
+    """MLflow metrics, one for each number of a record, at the record's step.
+
+    Args:
+        run_id: of the run; None takes the one that is active.
+        prefix: of the names.
+
+    Raises:
+        ImportError: mlflow is not installed.
+        ValueError: no run is given, and none is active.
+    """
+
+    def __init__(self, run_id: str | None = None, *, prefix: str = "alpha_func/"):
+        self._mlflow = required("mlflow", "mlflow")
+        if run_id is None:
+            run = self._mlflow.active_run()
+            if run is None:
+                raise ValueError("no MLflow run is active: call mlflow.start_run() first, or pass a run_id")
+            run_id = run.info.run_id
+        self._run_id, self._prefix = run_id, prefix
+
+    def __call__(self, record: Record) -> None:
+        """Log the metrics."""
+        self._mlflow.log_metrics(_numbers(record, self._prefix), step=record.step, run_id=self._run_id)
+
+
+def _opened(path: Path, append: bool) -> IO[str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Line buffered: a row is one system call, so a kill cannot cut it in two.
+        return path.open("a" if append else "x", newline="", buffering=1, encoding="utf-8")
+    except FileExistsError:
+        raise FileExistsError(f"{path} exists: choose another path, or say append=True to go on with it") from None
+
+
+def _numbers(record: Record, prefix: str) -> dict[str, float]:
+    return {f"{prefix}{name}": value for name, value in record._asdict().items() if name != "step"}
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value

@@ -1,0 +1,129 @@
+"""What an observer is given, refused where its parts do not fit each other."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+from torch.optim import Optimizer
+
+from alpha_func.observer.measuring import Batch
+from alpha_func.observer.snapshot import trained
+
+
+def bare_module(module: Any) -> nn.Module:
+    """The module itself: of a compiled one the original, which shares its parameters."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise TypeError(
+            f"module is wrapped in {type(module).__name__}: pass its .module, one process measures its batch"
+        )
+    module = getattr(module, "_orig_mod", module)
+    for name, param in module.named_parameters():
+        if isinstance(param, UninitializedParameter):
+            raise ValueError(f"module's parameter {name!r} has no shape yet: run one forward before observing")
+        if not param.is_floating_point():
+            raise TypeError(f"module's parameter {name!r} is {param.dtype}: expected real floating point")
+    return module
+
+
+def bare_optimizer(optimizer: Any) -> Optimizer:
+    """The optimizer itself, out of a wrapper such as Accelerate's."""
+    inner = getattr(optimizer, "optimizer", None)
+    if isinstance(inner, Optimizer):
+        return bare_optimizer(inner)
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"optimizer must be a torch.optim.Optimizer with its parameters, got {optimizer!r:.80}; "
+            "pass the one whose step() the loop calls"
+        )
+    return optimizer
+
+
+def check_parameters(module: nn.Module, optimizer: Optimizer) -> None:
+    """Refuse an optimizer with a parameter that is none of the module's: a part of its step would go unseen.
+
+    >>> import torch
+    >>> module, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    >>> check_parameters(module, torch.optim.SGD(other.parameters(), lr=0.1))
+    Traceback (most recent call last):
+    ValueError: 2 of the 2 parameters of optimizer (of shapes (1, 2), (1,)) are not parameters of module: ...
+    """
+    own = {id(param) for param in module.parameters()}
+    held = [param for group in optimizer.param_groups for param in group["params"]]
+    foreign = [tuple(param.shape) for param in held if id(param) not in own]
+    if foreign:
+        raise ValueError(
+            f"{len(foreign)} of the {len(held)} parameters of optimizer (of shapes {', '.join(map(str, foreign[:3]))}"
+            f"{', ...' if len(foreign) > 3 else ''}) are not parameters of module: pass the module that the optimizer "
+            "was made for; where it trains several (a criterion with parameters, say), one module that holds them all"
+        )
+    if not any(param.requires_grad for param in trained(module, optimizer).values()):
+        raise ValueError("optimizer has no parameter of module with requires_grad=True: unfreeze at least one")
+
+
+def check_criterion(criterion: Any) -> None:
+    """Refuse a criterion that cannot be called as ``criterion(outputs, targets)``.
+
+    >>> check_criterion(nn.MarginRankingLoss())
+    Traceback (most recent call last):
+    TypeError: criterion must be callable as criterion(outputs, targets), and MarginRankingLoss.forward(input1, \
+input2, target) is not (missing a required argument: 'target'): bind what else it needs, in a function of (outputs, \
+targets)
+    """
+    if criterion is None:
+        return
+    if not callable(criterion) or isinstance(criterion, type):
+        raise TypeError(f"criterion must be callable as criterion(outputs, targets), got {criterion!r:.80}")
+    try:
+        signature = inspect.signature(criterion.forward if isinstance(criterion, nn.Module) else criterion)
+    except (TypeError, ValueError):  # a builtin that does not tell
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        module = isinstance(criterion, nn.Module)
+        name = f"{type(criterion).__name__}.forward" if module else getattr(criterion, "__name__", "it")
+        raise TypeError(
+            f"criterion must be callable as criterion(outputs, targets), and {name}({', '.join(signature.parameters)}) "
+            f"is not ({error}): bind what else it needs, in a function of (outputs, targets)"
+        ) from None
+
+
+def schedule(every: Any) -> Callable[[int], bool]:
+    """``every`` as a function of the step.
+
+    >>> [step for step in range(9) if schedule(4)(step)]
+    [0, 4, 8]
+    """
+    if isinstance(every, int) and not isinstance(every, bool) and every > 0:
+        return lambda step: step % every == 0
+    if callable(every):
+        return every
+    raise ValueError(
+        f"every must be a positive number of steps, or a function of the step that is true where it is to be measured, "
+        f"got {every!r}"
+    )
+
+
+def as_batch(value: Any) -> Batch:
+    """A tuple of arguments, or a dict of keyword arguments, as the batch of a loss."""
+    if isinstance(value, Mapping):
+        return Batch((), dict(value))
+    if isinstance(value, tuple | list):
+        return Batch(tuple(value), {})
+    raise TypeError(
+        f"measure_on must be a tuple of arguments or a dict of keyword arguments, got {type(value).__name__}: "
+        "(inputs, targets) with a criterion"
+    )
+
+
+def callables(log: Any) -> list[Callable[[Any], object]]:
+    """One logger or several, as a list."""
+    logs = [log] if callable(log) else list(log)
+    for i, each in enumerate(logs):
+        if not callable(each) or isinstance(each, type):
+            raise TypeError(f"log[{i}] must be callable as log(record), got {each!r:.80}")
+    return logs

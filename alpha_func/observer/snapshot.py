@@ -1,0 +1,109 @@
+"""A live optimizer's step before it is taken, and what the step is made of once it has been.
+
+θ   the parameters before     θ⁺   after     d = θ⁺ − θ     g   the gradient that the optimizer was given, ``.grad``
+"""
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+
+from alpha_func import tree
+from alpha_func.optimizers.anatomy import weight_decay_share
+from alpha_func.optimizers.pure import Direction, State, from_live_optimizer
+from alpha_func.tree import Tree
+
+
+class Snapshot(NamedTuple):
+    """A step about to be taken: θ by name, and what its weight decay is found with."""
+
+    params: dict[str, Tensor]
+    lr: float
+    direction: Direction | None
+    state: State
+
+
+class Makeup(NamedTuple):
+    """Of a step: the lr that it is proportional to, its cosine with −g, weight decay's share of dᵀg; NaN: not known."""
+
+    proportional_lr: float
+    cosine: float
+    weight_decay_share: float
+
+
+def trained(module: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:
+    """The module's parameters that the optimizer has, by name; tied ones once."""
+    held = {id(param) for group in optimizer.param_groups for param in group["params"]}
+    return {name: param for name, param in module.named_parameters() if id(param) in held}
+
+
+def snapshot(module: nn.Module, optimizer: Optimizer) -> Snapshot:
+    """θ copied, of the parameters that a step can move; with weight decay the optimizer's state too."""
+    # A step moves what has a gradient, frozen or not; a closure may yet give one to what is not frozen.
+    moving = {n: p for n, p in trained(module, optimizer).items() if p.requires_grad or p.grad is not None}
+    direction: Direction | None
+    try:
+        direction, state = from_live_optimizer(optimizer, moving)
+    except (TypeError, ValueError):  # one that cannot be run on copies: LBFGS
+        direction, state = None, {}
+    if direction is not None and direction.decays_weights and not _decoupled(direction):
+        state = tree.map(lambda value: value.clone() if isinstance(value, Tensor) else value, state)
+    lr = float(optimizer.param_groups[0].get("lr", math.nan))
+    return Snapshot({name: param.detach().clone() for name, param in moving.items()}, lr, direction, state)
+
+
+def makeup(optimizer: Optimizer, before: Snapshot, after: Mapping[str, Tensor], d: Mapping[str, Tensor]) -> Makeup:
+    """The makeup of the step d that was taken; ``after`` are the live parameters, with their gradients."""
+    direction = before.direction
+    lr = math.nan if direction is None else direction.learning_rate
+    grads = {name: _dense(param.grad) for name, param in after.items() if param.grad is not None}
+    # LBFGS has gone on to gradients at other points. The rest leave .grad as the step used it.
+    if not grads or isinstance(optimizer, LBFGS):
+        return Makeup(lr, math.nan, 0.0 if isinstance(optimizer, LBFGS) else math.nan)
+    moved = {name: d[name] for name in grads}  # what has no gradient has not moved
+    cosine = -tree.vdot(moved, grads) / (tree.norm(moved) * tree.norm(grads))
+    share = torch.full((), math.nan)
+    if direction is not None:
+        params = {name: before.params[name] for name in grads}
+        if _decoupled(direction):
+            share = _decoupled_share(direction, moved, grads, params)
+        else:
+            state = {name: before.state[name] for name in grads}
+            with suppress(Exception):  # an optimizer of the user's own that does not run on copies
+                share = weight_decay_share(direction, moved, grads, state, params)
+    elif not any(group.get("weight_decay") for group in optimizer.param_groups):
+        share = torch.zeros(())
+    return Makeup(lr, cosine.item(), share.item())
+
+
+def _decoupled(direction: Direction) -> bool:
+    """Whether all weight decay is decoupled, as AdamW's."""
+    decays = [group.options for group in direction.groups if group.options.get("weight_decay")]
+    return bool(decays) and all(options.get("decoupled_weight_decay", False) for options in decays)
+
+
+def _decoupled_share(
+    direction: Direction, d: Tree, grads: Mapping[str, Tensor], params: Mapping[str, Tensor]
+) -> Tensor:
+    """(d − d₀)ᵀg / dᵀg, where d − d₀ = −lr·λ·θ, λ the weight decay (Loshchilov & Hutter, 2019).
+
+    An inner product instead of a second step, and without the rounding of two steps that differ in their last digits.
+    """
+    names = list(grads)
+    numbers = direction.assign(names)
+    part = torch.zeros(())
+    for number, group in enumerate(direction.groups):
+        decay = float(group.options.get("weight_decay", 0.0)) * float(group.options["lr"])
+        own = [name for name, n in zip(names, numbers, strict=True) if n == number]
+        if decay and own:
+            theta, g = ({name: tree_[name] for name in own} for tree_ in (params, grads))
+            part = part - decay * tree.vdot(theta, g).cpu()
+    return part / tree.vdot(d, grads).cpu()
+
+
+def _dense(grad: Tensor) -> Tensor:
+    return grad.to_dense() if grad.is_sparse else grad

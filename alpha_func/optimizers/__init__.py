@@ -1,0 +1,1 @@
+"""The step of any torch.optim optimizer as a pure function."""

@@ -1,0 +1,85 @@
+"""Why PyTorch could not run a strategy: the operator, and a strategy that works."""
+
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import func
+
+from alpha_func.errors import StrategyError
+from alpha_func.transforms.strategies import STRATEGIES, Loss, Strategy
+from alpha_func.tree import Tree
+
+T = TypeVar("T")
+
+# What to try instead. The other two run on many layers, but are wrong on some of them (pytorch#198017).
+_ALTERNATIVES = ("reverse_over_reverse", "forward_over_reverse")
+_NAMED_IN_MESSAGE = re.compile(r"forward AD with (?:aten::)?(\w+)|derivative for (?:aten::)?(\w+) is not implemented")
+_NAMED_BY_ANOMALY_MODE = re.compile(r"Error detected in (\w+?)Backward\d*\.")
+
+
+def run(
+    attempt: Callable[[Strategy], T], strategy: Strategy, loss: Loss, params: Tree, *, own: Sequence[Exception] = ()
+) -> T:
+    """``attempt(strategy)``, a failure of PyTorch's in it raised as a StrategyError.
+
+    An error of the loss itself comes through as it is, and so does one whose operator cannot be named. So does one in
+    ``own``, where the attempt puts the errors of the caller's code that it ran besides the loss.
+    """
+    try:
+        return attempt(strategy)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if any(error is one for one in own):
+            raise
+        message = _explanation(error, attempt, strategy, loss, params)
+        if message is None:
+            raise
+        raise StrategyError(message) from error
+
+
+def _explanation(
+    error: RuntimeError, attempt: Callable[[Strategy], T], strategy: Strategy, loss: Loss, params: Tree
+) -> str | None:
+    name = next((name for name, known in STRATEGIES.items() if known is strategy), None)
+    if name is None or not _runs(lambda: func.grad(loss)(params)):
+        return None
+    operator = _operator_in(str(error)) or _operator_by_anomaly_mode(lambda: attempt(strategy))
+    if operator is None:
+        return None
+    works = [other for other in _ALTERNATIVES if other != name and _runs(partial(attempt, STRATEGIES[other]))]
+    if works:
+        remedy = f"use strategy={works[0]!r}, which runs on this loss"
+    else:
+        remedy = "no other strategy runs on this loss either; write the operator in simpler ones"
+    return f"strategy {name!r} cannot run here: PyTorch cannot differentiate {operator} twice this way; {remedy}"
+
+
+def _runs(attempt: Callable[[], object]) -> bool:
+    try:
+        attempt()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _operator_in(message: str) -> str | None:
+    found = _NAMED_IN_MESSAGE.search(message)
+    return next(filter(None, found.groups())) if found else None
+
+
+def _operator_by_anomaly_mode(attempt: Callable[[], object]) -> str | None:
+    """The operator whose backward failed: anomaly mode names its node, ``MseLossBackward0``, in a warning."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with torch.autograd.set_detect_anomaly(True, check_nan=False):
+            _runs(attempt)
+    for warning in caught:
+        found = _NAMED_BY_ANOMALY_MODE.search(str(warning.message))
+        if found:
+            return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", found[1]).lower()
+    return None

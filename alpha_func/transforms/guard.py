@@ -1,0 +1,150 @@
+"""A look at the operators that a loss really runs, before a strategy differentiates them.
+
+PyTorch's formulas of some operators are wrong when they are differentiated again, without an error (pytorch#198017).
+Which ones, under which strategy, has been measured; see ``verified.table``. The look costs one forward pass, at the
+first call per signature.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alpha_func.capture import CapturedLoss
+from alpha_func.capture.builder.active import active_operators
+from alpha_func.errors import StrategyError
+from alpha_func.losses.module_loss import ModuleLoss, Watched
+from alpha_func.losses.signature import signature
+from alpha_func.transforms.strategies import STRATEGIES, Strategy
+from alpha_func.tree import Tree
+from alpha_func.verified.formulas import ONCE, derivative_nodes
+from alpha_func.verified.table import operator_of, table
+
+_KEPT_SIGNATURES = 256
+_WRONG = ("wrong", "crash")
+_DIFFERENTIATE_A_BACKWARD = ("forward_over_reverse", "reverse_over_reverse")
+_warned: set[str] = set()
+
+# Not formulas: the bookkeeping of autograd for in-place writes and casts, and what stands for no gradient.
+_BOOKKEEPING = {"CopyBackwards", "CopySlices", "NotImplemented", "UndefinedGrad", "ToCopyBackward0", "AliasBackward0"}
+_BOOKKEEPING |= {"SqueezeBackward3", "SqueezeBackward5"}  # a view that vmap writes
+
+# Exact twice, wrong a third time, silently (pytorch#196700, #196699): batch normalisation by whatever kernel.
+_WRONG_THIRD = {"NativeLayerNormBackward0", "NativeBatchNormBackward0[training]", "CudnnBatchNormBackward0[training]"}
+
+
+class Guard:
+    """Refuses a loss that runs an operator known to be wrong under a strategy; warns of one never verified."""
+
+    def __init__(self, strategy: Strategy):
+        self._name = next((name for name, known in STRATEGIES.items() if known is strategy), None)
+        self._looked_at: dict[Any, tuple[str, ...]] = {}
+
+    def __call__(
+        self, loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[str, ...]:
+        """Look at the loss, unless this signature has been looked at; the operators whose third derivative is wrong."""
+        if self._name is None:  # the caller's own strategy
+            return ()
+        key = _key(loss, params, args, kwargs)
+        if key in self._looked_at:
+            return self._looked_at[key]
+        third: tuple[str, ...] = ()
+        if isinstance(loss, CapturedLoss):
+            self._judge(active_operators(loss.program(params, *args, **kwargs)), "primitive")
+        else:
+            try:
+                with Watched():
+                    nodes = derivative_nodes(loss, params, args, kwargs)
+            except Exception as error:
+                with Watched():
+                    loss(params, *args, **kwargs)  # the loss's own error, where it is one
+                _warn_once(f"the operators of the loss could not be looked at ({type(error).__name__}: {error})")
+                return ()
+            self._judge(nodes, "derivative")
+            third = tuple(operator_of(name) for name in sorted(nodes & _WRONG_THIRD))
+        if len(self._looked_at) >= _KEPT_SIGNATURES:
+            self._looked_at.clear()
+        self._looked_at[key] = third
+        return third
+
+    def _judge(self, names: set[str], kind: str) -> None:
+        known, name = table(kind), self._name
+        assert name is not None
+        once = sorted(operator_of(n) for n in names if n.endswith(ONCE))
+        if once and name in _DIFFERENTIATE_A_BACKWARD:
+            raise StrategyError(
+                f"{', '.join(once)} is an autograd.Function whose backward is marked once_differentiable: torch.func "
+                f"takes its derivative for zero, and so would strategy {name!r}; write a backward that can be "
+                "differentiated, or the function in torch operators"
+            )
+        wrong = sorted(n for n in names if n in known and known[n][name] in _WRONG)
+        if wrong:
+            raise StrategyError(self._explanation(wrong, names, kind))
+        for unknown in sorted(names - known.keys() - _BOOKKEEPING):
+            if kind == "derivative" and not unknown.endswith(ONCE):
+                _warn_once(f"the second derivative of {operator_of(unknown)} has never been verified")
+
+    def _explanation(self, wrong: list[str], names: set[str], kind: str) -> str:
+        known = table(kind)
+        operators = ", ".join(dict.fromkeys(operator_of(n) for n in wrong))
+        right = [s for s in STRATEGIES if all(known[n][s] == "exact" for n in names if n in known)]
+        right.sort(key=lambda s: s != "reverse_over_reverse")
+        remedies = [f"use strategy={right[0]!r}, which is exact on it"] if right else []
+        if kind == "derivative":
+            remedies.append("capture(loss), which writes it in simpler operators first")
+        remedies = remedies or ["write it in simpler operators"]
+        return (
+            f"strategy {self._name!r} is wrong through {operators}, silently: PyTorch's formula, differentiated again, "
+            f"is not the second derivative; {' or '.join(remedies)}"
+        )
+
+
+def sealed(number: Tensor, third: tuple[str, ...]) -> Tensor:
+    """A second derivative that raises when it is differentiated, where a third derivative of an operator is wrong."""
+    return _Sealed.apply(number, ", ".join(third)) if third else number  # type: ignore[no-untyped-call]
+
+
+class _Sealed(torch.autograd.Function):
+    """The identity, without a derivative."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(number: Tensor, operators: str) -> Tensor:
+        return number.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
+        ctx.operators = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        raise StrategyError(_THIRD.format(ctx.operators))
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Tensor) -> Any:
+        raise StrategyError(_THIRD.format(ctx.operators))
+
+
+_THIRD = (
+    "a curvature through {} is differentiated: PyTorch's third derivative of it is wrong, silently; "
+    "capture(loss) first, which writes it in simpler operators"
+)
+
+
+def _warn_once(what: str) -> None:
+    if what not in _warned:
+        _warned.add(what)
+        warnings.warn(f"{what}: check the result with alpha_func.check_quadratic", stacklevel=6)
+
+
+def _key(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    source = loss.loss if isinstance(loss, CapturedLoss) else loss
+    token = source.state.read()[0] if isinstance(source, ModuleLoss) else 0
+    try:
+        return signature(params, args, kwargs, [])[0], token
+    except TypeError:  # arguments that a signature cannot hold; an uncaptured loss may take them
+        return token

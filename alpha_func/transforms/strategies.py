@@ -1,0 +1,204 @@
+"""The compositions of torch.func that give dᵀHd; one function each.
+
+    θ   params, a pytree of tensors          L   loss, a pure function of params alone, to a 0-d tensor
+    d   direction, of the structure of θ     g = ∇L(θ), H = ∇²L(θ); neither H nor any matrix of its size is formed
+
+A strategy is a function ``(loss, params, direction) -> Quadratic``, and the caller's own serves as well as these:
+
+    ===================== ============= ==========================================================
+    forward_over_reverse  jvp(grad)     Pearlmutter (1994), "Fast exact multiplication by the Hessian"
+    reverse_over_reverse  vjp(grad)     double backward: H is symmetric, so Hᵀd = Hd
+    reverse_over_forward  grad(jvp)     the gradient of the slope θ ↦ dᵀ∇L(θ) is Hd
+    forward_over_forward  jvp(jvp)      the second derivative of α ↦ L(θ + αd); Hd never appears
+    ===================== ============= ==========================================================
+
+The first three pass through Hd; ``hessian_vector`` gives it, for any strategy. Inner functions trust: operands are
+validated in ``transforms``.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, func
+
+from alpha_func import tree
+from alpha_func.quadratic import Quadratic
+from alpha_func.transforms.directions import DirectionFunction
+from alpha_func.tree import Tree
+
+Loss = Callable[[Tree], Tensor]
+ValueSlopeProduct = tuple[Tensor, Tensor, Tree]  # L(θ), dᵀg, Hd
+
+
+class Strategy(Protocol):
+    """How the quadratic of a line is computed; a plain function."""
+
+    def __call__(self, loss: Loss, params: Tree, direction: Tree, /) -> Quadratic:
+        """The quadratic of ``loss`` at ``params`` along ``direction``; all of them valid."""
+        ...
+
+
+def forward_over_reverse(loss: Loss, params: Tree, direction: Tree) -> Quadratic:
+    """jvp of grad: dᵀHd = dᵀ(∂/∂α ∇L(θ + αd)).
+
+    Exact for Linear, convolution, normalisation and attention layers. PyTorch cannot run it on ``F.mse_loss``
+    (pytorch#123996), ``F.huber_loss`` and LSTMs.
+
+    >>> import torch
+    >>> forward_over_reverse(lambda x: (x**3).sum(), torch.tensor([2.0]), torch.tensor([1.0]))
+    Quadratic(value=tensor(8.), slope=tensor(12.), curvature=tensor(12.))
+    """
+    return _contract(direction, _jvp_of_grad(loss, params, direction))
+
+
+def reverse_over_reverse(loss: Loss, params: Tree, direction: Tree) -> Quadratic:
+    """vjp of grad, double backward: dᵀHd = dᵀ(Hᵀd).
+
+    The default: PyTorch runs it on the most layers, and it shares the gradient with ``grad_and_quadratic``.
+
+    >>> import torch
+    >>> reverse_over_reverse(lambda x: (x**3).sum(), torch.tensor([2.0]), torch.tensor([1.0]))
+    Quadratic(value=tensor(8.), slope=tensor(12.), curvature=tensor(12.))
+    """
+    return _contract(direction, _vjp_of_grad(loss, params, direction))
+
+
+def reverse_over_forward(loss: Loss, params: Tree, direction: Tree) -> Quadratic:
+    """grad of jvp: dᵀHd = dᵀ∇(θ ↦ dᵀ∇L(θ)).
+
+    PyTorch's derivatives of the forward rules of ``layer_norm`` and train-mode ``batch_norm`` are wrong
+    (pytorch#196700, #196699), and so is this strategy on them.
+
+    >>> import torch
+    >>> reverse_over_forward(lambda x: (x**3).sum(), torch.tensor([2.0]), torch.tensor([1.0]))
+    Quadratic(value=tensor(8.), slope=tensor(12.), curvature=tensor(12.))
+    """
+    return _contract(direction, _grad_of_jvp(loss, params, direction))
+
+
+def forward_over_forward(loss: Loss, params: Tree, direction: Tree) -> Quadratic:
+    """jvp of jvp: dᵀHd = ∂²/∂α² L(θ + αd) at α = 0. No backward pass, no stored activations.
+
+    PyTorch's derivatives of the forward rules of ``layer_norm`` and train-mode ``batch_norm`` are wrong
+    (pytorch#196700, #196699), and so is this strategy on them.
+
+    >>> import torch
+    >>> forward_over_forward(lambda x: (x**3).sum(), torch.tensor([2.0]), torch.tensor([1.0]))
+    Quadratic(value=tensor(8.), slope=tensor(12.), curvature=tensor(12.))
+    """
+
+    def value_and_slope(params: Tree) -> tuple[Tensor, Tensor]:
+        return func.jvp(loss, (params,), (direction,))
+
+    (value, slope), (_, curvature) = func.jvp(value_and_slope, (params,), (direction,))
+    return Quadratic(value, slope, curvature)
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "forward_over_reverse": forward_over_reverse,
+    "reverse_over_reverse": reverse_over_reverse,
+    "reverse_over_forward": reverse_over_forward,
+    "forward_over_forward": forward_over_forward,
+}
+
+
+def hessian_vector(strategy: Strategy) -> Callable[[Loss, Tree, Tree], Tree]:
+    """The product Hd by the composition that a strategy uses.
+
+    A strategy that never forms Hd, the caller's own among them, gives it by the identity Hd = ½∇_d(dᵀHd), at about
+    twice its cost.
+
+    >>> import torch
+    >>> hessian_vector(forward_over_forward)(lambda x: (x**3).sum(), torch.tensor([2.0]), torch.tensor([1.0]))
+    tensor([12.])
+    """
+    product = _PRODUCTS.get(strategy)
+    if product is not None:
+        return lambda loss, params, direction: product(loss, params, direction)[2]
+
+    def half_gradient_of_curvature(loss: Loss, params: Tree, direction: Tree) -> Tree:
+        def half_curvature(direction: Tree) -> Tensor:
+            return strategy(loss, params, direction).curvature / 2
+
+        return func.grad(half_curvature)(direction)
+
+    return half_gradient_of_curvature
+
+
+def gradient_and_line(strategy: Strategy) -> Callable[[Loss, Tree, DirectionFunction], tuple[Tree, Tree, Quadratic]]:
+    """The gradient, the direction it gives, and the quadratic along it, with work shared where the strategy can.
+
+    Double backward shares the gradient; any other strategy runs after a gradient of its own.
+
+    >>> import torch
+    >>> gradient_and_line(reverse_over_reverse)(lambda x: (x**2).sum(), torch.tensor([1.0]), lambda g: -g)
+    (tensor([2.]), tensor([-2.]), Quadratic(value=tensor(1.), slope=tensor(-4.), curvature=tensor(8.)))
+    """
+    if strategy is reverse_over_reverse:
+        return _shared_double_backward
+
+    def gradient_then_strategy(loss: Loss, params: Tree, direction: DirectionFunction) -> tuple[Tree, Tree, Quadratic]:
+        grads = func.grad(loss)(params)
+        d = direction(grads)
+        return grads, d, strategy(loss, params, d)
+
+    return gradient_then_strategy
+
+
+def _jvp_of_grad(loss: Loss, params: Tree, direction: Tree) -> ValueSlopeProduct:
+    (grads, value), (hd, _) = func.jvp(func.grad_and_value(loss), (params,), (direction,))
+    return value, tree.vdot(direction, grads), hd
+
+
+def _vjp_of_grad(loss: Loss, params: Tree, direction: Tree) -> ValueSlopeProduct:
+    grads, pullback, value = _gradient_pullback(loss, params)
+    (hd,) = pullback(direction)
+    return value, tree.vdot(direction, grads), hd
+
+
+def _gradient_pullback(loss: Loss, params: Tree) -> tuple[Tree, Callable[[Tree], tuple[Tree]], Tensor]:
+    """∇L(θ), the pullback v ↦ (Hᵀv,), and L(θ).
+
+    The inner gradient is torch.autograd's, which inside func.vjp needs no functorch level of its own: a fifth less
+    time on a tiny net than func.vjp(func.grad).
+    """
+
+    def gradient_and_value(params: Tree) -> tuple[Tree, Tensor]:
+        value = loss(params)
+        leaves, structure = tree.flatten(params)
+        if not value.requires_grad:  # a loss that does not depend on the parameters
+            return tree.zeros_like(params), value
+        grads = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
+        return tree.unflatten(grads, structure), value
+
+    return func.vjp(gradient_and_value, params, has_aux=True)
+
+
+def _grad_of_jvp(loss: Loss, params: Tree, direction: Tree) -> ValueSlopeProduct:
+    def slope_and_value(params: Tree) -> tuple[Tensor, Tensor]:
+        value, slope = func.jvp(loss, (params,), (direction,))
+        return slope, value
+
+    hd, (slope, value) = func.grad_and_value(slope_and_value, has_aux=True)(params)
+    return value, slope, hd
+
+
+_PRODUCTS: dict[Strategy, Callable[[Loss, Tree, Tree], ValueSlopeProduct]] = {
+    forward_over_reverse: _jvp_of_grad,
+    reverse_over_reverse: _vjp_of_grad,
+    reverse_over_forward: _grad_of_jvp,
+}
+
+
+def _contract(direction: Tree, value_slope_product: ValueSlopeProduct) -> Quadratic:
+    value, slope, hd = value_slope_product
+    return Quadratic(value, slope, tree.vdot(direction, hd))
+
+
+def _shared_double_backward(loss: Loss, params: Tree, direction: DirectionFunction) -> tuple[Tree, Tree, Quadratic]:
+    """As ``reverse_over_reverse``, the direction taken from the gradient that it differentiates."""
+    grads, pullback, value = _gradient_pullback(loss, params)
+    d = direction(grads)
+    (hd,) = pullback(d)
+    return grads, d, Quadratic(value, tree.vdot(d, grads), tree.vdot(d, hd))

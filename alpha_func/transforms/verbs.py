@@ -1,0 +1,285 @@
+"""The verbs: a loss in, a pure function out.
+
+A loss L is a pure function ``loss(params, *args, **kwargs)`` of a pytree of parameters θ to a real 0-d tensor. Each
+transform returns a pure function of (params, ..., *args, **kwargs) that composes with torch.func: ``vmap`` over
+directions or over examples, ``grad`` through α* (of a captured loss where it holds a ``layer_norm`` or train-mode
+``batch_norm``: PyTorch's third derivatives of these are wrong, and refused). Costs are in gradients of the loss.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from alpha_func import tree
+from alpha_func.capture import CapturedLoss
+from alpha_func.capture.running import engine as schemes
+from alpha_func.data_sets.microbatches import MicrobatchedLoss
+from alpha_func.losses.kernels import twice_differentiable
+from alpha_func.quadratic import Quadratic
+from alpha_func.transforms import failures
+from alpha_func.transforms.directions import DirectionFunction, steepest_descent
+from alpha_func.transforms.guard import Guard, sealed
+from alpha_func.transforms.strategies import Strategy, gradient_and_line, hessian_vector
+from alpha_func.transforms.validation import aligned, check_params, require_callable, resolve_strategy, scalar_loss
+from alpha_func.tree import Tree
+
+DEFAULT_STRATEGY = "reverse_over_reverse"
+_LOSS_SIGNATURE = "(params, *args, **kwargs)"
+
+
+class Step(NamedTuple):
+    """What one step knows: the gradient g, the direction d = direction(g), and the quadratic along d."""
+
+    grads: Tree
+    direction: Tree
+    quadratic: Quadratic
+
+
+def quadratic_along(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) -> Callable[..., Quadratic]:
+    """The local quadratic of a loss along a direction: value L(θ), slope dᵀg, curvature dᵀHd, exact to rounding.
+
+    Args:
+        loss: pure function ``loss(params, *args, **kwargs)`` to a real 0-d tensor.
+        strategy: a name in STRATEGIES, or a function ``(loss_of_params, params, direction) -> Quadratic``. Left out:
+            "reverse_over_reverse"; for a captured loss, one Taylor sweep of its program.
+
+    Returns:
+        ``(params, direction, *args, **kwargs) -> Quadratic``, where params is a non-empty pytree of real floating-point
+        tensors and direction one of the same structure, shapes, dtypes and devices. α is a multiple of the direction.
+        The three numbers are 0-d, float32 or better. Two to three gradients; nothing of the size of H is formed.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+        StrategyError: PyTorch cannot run the strategy on an operator of the loss, or is known to be wrong on it.
+
+    >>> import torch
+    >>> def loss(x):
+    ...     return (x**2).sum()
+    >>> quadratic_along(loss)(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.0]))
+    Quadratic(value=tensor(5.), slope=tensor(2.), curvature=tensor(2.))
+    """
+    require_callable("loss", loss, _LOSS_SIGNATURE)
+    if isinstance(loss, MicrobatchedLoss):
+        return _in_chunks(loss, strategy)
+    if strategy is None and isinstance(loss, CapturedLoss):
+        return _taylor(loss)
+    chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
+    guard = Guard(chosen)
+
+    def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
+        check_params(params)
+        d = aligned(params, direction, "direction")
+        loss_of_params = scalar_loss(loss, args, kwargs)
+
+        def attempt(strategy: Strategy) -> Quadratic:
+            return _accumulated(strategy(loss_of_params, params, d))
+
+        with twice_differentiable():
+            third = guard(loss, params, args, kwargs)
+            return _sealed(failures.run(attempt, chosen, loss_of_params, params), third)
+
+    return quadratic
+
+
+def optimal_alpha(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) -> Callable[..., Tensor]:
+    """α* = −dᵀg / dᵀHd, where the local quadratic of the loss along d is stationary.
+
+    The quadratic's ``alpha`` alone, with IEEE semantics: a zero direction gives NaN, zero curvature ±inf, and negative
+    curvature a maximum; ``quadratic_along`` tells them apart.
+
+    Args:
+        loss: as for ``quadratic_along``.
+        strategy: as for ``quadratic_along``.
+
+    Returns:
+        ``(params, direction, *args, **kwargs) -> α*``, 0-d, a multiple of the direction. Costs and errors are those of
+        ``quadratic_along``.
+
+    >>> import torch
+    >>> optimal_alpha(lambda x: (x**2).sum())(torch.tensor([1.0, 2.0]), torch.tensor([-2.0, -4.0]))
+    tensor(0.5000)
+    """
+    quadratic = quadratic_along(loss, strategy=strategy)
+
+    def alpha(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Tensor:
+        return quadratic(params, direction, *args, **kwargs).alpha
+
+    return alpha
+
+
+def hvp(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) -> Callable[..., Tree]:
+    """The Hessian-vector product Hd, without H.
+
+    Args:
+        loss: as for ``quadratic_along``.
+        strategy: as for ``quadratic_along``; one that never forms Hd gives it as ½∇_d(dᵀHd), at about twice the cost.
+
+    Returns:
+        ``(params, direction, *args, **kwargs) -> Hd``, a pytree with the structure, shapes and dtypes of params. Two to
+        three gradients. Errors are those of ``quadratic_along``.
+
+    >>> import torch
+    >>> hvp(lambda x: (x**3).sum())(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0]))
+    tensor([ 6., 12.])
+    """
+    require_callable("loss", loss, _LOSS_SIGNATURE)
+    if isinstance(loss, MicrobatchedLoss):
+        return _product_in_chunks(loss, strategy)
+    chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
+    guard = Guard(chosen)
+
+    def product(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Tree:
+        check_params(params)
+        d = aligned(params, direction, "direction")
+        loss_of_params = scalar_loss(loss, args, kwargs)
+
+        def attempt(strategy: Strategy) -> Tree:
+            return hessian_vector(strategy)(loss_of_params, params, d)
+
+        with twice_differentiable():
+            third = guard(loss, params, args, kwargs)
+            return tree.map(lambda leaf: sealed(leaf, third), failures.run(attempt, chosen, loss_of_params, params))
+
+    return product
+
+
+def grad_and_quadratic(
+    loss: Callable[..., Tensor],
+    direction: DirectionFunction = steepest_descent,
+    *,
+    strategy: str | Strategy | None = None,
+) -> Callable[..., Step]:
+    """The gradient, a direction made of it, and the quadratic of the loss along that direction.
+
+    Args:
+        loss: as for ``quadratic_along``.
+        direction: pure function of the gradients that returns a pytree of their structure, shapes and dtypes.
+        strategy: as for ``quadratic_along``. Left out: double backward, which shares the gradient with the quadratic;
+            for a captured loss, the second-order adjoint of its program.
+
+    Returns:
+        ``(params, *args, **kwargs) -> Step(grads, direction, quadratic)``. Two to four gradients. Errors are those of
+        ``quadratic_along``; a direction of another structure is refused as ``direction(grads)``.
+
+    >>> import torch
+    >>> step = grad_and_quadratic(lambda x: (x**2).sum())(torch.tensor([1.0, 2.0]))
+    >>> step.grads, step.direction, step.quadratic.alpha
+    (tensor([2., 4.]), tensor([-2., -4.]), tensor(0.5000))
+    """
+    require_callable("loss", loss, _LOSS_SIGNATURE)
+    require_callable("direction", direction, "(grads)")
+    if isinstance(loss, MicrobatchedLoss):
+        return _step_in_chunks(loss, direction, strategy)
+    if strategy is None and isinstance(loss, CapturedLoss):
+        return _adjoint(loss, direction)
+    chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
+    guard = Guard(chosen)
+
+    def step(params: Tree, *args: Any, **kwargs: Any) -> Step:
+        check_params(params)
+        loss_of_params = scalar_loss(loss, args, kwargs)
+
+        own: list[Exception] = []
+
+        def checked_direction(grads: Tree) -> Tree:
+            try:
+                d = direction(grads)
+            except Exception as error:
+                own.append(error)
+                raise
+            return aligned(params, d, "direction(grads)")
+
+        def attempt(strategy: Strategy) -> Step:
+            grads, d, quadratic = gradient_and_line(strategy)(loss_of_params, params, checked_direction)
+            return Step(grads, d, _accumulated(quadratic))
+
+        with twice_differentiable():
+            third = guard(loss, params, args, kwargs)
+            grads, d, quadratic = failures.run(attempt, chosen, loss_of_params, params, own=own)
+            return Step(grads, d, _sealed(quadratic, third))
+
+    return step
+
+
+def _taylor(loss: CapturedLoss) -> Callable[..., Quadratic]:
+    """``quadratic_along`` of a captured loss: one forward sweep of its program."""
+    by_double_backward = quadratic_along(loss, strategy=DEFAULT_STRATEGY)
+
+    def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
+        check_params(params)
+        d = aligned(params, direction, "direction")
+        try:
+            return _accumulated(schemes.quadratic(loss, params, d, args, kwargs))
+        except schemes.NotSwept:
+            return by_double_backward(params, d, *args, **kwargs)
+
+    return quadratic
+
+
+def _adjoint(loss: CapturedLoss, direction: DirectionFunction) -> Callable[..., Step]:
+    """``grad_and_quadratic`` of a captured loss: its gradient program, and the second-order adjoint's."""
+    by_double_backward = grad_and_quadratic(loss, direction, strategy=DEFAULT_STRATEGY)
+
+    def checked_direction(grads: Tree) -> Tree:
+        return aligned(grads, direction(grads), "direction(grads)")
+
+    def step(params: Tree, *args: Any, **kwargs: Any) -> Step:
+        check_params(params)
+        try:
+            if direction is steepest_descent:
+                grads, d, quadratic = schemes.descent(loss, params, args, kwargs)
+            else:
+                grads, d, quadratic = schemes.along(loss, params, checked_direction, args, kwargs)
+        except schemes.NotSwept:
+            return by_double_backward(params, *args, **kwargs)
+        return Step(grads, d, _accumulated(quadratic))
+
+    return step
+
+
+def _sealed(quadratic: Quadratic, third: tuple[str, ...]) -> Quadratic:
+    return quadratic._replace(curvature=sealed(quadratic.curvature, third))
+
+
+def _in_chunks(loss: MicrobatchedLoss, strategy: str | Strategy | None) -> Callable[..., Quadratic]:
+    along = quadratic_along(loss.loss, strategy=strategy)
+
+    def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
+        check_params(params)
+        return loss.quadratic(along, params, aligned(params, direction, "direction"), args, kwargs)
+
+    return quadratic
+
+
+def _product_in_chunks(loss: MicrobatchedLoss, strategy: str | Strategy | None) -> Callable[..., Tree]:
+    along = hvp(loss.loss, strategy=strategy)
+
+    def product(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Tree:
+        check_params(params)
+        return loss.product(along, params, aligned(params, direction, "direction"), args, kwargs)
+
+    return product
+
+
+def _step_in_chunks(
+    loss: MicrobatchedLoss, direction: DirectionFunction, strategy: str | Strategy | None
+) -> Callable[..., Step]:
+    """Two passes: the direction is made of the whole gradient, which no chunk has."""
+    along = quadratic_along(loss.loss, strategy=strategy)
+
+    def step(params: Tree, *args: Any, **kwargs: Any) -> Step:
+        check_params(params)
+        grads = loss.gradient(params, args, kwargs)
+        d = aligned(params, direction(grads), "direction(grads)")
+        return Step(grads, d, loss.quadratic(along, params, d, args, kwargs))
+
+    return step
+
+
+def _accumulated(quadratic: Quadratic) -> Quadratic:
+    """The three numbers in float32 or better, whatever the dtype of the loss."""
+    if all(number.dtype in (torch.float32, torch.float64) for number in quadratic):
+        return quadratic
+    return Quadratic(*(number.to(tree.accumulator_dtype(number.dtype)) for number in quadratic))

@@ -1,0 +1,1 @@
+"""Which operators are right to second order, under which strategy, as measured."""

@@ -1,0 +1,166 @@
+"""A program whose value is not the loss's own is refused at the first call; roundings are told apart from that."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from alpha_func import CaptureError, capture, functional_loss, grad_and_quadratic, quadratic_along
+from alpha_func.capture.tracing import agreement, lowering, tracing
+from tests.helpers.cases import MODULES
+from tests.helpers.exactness_table import CASES, captured
+
+X = torch.linspace(-1, 2, 12, dtype=torch.float64).reshape(3, 4)
+
+
+def counting():
+    """A loss of the number of its calls, which no trace can see."""
+    calls = []
+
+    def loss(x):
+        calls.append(1)
+        return len(calls) * x.square().sum()
+
+    return loss
+
+
+def test_a_loss_that_changes_from_call_to_call_is_refused_with_both_values():
+    with pytest.raises(CaptureError, match=r"program's value is 13\.6363636, .*own 27\.2727273, .*call to call"):
+        capture(counting())(X)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda loss: quadratic_along(loss)(X, X),
+        lambda loss: grad_and_quadratic(loss)(X),
+        lambda loss: torch.func.grad(loss)(X),
+        lambda loss: torch.func.vmap(loss)(X[None]),
+        lambda loss: torch.func.jvp(loss, (X,), (X,)),
+        lambda loss: torch.func.vmap(torch.func.grad(loss))(X[None]),
+        lambda loss: loss(X.clone().requires_grad_()),
+    ],
+    ids=["quadratic", "step", "grad", "vmap", "jvp", "vmap_grad", "autograd"],
+)
+def test_it_is_refused_under_every_transform_and_again_at_the_next_call(call):
+    loss = capture(counting())
+    for _ in range(2):
+        with pytest.raises(CaptureError, match="changes from call to call"):
+            call(loss)
+
+
+def test_an_operator_lowered_to_another_value_is_refused(monkeypatch):
+    operator = torch.ops.aten.multilabel_margin_loss_forward.default
+    wrong = {**lowering.decompositions(), operator: torch._decomp.decomposition_table[operator]}
+    monkeypatch.setattr(tracing, "decompositions", lambda: wrong)
+    labels = torch.tensor([[1, -1, 0, 0], [-1, 2, 2, 0], [2, 0, -1, 3]])
+    with pytest.raises(CaptureError, match="lowered wrongly"):
+        capture(lambda x, y: F.multilabel_margin_loss(x, y))(X, labels)
+
+
+def test_a_forward_pass_is_run_once_a_signature():
+    calls = []
+
+    def loss(x):
+        calls.append(1)
+        return x.square().sum()
+
+    program = capture(loss)
+    for x in (X, X + 1, X[:2], X):
+        program(x)
+    assert len(calls) == 4  # a trace and a check for each of two shapes
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "margin_loss" not in name])  # no half precision
+def test_no_case_in_bfloat16_is_refused_for_its_roundings(name):
+    loss, case, kwargs = captured(name, torch.bfloat16, "eager")
+    loss(case.params, *case.args, **kwargs)
+
+
+class Deep(nn.Module):
+    """Forty layers, each a product, a norm and an attention over the batch."""
+
+    def __init__(self, depth=40, width=64):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
+
+    def forward(self, x):
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            y = norm(x)
+            x = x + F.gelu(layer(F.scaled_dot_product_attention(y, y, y)))
+        return x
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_deep_net_is_not_refused_for_its_roundings(seed, dtype):
+    torch.manual_seed(seed)
+    loss, params = functional_loss(Deep().to(dtype), lambda y, t: (y - t).sum())  # a sum that cancels
+    x = torch.randn(2, 16, 64, dtype=dtype)
+    capture(loss)(params, x, torch.randn_like(x))
+
+
+def unrounded(x):
+    """Zero but for roundings, which a program may make otherwise."""
+    return (x * 1e6).square().sum() - 1e12 * x.square().sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+def test_a_loss_near_zero_by_cancellation_is_not_refused(dtype, monkeypatch):
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    if dtype is torch.float16:
+        capture(lambda x: (x * 3).sum() - 3 * x.sum())(x)
+        return
+    program = capture(unrounded).program(x).graph
+    monkeypatch.setattr(agreement, "_near", lambda *_: False)  # its value and the loss's are the same to the last bit
+    spread = agreement._spread(program, None, [x], program(x))
+    assert spread > 1e12 * torch.finfo(dtype).eps
+
+
+def test_a_real_difference_is_refused_where_roundings_are_large():
+    calls = []
+
+    def loss(x):
+        calls.append(1)
+        return unrounded(x) + 1e9 * len(calls)
+
+    with pytest.raises(CaptureError, match="program's value"):
+        capture(loss)(X.float())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_equal_themselves(value):
+    got = capture(lambda x, scale: (x * scale).sum())(X.abs(), torch.tensor(value))
+    assert not got.isfinite()
+
+
+def test_a_nan_in_one_alone_is_refused():
+    calls = []
+
+    def loss(x):
+        calls.append(1)
+        return x.sum() * (1.0 if len(calls) == 1 else float("nan"))
+
+    with pytest.raises(CaptureError, match="own nan"):
+        capture(loss)(X)
+
+
+def test_the_check_changes_nothing():
+    case = MODULES["batch_norm_train"]()
+    before, rng = {k: v.clone() for k, v in case.loss.model.state_dict().items()}, torch.get_rng_state()
+    capture(case.loss)(case.params, *case.args)
+    assert torch.equal(rng, torch.get_rng_state())
+    assert all(torch.equal(v, before[k]) for k, v in case.loss.model.state_dict().items())
+
+
+def test_an_example_of_a_batch_of_none_is_no_example():
+    loss = capture(lambda x: x.square().sum())
+    assert torch.func.vmap(loss)(X[:0]).shape == (0,)
+
+
+def test_dropout_is_checked_with_its_mask():
+    torch.manual_seed(0)
+    loss, params = functional_loss(nn.TransformerEncoderLayer(4, 2, 6).double(), nn.MSELoss(), seed=3)
+    x = torch.randn(3, 5, 4, dtype=torch.float64)
+    assert capture(loss)(params, x, 0 * x) == pytest.approx(float(loss(params, x, 0 * x)), rel=1e-14)

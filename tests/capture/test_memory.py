@@ -1,0 +1,49 @@
+"""What a program holds at a time."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from alpha_func import capture, functional_loss
+from alpha_func.capture.rewrites.channels_last import lay_out
+from alpha_func.capture.rewrites.fuse import fuse
+from alpha_func.capture.running.reusing import _bases
+from alpha_func.capture.sweeps.taylor import taylor_program
+
+
+def peak(program):
+    """The bytes of the tensors that the program makes, where most are alive: each until its last use, views too."""
+    nodes = list(program.graph.nodes)
+    base = _bases(nodes)
+    end = {}
+    for i, node in enumerate(nodes):
+        for operand in (node, *node.all_input_nodes):
+            end[base[operand]] = i
+    most = alive = 0
+    for i, node in enumerate(nodes):
+        makes = base[node] is node and node.op == "call_function" and isinstance(node.meta["val"], torch.Tensor)
+        alive += node.meta["val"].nbytes if makes and not {"out", "grad_input"} & node.kwargs.keys() else 0
+        most = max(most, alive)
+        for gone in {base[x] for x in (node, *node.all_input_nodes)}:
+            if end[gone] == i and gone.op == "call_function" and isinstance(gone.meta["val"], torch.Tensor):
+                alive -= gone.meta["val"].nbytes if not {"out", "grad_input"} & gone.kwargs.keys() else 0
+    return most
+
+
+def mlp(depth, norm):
+    sizes = [16] * (depth + 1)
+    layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), *([nn.LayerNorm(b)] if norm else []), nn.Tanh())]
+    return nn.Sequential(*layers, nn.Linear(16, 10))
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_forward_sweep_holds_no_more_for_a_deep_net(norm):
+    peaks = []
+    for depth in (6, 48):
+        loss, params = functional_loss(mlp(depth, norm), nn.CrossEntropyLoss())
+        batch = torch.randn(64, 16), torch.randint(10, (64,))
+        program = capture(loss).program(params, *batch)
+        peaks.append(peak(fuse(lay_out(taylor_program(program.graph, len(params))))))
+    assert peaks[1] <= 1.2 * peaks[0]

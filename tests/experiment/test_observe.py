@@ -1,0 +1,281 @@
+"""The main job: what a run records, leaves, refuses and keeps."""
+
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from alpha_func import functional_loss
+from alpha_func.experiment.cli import main
+from alpha_func.experiment.data import load
+from alpha_func.experiment.settings import Experiment, network
+from alpha_func.experiment.training import batches, observe, steps_of
+from tests.helpers.reference import dense
+
+FILES = {"steps.csv", "config.json", "alpha.png", "lines.png"}
+
+
+def observe_cli(*arguments):
+    return main(["observe", *map(str, arguments)])
+
+
+def records(**settings):
+    experiment = Experiment(**settings)
+    data = load(experiment)
+    module = network(experiment, data.inputs.shape[1], data.outputs)
+    return [observation.record for observation in observe(experiment, data, module)], experiment, data
+
+
+def test_defaults_are_the_first_experiment():
+    experiment = Experiment()
+    data = load(experiment)
+    assert (data.inputs.shape, data.targets.shape) == ((1000, 10), (1000, 1))
+    assert str(network(experiment, 10, data.outputs)) == str(
+        nn.Sequential(nn.Linear(10, 5), nn.ReLU(), nn.Linear(5, 1))
+    )
+    assert steps_of(experiment, data) == 3200
+    sizes = [len(batch.inputs) for batch in batches(Experiment(epochs=1), data)]
+    assert sizes == [32] * 31 + [8]
+    assert torch.equal(next(batches(experiment, data)).inputs, data.inputs[:32])
+
+
+def test_records_are_those_of_plain_sgd_and_a_dense_hessian():
+    got, experiment, data = records(epochs=2, dtype="float64", lr=0.1)
+    module = network(experiment, 10, 1)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    loss, _ = functional_loss(module, nn.MSELoss())
+    for record, batch in zip(got, batches(experiment, data), strict=True):
+        params = {name: p.detach().clone() for name, p in module.named_parameters()}
+        truth = dense(loss, params, batch.inputs, batch.targets)
+        expected = truth.quadratic_along(-truth.gradient)
+        optimizer.zero_grad()
+        nn.functional.mse_loss(module(batch.inputs), batch.targets).backward()
+        optimizer.step()
+        after = loss({name: p.detach() for name, p in module.named_parameters()}, batch.inputs, batch.targets)
+        norms = [p.grad.norm().item() for p in module.parameters()]
+        assert record.loss == pytest.approx(expected.value.item(), rel=1e-12)
+        assert record.slope == pytest.approx(expected.slope.item(), rel=1e-12)
+        assert record.curvature == pytest.approx(expected.curvature.item(), rel=1e-11)
+        assert record.alpha == pytest.approx(expected.alpha.item(), rel=1e-11)
+        assert record.lr_over_alpha == pytest.approx(0.1 / expected.alpha.item(), rel=1e-11)
+        assert record.loss_after == pytest.approx(after.item(), rel=1e-12)
+        assert record.direction_norms == pytest.approx(norms, rel=1e-12)
+        assert record.direction_norm == pytest.approx(truth.gradient.norm().item(), rel=1e-12)
+
+
+def test_every_kth_step_records_what_every_step_does_there():
+    every_step, *_ = records(epochs=2)
+    every_seventh, *_ = records(epochs=2, every=7)
+    assert [record.step for record in every_seventh] == list(range(0, 64, 7))
+    for record in every_seventh:
+        assert record.loss == pytest.approx(every_step[record.step].loss, rel=1e-6)
+        assert record.alpha == pytest.approx(every_step[record.step].alpha, rel=1e-4)
+
+
+def test_stepping_by_alpha_descends_a_quadratic_to_its_minimum():
+    got, *_ = records(lr=None, hidden=(), batch_size=1000, epochs=30, dtype="float64")
+    assert all(record.lr == record.alpha for record in got)
+    for record in got:
+        vertex = record.loss - record.slope**2 / (2 * record.curvature)
+        assert record.loss_after == pytest.approx(vertex, rel=1e-12)
+
+
+def test_factor_scales_the_step_by_alpha():
+    got, *_ = records(lr=None, factor=0.5, epochs=1)
+    assert all(record.lr == 0.5 * record.alpha for record in got if record.curvature > 0)
+
+
+def test_alpha_is_not_stepped_by_where_the_curvature_is_not_positive():
+    got, *_ = records(lr=None, epochs=2, activation="sigmoid", hidden=(2,))
+    assert any(record.curvature <= 0 for record in got), "no such step: choose another seed"
+    assert all(record.lr > 0 for record in got)
+
+
+def test_shuffling_uses_every_sample_once_an_epoch_in_another_order():
+    experiment = Experiment(shuffle=True, epochs=2)
+    data = load(experiment)
+    drawn = torch.cat([batch.inputs for batch in batches(experiment, data)])
+    first, second = drawn.split(1000)
+    assert not torch.equal(first, second)
+    assert torch.equal(first.sort(dim=0).values, data.inputs.sort(dim=0).values)
+
+
+@pytest.mark.parametrize("settings", [{}, {"shuffle": True}, {"data": "digits", "batch_size": 256}], ids=str)
+def test_a_run_repeats_bit_for_bit_and_leaves_the_global_rng(settings):
+    before = torch.get_rng_state()
+    first, *_ = records(epochs=1, **settings)
+    torch.manual_seed(99)
+    again, *_ = records(epochs=1, **settings)
+    torch.set_rng_state(before)
+    assert first == again
+
+
+def test_command_line_leaves_table_configuration_and_pictures(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert observe_cli("--data", "diabetes", "--epochs", 3, "--out", out) == 0
+    assert {path.name for path in out.iterdir()} == FILES
+    table = pd.read_csv(out / "steps.csv")
+    assert len(table) == 3 * 14
+    assert list(table.columns[:11]) == [
+        "epoch", "batch", "step", "loss", "slope", "curvature", "alpha", "lr", "lr_over_alpha", "loss_after",
+        "direction_norm",
+    ]  # fmt: skip
+    assert list(table.columns[15:]) == [
+        f"direction_norm.{name}" for name in ("0.weight", "0.bias", "2.weight", "2.bias")
+    ]
+    configuration = json.loads((out / "config.json").read_text())
+    assert configuration["command"][:2] == ["alpha-func", "observe"]
+    assert configuration["experiment"]["data"] == "diabetes"
+    assert configuration["versions"]["torch"] == torch.__version__
+    for picture in ("alpha.png", "lines.png"):
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
+    shown = capsys.readouterr().out
+    assert "median α*" in shown
+    assert "42 of 42" in shown
+
+
+def test_the_recorded_configuration_repeats_the_run(tmp_path):
+    observe_cli("--epochs", 1, "--lr", "alpha", "--out", tmp_path / "a")
+    again = json.loads((tmp_path / "a" / "config.json").read_text())["command"][1:]
+    again[again.index(str(tmp_path / "a"))] = str(tmp_path / "b")
+    assert main(again) == 0
+    assert (tmp_path / "a" / "steps.csv").read_bytes() == (tmp_path / "b" / "steps.csv").read_bytes()
+
+
+def test_verbose_prints_what_the_notebook_printed(tmp_path, capsys):
+    observe_cli("--epochs", 11, "--batch-size", 500, "--verbose", "--out", tmp_path / "run")
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("direction norms 0.weight" in line for line in lines) == 11
+    assert [line.split(":")[0] for line in lines if ": loss" in line] == ["epoch 0", "epoch 10"]
+
+
+def test_running_again_into_the_same_folder_is_refused_and_changes_nothing(tmp_path, capsys):
+    observe_cli("--epochs", 1, "--out", tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert observe_cli("--epochs", 2, "--out", tmp_path) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_classification_and_regression_from_a_csv_file(tmp_path):
+    path = tmp_path / "iris.csv"
+    path.write_text("a,b,kind\n" + "".join(f"{i % 7},{i % 5},{'even' if i % 2 else 'odd'}\n" for i in range(40)))
+    assert observe_cli("--data", path, "--target", "kind", "--task", "classification", "--epochs", 1,
+                       "--out", tmp_path / "c") == 0  # fmt: skip
+    path.write_text("a,b,y\n" + "".join(f"{i % 7},{i % 5},{i}\n" for i in range(40)))
+    assert observe_cli("--data", path, "--target", "y", "--epochs", 1, "--out", tmp_path / "r") == 0
+    assert len(pd.read_csv(tmp_path / "r" / "steps.csv")) == 2
+
+
+def test_real_data_is_standardised_and_a_constant_column_is_zero(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text("a,constant,y\n1,5,10\n2,5,20\n3,5,60\n")
+    data = load(Experiment(data=str(path), target="y", dtype="float64"))
+    assert data.inputs[:, 1].tolist() == [0.0, 0.0, 0.0]
+    assert data.inputs[:, 0].std(correction=0).item() == pytest.approx(1.0, rel=1e-12)
+    assert data.targets.mean().item() == pytest.approx(0.0, abs=1e-12)
+
+
+GOOD = "a,b,y\n1,2,3\n4,5,6\n"
+BAD_FILES = {
+    "text": ("a,b,y\n1,two,3\n", ["--target", "y"], r"column 'b' .* has text in data row 1: 'two'"),
+    "nan": ("a,b,y\n1,2,3\n1,,3\n", ["--target", "y"], r"column 'b' .* has NaN or nothing in data row 2"),
+    "infinity": ("a,b,y\n1,2,inf\n", ["--target", "y"], r"column 'y' .* has infinity in data row 1"),
+    "text target": ("a,y\n1,x\n", ["--target", "y"], r"--task classification"),
+    "missing label": ("a,y\n1,x\n2,\n", ["--target", "y", "--task", "classification"], r"missing in data row 2"),
+    "no such target": (GOOD, ["--target", "z"], r"target 'z' is not a column of .*: it has a, b, y"),
+    "no target": (GOOD, [], r"--target is missing: name the column"),
+    "no rows": ("a,y\n", ["--target", "y"], r"no rows"),
+    "target alone": ("y\n1\n", ["--target", "y"], r"target alone"),
+    "empty": ("", ["--target", "y"], r"no readable CSV"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_data_is_one_line_and_nothing_written(name, tmp_path, capsys):
+    text, arguments, message = BAD_FILES[name]
+    path = tmp_path / "data.csv"
+    path.write_text(text)
+    assert observe_cli("--data", path, *arguments, "--out", tmp_path / "run") == 2
+    _assert_one_line(capsys.readouterr().err, message)
+    assert not (tmp_path / "run").exists()
+
+
+BAD_SETTINGS = {
+    "missing file": (["--data", "no-such.csv"], r"no-such\.csv does not exist"),
+    "batch size": (["--batch-size", "0"], r"batch size is 0"),
+    "negative learning rate": (["--lr", "-1"], r"learning rate is -1"),
+    "infinite learning rate": (["--lr", "inf"], r"learning rate is inf"),
+    "learning rate in words": (["--lr", "fast"], r"'fast' is no learning rate"),
+    "epochs": (["--epochs", "0"], r"epochs is 0"),
+    "every": (["--every", "0"], r"every is 0"),
+    "hidden": (["--hidden", "5,0"], r"layer of size 0"),
+    "strategy": (["--strategy", "fastest"], r"fastest.*reverse_over_reverse"),
+    "target of a known set": (["--target", "y"], r"target is for a CSV file"),
+    "task of a known set": (["--data", "digits", "--task", "regression"], r"digits is a classification"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SETTINGS)
+def test_bad_setting_is_one_line_and_nothing_written(name, tmp_path, capsys):
+    arguments, message = BAD_SETTINGS[name]
+    try:
+        status = observe_cli(*arguments, "--out", tmp_path / "run")
+    except SystemExit as exit:  # argparse's way
+        status = exit.code
+    assert status == 2
+    _assert_one_line(capsys.readouterr().err, message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_output_that_cannot_be_written_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert observe_cli("--out", tmp_path / "file" / "run") == 2
+    _assert_one_line(capsys.readouterr().err, r"cannot write to .*choose another --out")
+
+
+def test_a_strategy_that_pytorch_cannot_run_is_one_line_too(tmp_path, capsys):
+    assert observe_cli("--strategy", "forward_over_reverse", "--out", tmp_path / "run") == 2
+    _assert_one_line(capsys.readouterr().err, r"mse_loss.*reverse_over_reverse")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)], ids=str)
+def test_an_interrupted_run_leaves_whole_rows(how, status, tmp_path):
+    command = [sys.executable, "-m", "alpha_func", "observe", "--epochs", "100000", "--out", str(tmp_path / "run")]
+    rows = tmp_path / "run" / "steps.csv"
+    deadline = time.monotonic() + 120
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while not (rows.exists() and rows.read_bytes().count(b"\n") > 50):
+            assert process.poll() is None, "the run ended by itself"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(how)
+        assert process.wait(timeout=120) == status
+    table = pd.read_csv(rows)
+    assert rows.read_bytes().endswith(b"\n")
+    assert not table.isna().any(axis=None)
+    assert table.step.tolist() == list(range(len(table)))
+    if how == signal.SIGINT:
+        assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+
+
+def test_divergence_is_recorded_as_it_is(tmp_path):
+    assert observe_cli("--lr", "100", "--epochs", 2, "--out", tmp_path / "run") == 0
+    table = pd.read_csv(tmp_path / "run" / "steps.csv")
+    assert len(table) == 64
+    assert not math.isfinite(table.loss.iloc[-1])
+
+
+def _assert_one_line(text, message):
+    assert text.count("\n") == 1, text
+    assert "Traceback" not in text
+    assert re.search(message, text), f"{text!r} does not match {message!r}"

@@ -1,0 +1,262 @@
+"""Functions of a rank, and how to run one on every rank: in processes forked from one that has imported torch."""
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.fx.experimental.symbolic_shapes  # torch.func's first call imports it: here, once for every process
+
+import alpha_func  # noqa: F401  likewise
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(name, ranks, *, timeout=60.0, limit=100.0):
+    """Run a function on every rank: [(exit status, what it returned, its traceback)], and the seconds it took."""
+    context = multiprocessing.get_context("forkserver")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    context.set_forkserver_preload(["ranks"])
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.monotonic()
+        rest = (ranks, f"{folder}/store", timeout, folder)
+        running = [context.Process(target=run, args=(name, rank, *rest)) for rank in range(ranks)]
+        for process in running:
+            process.start()
+        for process in running:
+            process.join(max(limit - (time.monotonic() - begin), 0))
+        seconds = time.monotonic() - begin
+        for process in running:
+            process.kill()
+            process.join()
+        results = []
+        for rank, process in enumerate(running):
+            printed, error = Path(folder, f"{rank}.json"), Path(folder, f"{rank}.error")
+            found = json.loads(printed.read_text()) if printed.exists() else None
+            results.append((process.exitcode, found, error.read_text() if error.exists() else ""))
+        return results, seconds
+
+
+def run(name, rank, ranks, store, timeout, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout)
+    )
+    try:
+        found = globals()[name](rank, ranks)
+        Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    except Exception:
+        Path(folder, f"{rank}.error").write_text(traceback.format_exc())
+        sys.exit(1)
+    dist.destroy_process_group()
+
+
+def case():
+    """The same loss, point and direction everywhere."""
+    from torch import nn
+
+    from tests.helpers.cases import mse_net
+
+    return mse_net(activation=nn.Tanh)
+
+
+SHARDS = {2: (25, 7), 4: (20, 0, 11, 1)}  # of 32 examples; one rank has none
+
+
+def shard(args, rank, ranks):
+    start = sum(SHARDS[ranks][:rank])
+    some = [a[start : start + SHARDS[ranks][rank]] for a in args]
+    return [batch for batch in zip(*(a.split(6) for a in some), strict=True) if len(batch[0])]
+
+
+def numbers(quadratic):
+    return [float(number) for number in quadratic]
+
+
+def quadratic(rank, ranks):
+    """all_reduce of what accumulate found, and the two in one."""
+    from alpha_func import accumulate, all_reduce, data_parallel_quadratic
+
+    loss, params, direction, args = case()
+    batches = shard(args, rank, ranks)
+    total = accumulate(loss)(params, direction, batches, with_total=True)
+    return (
+        numbers(all_reduce(total.quadratic if batches else None, total.weight)),
+        numbers(data_parallel_quadratic(loss)(params, direction, batches)),
+    )
+
+
+def of_a_sum(rank, ranks):
+    from torch import nn
+
+    from alpha_func import data_parallel_gradient, data_parallel_quadratic, functional_loss, tree
+
+    loss, params, direction, args = case()
+    loss, _ = functional_loss(loss.model.module, nn.MSELoss(reduction="sum"))
+    batches = shard(args, rank, ranks)
+    grads = data_parallel_gradient(loss)(params, batches)
+    return numbers(data_parallel_quadratic(loss)(params, direction, batches)), float(tree.norm(grads))
+
+
+def step(rank, ranks):
+    """A step of steepest descent: gradient, and the quadratic along it, captured."""
+    from alpha_func import capture, data_parallel_gradient, data_parallel_quadratic, steepest_descent, tree
+
+    loss, params, _, args = case()
+    captured, batches = capture(loss), shard(args, rank, ranks)
+    grads = data_parallel_gradient(captured)(params, batches)
+    found = data_parallel_quadratic(captured)(params, steepest_descent(grads), batches)
+    return [leaf.tolist() for leaf in tree.leaves(grads)], numbers(found)
+
+
+def wrapped(rank, ranks):
+    """Under DistributedDataParallel, with torch's own gradient; its buffers and .grad stay as they are."""
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+
+    from alpha_func import data_parallel_quadratic, functional_loss
+
+    loss, _, _, args = case()
+    module = DistributedDataParallel(loss.model.module)
+    batches = shard(args, rank, ranks)
+    size = sum(len(x) for x, _ in batches)
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    (torch.nn.functional.mse_loss(module(x), y) * size * ranks / 32).backward()  # torch averages over ranks
+    unwrapped, params = functional_loss(module, torch.nn.MSELoss())
+    d = {name: -p.grad.clone() for name, p in module.module.named_parameters()}
+    return list(params), numbers(data_parallel_quadratic(unwrapped)(params, d, batches))
+
+
+def one_rank_raises(rank, ranks):
+    from alpha_func import data_parallel_quadratic
+
+    loss, params, direction, args = case()
+
+    def batches():
+        yield from shard(args, rank, ranks)
+        if rank == 1:
+            raise OSError("the disk of rank 1 is gone")
+
+    return numbers(data_parallel_quadratic(loss)(params, direction, batches()))
+
+
+def one_rank_dies(rank, ranks):
+    import os
+
+    from alpha_func import data_parallel_quadratic
+
+    loss, params, direction, args = case()
+    if rank == 1:
+        os._exit(7)
+    return numbers(data_parallel_quadratic(loss)(params, direction, shard(args, rank, ranks)))
+
+
+def one_rank_hangs(rank, ranks):
+    from alpha_func import data_parallel_quadratic
+
+    loss, params, direction, args = case()
+    if rank == 1:
+        time.sleep(8)  # twice the group's timeout
+        return None
+    return numbers(data_parallel_quadratic(loss)(params, direction, shard(args, rank, ranks)))
+
+
+def own_directions(rank, ranks):
+    from torch.func import grad
+
+    from alpha_func import data_parallel_quadratic, steepest_descent
+
+    loss, params, _, args = case()
+    batches = shard(args, rank, ranks)
+    return numbers(data_parallel_quadratic(loss)(params, steepest_descent(grad(loss)(params, *batches[0])), batches))
+
+
+def one_bad_weight(rank, ranks):
+    import torch
+
+    from alpha_func import Quadratic, all_reduce
+
+    return numbers(all_reduce(Quadratic(*torch.ones(3)), -1.0 if rank else 1.0))
+
+
+def no_data_anywhere(rank, ranks):
+    from alpha_func import all_reduce
+
+    return numbers(all_reduce(None, 0.0))
+
+
+def traffic(rank, ranks):
+    """Every tensor that a reduction sends."""
+    import torch.distributed as dist
+
+    from alpha_func import data_parallel_quadratic
+
+    loss, params, direction, args = case()
+    sent, plain = [], dist.all_reduce
+
+    def counted(tensor, *args, **kwargs):
+        sent.append([tensor.numel(), str(tensor.dtype)])
+        return plain(tensor, *args, **kwargs)
+
+    dist.all_reduce = counted
+    data_parallel_quadratic(loss)(params, direction, shard(args, rank, ranks))
+    return sent
+
+
+def sharded(rank, ranks):
+    """What each way of sharding by PyTorch comes to: the error, and how many collectives were called before it."""
+    import torch.distributed as dist
+    from torch import nn
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    from alpha_func import Quadratic, all_reduce, capture, functional_loss, grad_and_quadratic, quadratic_along
+
+    loss, params, direction, args = case()
+    mesh = init_device_mesh("cpu", (ranks,))
+    fsdp = fully_shard(loss.model.module.__class__(*map(_copy, loss.model.module)), mesh=mesh)
+    inner = nn.Sequential(fully_shard(nn.Linear(4, 4), mesh=mesh), nn.Linear(4, 1))
+    placed = {
+        name: {key: distribute_tensor(p, mesh, [placement]) for key, p in params.items()}
+        for name, placement in (("shard", Shard(0)), ("replicate", Replicate()))
+    }
+    d = {key: distribute_tensor(p, mesh, [Shard(0)]) for key, p in direction.items()}
+    holder = nn.Linear(4, 4)
+    holder.register_buffer("scale", distribute_tensor(torch.ones(4), mesh, [Shard(0)]))
+    calls = {
+        "fsdp": lambda: functional_loss(fsdp, nn.MSELoss()),
+        "inner fsdp": lambda: functional_loss(inner, nn.MSELoss()),
+        "buffer": lambda: functional_loss(holder, nn.MSELoss()),
+        "shard": lambda: quadratic_along(loss)(placed["shard"], d, *args),
+        "captured": lambda: quadratic_along(capture(loss))(placed["shard"], d, *args),
+        "replicate": lambda: grad_and_quadratic(loss)(placed["replicate"], *args),
+        "direction": lambda: quadratic_along(loss)(params, d, *args),
+        "quadratic": lambda: all_reduce(Quadratic(*(distribute_tensor(x, mesh, [Replicate()]) for x in ones())), 1.0),
+    }
+    found = {}
+    for name, call in calls.items():
+        try:
+            found[name] = str(call())
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {error}"
+        dist.barrier()
+    whole = {key: p.full_tensor() for key, p in placed["shard"].items()}  # the remedy
+    return found, numbers(quadratic_along(loss)(whole, {key: p.full_tensor() for key, p in d.items()}, *args))
+
+
+def _copy(layer):
+    import copy
+
+    return copy.deepcopy(layer)
+
+
+def ones():
+    return [torch.tensor(1.0) for _ in range(3)]

@@ -1,0 +1,264 @@
+"""Never silently wrong: a strategy that PyTorch gets wrong on an operator is refused before it runs."""
+
+import re
+import timeit
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+from alpha_func import (
+    STRATEGIES,
+    StrategyError,
+    capture,
+    functional_loss,
+    grad_and_quadratic,
+    hvp,
+    quadratic_along,
+    tree,
+)
+from alpha_func.transforms.guard import Guard
+from tests.helpers.cases import MODULES, mse_net, squared_error
+from tests.helpers.reference import assert_close, double_backward
+
+WRONG = [
+    ("layer_norm", "reverse_over_forward", "native_layer_norm"),
+    ("layer_norm", "forward_over_forward", "native_layer_norm"),
+    ("batch_norm_train", "reverse_over_forward", "native_batch_norm"),
+    ("batch_norm_train", "forward_over_forward", "native_batch_norm"),
+]
+
+
+@pytest.mark.parametrize(("name", "strategy", "operator"), WRONG)
+def test_strategy_that_is_wrong_on_a_norm_is_refused_and_a_right_one_named(name, strategy, operator):
+    case = MODULES[name]()
+    for transform in (quadratic_along, hvp):
+        with pytest.raises(StrategyError, match=f"{strategy}.*{operator}.*'reverse_over_reverse'.*capture"):
+            transform(case.loss, strategy=strategy)(case.params, case.direction, *case.args)
+
+
+def weight_normed():
+    torch.manual_seed(0)
+    net = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 4)), nn.Tanh(), nn.Linear(4, 2)).double()
+    loss, params = functional_loss(net, nn.MSELoss())
+    return loss, params, tree.randn_like(params), (torch.randn(8, 3).double(), torch.randn(8, 2).double())
+
+
+def test_weight_norm_is_refused_under_the_default_strategy_in_favour_of_capture():
+    loss, params, d, batch = weight_normed()
+    with pytest.raises(StrategyError, match=r"reverse_over_reverse.*weight_norm_interface.*capture"):
+        quadratic_along(loss)(params, d, *batch)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_weight_norm_is_accepted_when_captured(strategy):
+    loss, params, d, batch = weight_normed()
+    quadratic_along(capture(loss), strategy=strategy)(params, d, *batch)
+
+
+def test_refused_under_vmap_over_directions_examples_and_params():
+    case = MODULES["layer_norm"]()
+    quadratic = quadratic_along(case.loss, strategy="forward_over_forward")
+    stacked = tree.map(lambda t: torch.stack([t, 2 * t]), case.params)
+    for dims, args in (
+        ((None, 0, None, None), (case.params, stacked, *case.args)),
+        ((0, None, None, None), (stacked, case.direction, *case.args)),
+        ((None, None, 0, 0), (case.params, case.direction, *(a.unsqueeze(1) for a in case.args))),
+    ):
+        with pytest.raises(StrategyError, match="native_layer_norm"):
+            torch.func.vmap(quadratic, dims)(*args)
+
+
+def test_a_norm_of_the_data_alone_is_nobodys_business():
+    def loss(params, x):
+        return (F.layer_norm(x, (3,)) * params).square().sum()
+
+    quadratic_along(loss, strategy="forward_over_forward")(torch.ones(3), torch.ones(3), torch.randn(2, 3))
+
+
+class Cubed(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 3 * grad * ctx.saved_tensors[0] ** 2
+
+
+def test_an_operator_never_verified_warns_once():
+    x = torch.ones(2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            quadratic_along(lambda x: Cubed.apply(x).sum())(x, x)
+    messages = [str(w.message) for w in caught if "never been verified" in str(w.message)]
+    assert len(messages) == 1
+    assert re.search(r"cubed.*check_quadratic", messages[0])
+
+
+def test_mode_of_the_module_is_looked_at_anew():
+    case = MODULES["batch_norm_train"]()
+    quadratic = quadratic_along(case.loss, strategy="forward_over_forward")
+    case.loss.model.eval()
+    quadratic(case.params, case.direction, *case.args)
+    case.loss.model.train()
+    with pytest.raises(StrategyError, match="batch_norm"):
+        quadratic(case.params, case.direction, *case.args)
+
+
+def test_later_looks_run_nothing():
+    calls = 0
+
+    def loss(x):
+        nonlocal calls
+        calls += 1
+        return x.square().sum()
+
+    guard = Guard(STRATEGIES["reverse_over_reverse"])
+    for _ in range(3):
+        guard(loss, torch.ones(2), (), {})
+    assert calls == 1
+
+
+def test_later_looks_are_cheap():
+    case = mse_net()
+    guard = Guard(STRATEGIES["reverse_over_reverse"])
+    guard(case.loss, case.params, case.args, {})
+    seconds = min(timeit.repeat(lambda: guard(case.loss, case.params, case.args, {}), number=200, repeat=5)) / 200
+    assert seconds < 100e-6  # about 10 µs on a quiet machine
+
+
+class CubedOnce(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return 3 * grad * ctx.saved_tensors[0] ** 2
+
+
+@pytest.mark.parametrize(
+    "through",
+    [lambda f: f, torch.func.grad, lambda f: lambda d: torch.func.vmap(f)(d[None])],
+    ids=["plain", "grad", "vmap"],
+)
+def test_a_backward_that_is_differentiable_once_is_refused(through):
+    x = torch.ones(2)
+    quadratic = quadratic_along(lambda x: CubedOnce.apply(x).sum())
+    with pytest.raises(
+        StrategyError, match=r"cubed_once is an autograd\.Function.*once_differentiable.*torch operators"
+    ):
+        through(lambda d: quadratic(x * d, d).curvature)(x)
+
+
+def looked_up(params, indices):
+    return F.embedding(indices, params["weight"], max_norm=1.0).square().sum()
+
+
+class LookedUp(nn.Module):
+    def __init__(self, frozen=False):
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(3 * torch.ones(4, 2)), nn.Parameter(torch.ones(()))
+        self.weight.requires_grad_(not frozen)
+
+    def forward(self, indices):
+        return self.scale * F.embedding(indices, self.weight, max_norm=1.0).square().sum()
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
+@pytest.mark.parametrize("wrap", [lambda f: f, capture, quadratic_along, lambda f: quadratic_along(capture(f))])
+def test_an_embedding_that_writes_to_its_weight_is_refused_before_it_does(wrap, frozen):
+    module, indices = LookedUp(frozen), torch.tensor([0, 2])
+    loss, params = functional_loss(module)
+    call = wrap(loss)
+    operands = (params, indices) if call is loss or hasattr(call, "program") else (params, params, indices)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"F\.embedding with max_norm=1\.0.*set max_norm=None"):
+            call(*operands)
+    assert torch.equal(module.weight, 3 * torch.ones(4, 2))
+
+
+def test_so_is_one_in_a_plain_function():
+    params = {"weight": 3 * torch.ones(4, 2)}
+    with pytest.raises(ValueError, match=r"F\.embedding with max_norm"):
+        quadratic_along(looked_up)(params, params, torch.tensor([0, 2]))
+    assert torch.equal(params["weight"], 3 * torch.ones(4, 2))
+
+
+def curvature(loss, case):
+    return lambda p: quadratic_along(loss)(p, case.direction, *case.args).curvature
+
+
+def slope_of_the_curvature(case):
+    """Its derivative along a second direction, by differences of double backward."""
+    along = tree.randn_like(case.params, generator=torch.Generator().manual_seed(5))
+
+    def at(s):
+        return double_backward(case.loss, tree.axpy(s, along, case.params), case.direction, *case.args)[0].curvature
+
+    def difference(h):
+        return (at(h) - at(-h)) / (2 * h)
+
+    return along, (4 * difference(1e-4) - difference(2e-4)) / 3
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "batch_norm_train"])
+def test_a_third_derivative_through_a_norm_is_refused_unless_captured(name):
+    case = MODULES[name]()
+    leaf = tree.map(lambda p: p.clone().requires_grad_(), case.params)
+    for differentiate in (
+        lambda: torch.func.grad(curvature(case.loss, case))(case.params),
+        lambda: curvature(case.loss, case)(leaf).backward(),
+    ):
+        with pytest.raises(StrategyError, match=r"curvature through native_\w+_norm is differentiated.*capture"):
+            differentiate()
+    with pytest.raises(StrategyError, match="is differentiated"):
+        torch.func.grad(lambda p: tree.norm(hvp(case.loss)(p, case.direction, *case.args)))(case.params)
+    with pytest.raises(StrategyError, match="is differentiated"):
+        torch.func.grad(lambda p: grad_and_quadratic(case.loss)(p, *case.args).quadratic.alpha)(case.params)
+    along, expected = slope_of_the_curvature(case)
+    got = tree.vdot(torch.func.grad(curvature(capture(case.loss), case))(case.params), along)
+    assert_close(got, expected, 1e-6)  # what differences with steps of 1e-4 resolve
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "batch_norm_train"])
+def test_what_is_right_through_a_norm_is_not_refused(name):
+    case = MODULES[name]()
+    leaf = tree.map(lambda p: p.clone().requires_grad_(), case.params)
+    assert curvature(case.loss, case)(leaf).requires_grad  # a curvature that nobody differentiates
+    torch.func.grad(lambda p: quadratic_along(case.loss)(p, case.direction, *case.args).slope)(case.params)
+    stacked = tree.map(lambda d: torch.stack([d, 2 * d]), case.direction)
+    both = torch.func.vmap(lambda d: quadratic_along(case.loss)(case.params, d, *case.args).curvature)(stacked)
+    assert_close(both[1], 4 * both[0], 1e-12)
+
+
+@pytest.mark.parametrize("name", ["mlp", "batch_norm_eval", "dropout", "conv"])
+def test_a_third_derivative_that_is_right_is_given(name):
+    case = MODULES[name]()
+    along, expected = slope_of_the_curvature(case)
+    got = tree.vdot(torch.func.grad(curvature(case.loss, case))(case.params), along)
+    assert_close(got, expected, 1e-6, 1 + abs(expected))
+
+
+def test_a_strategy_wrong_on_a_norm_is_refused_at_a_first_call_under_grad():
+    case = MODULES["layer_norm"](criterion=squared_error)
+    quadratic = quadratic_along(case.loss, strategy="forward_over_forward")
+    with pytest.raises(StrategyError, match=r"forward_over_forward.*native_layer_norm"):
+        torch.func.grad(lambda p: quadratic(p, case.direction, *case.args).curvature)(case.params)
