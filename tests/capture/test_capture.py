@@ -5,14 +5,13 @@ from functools import cache
 
 import pytest
 import torch
-from test_exactness import dense_with_math_attention
 from torch import nn
 from torch.nn import functional as F
 
 from alpha_func import STRATEGIES, CaptureError, capture, functional_loss, grad_and_quadratic, quadratic_along, tree
 from tests.helpers.cases import MODULES, mlp, mse_net
 from tests.helpers.models import regression
-from tests.helpers.reference import assert_close, assert_quadratic, dense
+from tests.helpers.reference import assert_close, assert_quadratic, dense, dense_with_math_attention
 
 X = torch.linspace(-1, 2, 12, dtype=torch.float64).reshape(3, 4)
 

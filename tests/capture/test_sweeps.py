@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from test_exactness import dense_with_math_attention
 from torch import nn
 from torch.nn import functional as F
 
 from alpha_func import tree
 from tests.helpers.cases import ACTIVATIONS, MODULES, line, mlp, mse_net
 from tests.helpers.programs import adjoint, descent, lowered_case, taylor
-from tests.helpers.reference import assert_close, assert_quadratic, differences, flat
+from tests.helpers.reference import assert_close, assert_quadratic, dense_with_math_attention, differences, flat
 
 
 class Recurrent(nn.Module):

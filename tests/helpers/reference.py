@@ -108,3 +108,9 @@ def assert_quadratic(got, truth, direction, tol):
     assert_close(got.value, expected.value, tol)
     assert_close(got.slope, expected.slope, tol, d.norm() * truth.gradient.norm())
     assert_close(got.curvature, expected.curvature, tol, d.norm() * (truth.hessian @ d).norm())
+
+
+def dense_with_math_attention(case):
+    """The dense reference of a case whose fused attention kernels have no second derivative."""
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        return dense(case.loss, case.params, *case.args)

@@ -7,7 +7,15 @@ from torch.nn import functional as F
 
 from alpha_func import STRATEGIES, functional_loss, grad_and_quadratic, hvp, optimal_alpha, quadratic_along, tree
 from tests.helpers.cases import ACTIVATIONS, MODULES, mlp, mse_net, squared_error
-from tests.helpers.reference import assert_close, assert_quadratic, dense, differences, flat, unflat
+from tests.helpers.reference import (
+    assert_close,
+    assert_quadratic,
+    dense,
+    dense_with_math_attention,
+    differences,
+    flat,
+    unflat,
+)
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 CANNOT_RUN_MSE = "forward_over_reverse"  # pytorch#123996: on nn.MSELoss; on squared_error it runs
@@ -86,8 +94,3 @@ def test_gradient_and_quadratic_are_those_of_the_parts(strategy):
     expected = truth.quadratic_along(d)
     for number, truth_number in zip(quadratic, expected, strict=True):
         assert_close(number, truth_number, 1e-12)
-
-
-def dense_with_math_attention(case):
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        return dense(case.loss, case.params, *case.args)
