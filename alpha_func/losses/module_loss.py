@@ -4,11 +4,12 @@ torch.func differentiates pure functions; a module is not one. Its forward updat
 global RNG (dropout) and reads its own parameters. ``functional_loss`` takes all three out.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
 from torch.func import functional_call
@@ -104,20 +105,21 @@ class ModuleLoss:
 
     def __call__(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """The loss at ``params``, its random draws seeded."""
-        if _lifting is not None:
-            return self.with_state(_lifting(self), params, *args, **kwargs)
+        if torch.compiler.is_dynamo_compiling():
+            return self._recorded(params, args, kwargs)
         self._check(params)
         state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         with seeded_rng(self.seed):
             return self._run(state, params, args, kwargs)
 
-    def with_state(
-        self, state: Mapping[str, Tensor], params: Mapping[str, Tensor], *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """The loss as a function of its state too, as ``state.tensors()`` gives it; draws from the RNG as it stands."""
-        self._check(params)
-        with self.state.attributes_replaced(state) as registered:
-            return self._run({name: value.clone() for name, value in registered.items()}, params, args, kwargs)
+    def _recorded(self, params: Mapping[str, Tensor], args: Any, kwargs: Any) -> Tensor:
+        """The loss as it goes into a program: whoever runs that seeds it, and a recording changes no module."""
+        if len(params) != len(self.names) or any([name not in params for name in self.names]):  # noqa: C419
+            raise ValueError("params has other names")
+        state = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        for name, value in params.items():
+            state["module." + name] = value
+        return functional_call(self.model, state, args, kwargs, tie_weights=self.tied)
 
     def _check(self, params: Mapping[str, Tensor]) -> None:
         if not isinstance(params, Mapping):
@@ -148,20 +150,6 @@ def module_loss_of(loss: Callable[..., Tensor]) -> ModuleLoss | None:
     while isinstance(loss, LossOfLoss):
         loss = loss.loss
     return loss if isinstance(loss, ModuleLoss) else None
-
-
-_lifting: Callable[[ModuleLoss], Mapping[str, Tensor]] | None = None
-
-
-@contextmanager
-def lifted(state_of: Callable[[ModuleLoss], Mapping[str, Tensor]]) -> Iterator[None]:
-    """Within, every ModuleLoss that is called, however deep in another loss, asks ``state_of`` for its state."""
-    global _lifting
-    outer, _lifting = _lifting, state_of
-    try:
-        yield
-    finally:
-        _lifting = outer
 
 
 _RESCALES = (

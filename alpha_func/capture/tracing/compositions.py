@@ -12,7 +12,6 @@ from torch import Tensor
 from torch._decomp import get_decompositions
 from torch.nn import functional as F
 
-from alpha_func.capture.tracing.refusal import here
 from alpha_func.errors import CaptureError
 
 aten = torch.ops.aten
@@ -87,7 +86,7 @@ def embedding(
     """A look-up. PyTorch's gradient holds the padding row constant; forward mode does not, so ``detach`` says it."""
     if scale_grad_by_freq:
         raise CaptureError(
-            f"embedding with scale_grad_by_freq=True{here()}: its gradient is not the derivative of the loss; "
+            f"embedding with scale_grad_by_freq=True: its gradient is not the derivative of the loss; "
             "leave the option out"
         )
     if padding_idx < 0:
@@ -190,7 +189,7 @@ def embedding_bag(
     """Sums or means of looked-up rows, a bag from each offset to the next."""
     if scale_grad_by_freq or mode == 2:
         option = "scale_grad_by_freq=True" if scale_grad_by_freq else "mode='max'"
-        raise CaptureError(f"embedding_bag with {option}{here()} has no composition here; look up and reduce instead")
+        raise CaptureError(f"embedding_bag with {option} has no composition here; look up and reduce instead")
     starts = offsets[:-1] if include_last_offset else offsets
     places = torch.arange(indices.shape[0], dtype=starts.dtype, device=starts.device)
     bag = (places.unsqueeze(1) >= starts).sum(1) - 1

@@ -1,31 +1,36 @@
 """Why a loss cannot be captured: the operator or line, and what to do instead."""
 
+import re
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from torch import fx
 
-_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
+_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), "<frozen")
 EAGER = "use the uncaptured loss with an eager strategy (alpha_func.STRATEGIES)"
 
 
-def here() -> str:
-    """`` at file.py:12, `source line```: the innermost line of the running stack that is neither torch's nor ours.
-
-    >>> "at" in here()
-    True
-    """
-    return _where(traceback.extract_stack())
+def line_of(node: fx.Node) -> str:
+    """`` at file.py:12, `source line```: where the loss calls what this node of its recording stands for."""
+    found = re.findall(r'File "(.*)", line (\d+), in .*\n\s*(.*)', node.meta.get("stack_trace") or "")
+    return _innermost(traceback.FrameSummary(file, int(line), "", line=source) for file, line, source in found)
 
 
-def where(error: BaseException) -> str:
-    """As ``here``, for the stack that an error was raised on."""
-    return _where(traceback.extract_tb(error.__traceback__))
+def not_recorded(error: Exception) -> str:
+    """What TorchDynamo says of a loss that it cannot record, in a line."""
+    text = str(error)
+    what = text.partition("\n")[0].rstrip(".")
+    why = re.search(r"Explanation: (.*)", text)
+    line = _innermost(getattr(error, "real_stack", None) or ())
+    return f"the loss cannot be traced{line}: {what}{f' ({why[1]})' if why else ''}; {EAGER}"
 
 
-def _where(stack: traceback.StackSummary) -> str:
-    for frame in reversed(stack):
-        if not frame.filename.startswith(_LIBRARIES) and not frame.filename.startswith("<frozen"):
+def _innermost(stack: Iterable[traceback.FrameSummary]) -> str:
+    """The last line that is neither torch's nor ours."""
+    for frame in reversed(list(stack)):
+        if not frame.filename.startswith(_LIBRARIES):
             source = f", `{frame.line}`" if frame.line else ""
             return f" at {Path(frame.filename).name}:{frame.lineno}{source}"
     return ""

@@ -1,0 +1,41 @@
+"""A call as it would be outside of the transforms and modes that it is made under: plain tensors, one example of a batch."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor
+
+from alpha_func import torch_private
+
+
+def is_outside() -> bool:
+    """Whether there is neither a transform nor a mode around."""
+    return (
+        torch_private.peek_interpreter_stack() is None
+        and not torch_private.dispatch_modes()
+        and not torch.is_inference_mode_enabled()
+    )
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """Outside of every transform and mode."""
+    with ExitStack() as stack:
+        stack.enter_context(torch_private.temporarily_clear_interpreter_stack())
+        stack.enter_context(torch_private.modes_disabled())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        yield
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """An alias of the values beneath a transform, one example of what is batched; zeros where a batch has none."""
+    while torch_private.is_functorch_wrapped_tensor(tensor):
+        dim = torch_private.maybe_get_bdim(tensor) if torch_private.is_batchedtensor(tensor) else None
+        tensor = torch_private.get_unwrapped(tensor)
+        if dim is not None:
+            shape = list(tensor.shape)
+            del shape[dim]
+            tensor = tensor.select(dim, 0) if tensor.shape[dim] else tensor.new_zeros(shape)
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
