@@ -9,6 +9,8 @@ from alpha_func.capture.builder.builder import Builder
 
 aten = torch.ops.aten
 
+Number = bool | int | float | complex
+
 
 def shape_of(x: Any) -> tuple[int, ...]:
     """The shape; () of a number."""
@@ -27,20 +29,35 @@ def is_call(x: Any, target: Any) -> bool:
 
 def is_zero(x: Any) -> bool:
     """Whether x is a symbolic zero."""
-    return is_call(x, aten.full.default) and x.args[1] == 0
+    return is_filled(x) and x.args[1] == 0
 
 
 def is_number(x: Any) -> bool:
     """Whether x is a Python number."""
-    return isinstance(x, (int, float)) and not isinstance(x, bool)
+    return isinstance(x, (int, float, complex)) and not isinstance(x, bool)
 
 
-def filled(b: Builder, shape: Any, value: float, dtype: Any, device: Any) -> fx.Node:
-    """A tensor of one number: the normal form of zeros, ones and their kin."""
-    return b.write(aten.full.default, list(shape), value, dtype=dtype, device=device)
+def is_filled(x: Any) -> bool:
+    """Whether x is a tensor of one number."""
+    return is_call(x, aten.full.default)
 
 
-def filled_like(b: Builder, x: fx.Node, value: float, shape: Any = None) -> fx.Node:
+def is_inexact(x: Any) -> bool:
+    """Whether x is a real or complex floating-point tensor: what algebra holds for, and what can have a tangent.
+
+    Integers wrap around, and the sum of two bools is a bool.
+    """
+    dtype = dtype_of(x)
+    return dtype is not None and (dtype.is_floating_point or dtype.is_complex)
+
+
+def filled(b: Builder, shape: Any, value: Number, dtype: torch.dtype, device: Any) -> fx.Node:
+    """A tensor of one number: the normal form of zeros, ones and their kin; the number as its dtype holds it."""
+    held = torch.full((), value, dtype=dtype, device="cpu").item()
+    return b.write(aten.full.default, list(shape), held, dtype=dtype, device=device)
+
+
+def filled_like(b: Builder, x: fx.Node, value: Number, shape: Any = None) -> fx.Node:
     """A tensor of one number, with the shape, dtype and device of x."""
     val = x.meta["val"]
     return filled(b, val.shape if shape is None else shape, value, val.dtype, val.device)
@@ -62,8 +79,13 @@ def result_dtype(x: Any, y: Any) -> torch.dtype:
     return torch.result_type(*val)
 
 
-def multiple(x: Any) -> tuple[Any, float]:
-    """(y, c) with x = c·y."""
-    if is_call(x, aten.mul.Tensor) and is_number(x.args[1]):
+def converted(b: Builder, x: Any, dtype: torch.dtype) -> Any:
+    """x in this dtype; a number, which takes that of its tensors, as it is."""
+    return x if dtype_of(x) in (None, dtype) else b.call(aten._to_copy.default, x, dtype=dtype)
+
+
+def multiple(x: Any) -> tuple[Any, Any]:
+    """(y, c) with x = c·y, both in the dtype of x, which is inexact."""
+    if is_call(x, aten.mul.Tensor) and is_number(x.args[1]) and is_inexact(x) and dtype_of(x.args[0]) == dtype_of(x):
         return x.args[0], x.args[1]
     return x, 1

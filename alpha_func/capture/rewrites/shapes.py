@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from alpha_func.capture.builder.builder import Builder, Law
-from alpha_func.capture.builder.operands import filled_like, is_call, is_zero, shape_of
+from alpha_func.capture.builder.operands import converted, is_call, is_inexact, shape_of
 from alpha_func.capture.rewrites.table import law
 
 aten = torch.ops.aten
@@ -57,8 +57,6 @@ def permutations_compose(b: Builder, args: Any, kwargs: Any) -> Any:
     """permute(permute(x, p), q) = permute(x, p∘q), and the identity is none."""
     x, dims = args
     dims = [dim % len(dims) for dim in dims]
-    if is_zero(x):
-        return filled_like(b, x, 0, [shape_of(x)[dim] for dim in dims])
     if is_call(x, aten.permute.default):
         x, dims = x.args[0], [x.args[1][dim] for dim in dims]
     if dims == sorted(dims):
@@ -89,8 +87,6 @@ def views_compose(b: Builder, args: Any, kwargs: Any) -> Any:
         for size in shape:
             known *= size if size != -1 else 1
         shape = [x.meta["val"].numel() // known if size == -1 else size for size in shape]
-    if is_zero(x):
-        return filled_like(b, x, 0, shape)
     while is_call(x, aten.view.default):
         x = x.args[0]
     return x if shape_of(x) == tuple(shape) else b.write(aten.view.default, x, list(shape))
@@ -98,12 +94,10 @@ def views_compose(b: Builder, args: Any, kwargs: Any) -> Any:
 
 @law(aten.expand.default)
 def expands_compose(b: Builder, args: Any, kwargs: Any) -> Any:
-    """expand(expand(x)) = expand(x), the expand to the same shape is none, and of a filled tensor it is filled."""
+    """expand(expand(x)) = expand(x), and the expand to the same shape is none."""
     x, wanted = args[0], args[1]
     own = (1,) * (len(wanted) - len(shape_of(x))) + shape_of(x)
     shape = [size if new == -1 else new for size, new in zip(own, wanted, strict=True)]
-    if is_call(x, aten.full.default):
-        return filled_like(b, x, x.args[1], shape)
     if is_call(x, aten.expand.default):
         x = x.args[0]
     return x if shape_of(x) == tuple(shape) else b.write(aten.expand.default, x, shape)
@@ -111,11 +105,11 @@ def expands_compose(b: Builder, args: Any, kwargs: Any) -> Any:
 
 @law(aten.sum.dim_IntList)
 def sums_over_nothing_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
-    """Σ over dims of size 1 is a view."""
+    """Σ over dims of size 1 is a view, of integers as int64."""
     x, dims, *keepdim = args
     shape = shape_of(x)
     over = {dim % len(shape) for dim in dims} if dims else set(range(len(shape)))
     if kwargs or any(shape[dim] != 1 for dim in over):
         return None
     kept = [size for dim, size in enumerate(shape) if (keepdim and keepdim[0]) or dim not in over]
-    return b.call(aten.view.default, x, kept)
+    return b.call(aten.view.default, x if is_inexact(x) else converted(b, x, torch.int64), kept)
