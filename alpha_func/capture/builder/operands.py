@@ -84,6 +84,11 @@ def converted(b: Builder, x: Any, dtype: torch.dtype) -> Any:
     return x if dtype_of(x) in (None, dtype) else b.call(aten._to_copy.default, x, dtype=dtype)
 
 
+def places(dims: Any, rank: int) -> list[int]:
+    """Dimensions of a tensor of this rank, counted from the front; all, where none are given. 0-d has none."""
+    return sorted({dim % rank for dim in dims}) if dims and rank else list(range(rank))
+
+
 def multiple(x: Any) -> tuple[Any, Any]:
     """(y, c) with x = c·y, both in the dtype of x, which is inexact."""
     if is_call(x, aten.mul.Tensor) and is_number(x.args[1]) and is_inexact(x) and dtype_of(x.args[0]) == dtype_of(x):

@@ -108,6 +108,8 @@ for _target in (
     aten.squeeze.dim,
     aten.squeeze.dims,
     aten.unsqueeze.default,
+    aten.reshape.default,
     aten.view.default,
+    aten._unsafe_view.default,
 ):
     law(_target)(_of_a_fill(_target))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-from alpha_func.capture.builder.builder import Builder, finished, is_impure, plus, take_any_strides, times
+from alpha_func.capture.builder.builder import Builder, finished, is_impure, plus, times
 from alpha_func.capture.builder.operands import filled_like
 from alpha_func.capture.sweeps.sweep import Coefficients, Values, backward, forward, propagate, second_terms, started
 
@@ -122,6 +122,5 @@ def _copied(b: Builder, nodes: list[fx.Node], inputs: list[fx.Node], outputs: li
     for node in nodes:
         env[node] = graph.node_copy(node, env.__getitem__)
     graph.output(tuple(env[node] for node in outputs))
-    take_any_strides(graph)
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or is_impure(node.target))
     return fx.GraphModule(b.constants, graph)
