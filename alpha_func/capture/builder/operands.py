@@ -43,12 +43,12 @@ def is_filled(x: Any) -> bool:
 
 
 def is_inexact(x: Any) -> bool:
-    """Whether x is a real or complex floating-point tensor: what algebra holds for, and what can have a tangent.
-
-    Integers wrap around, and the sum of two bools is a bool.
-    """
-    dtype = dtype_of(x)
-    return dtype is not None and (dtype.is_floating_point or dtype.is_complex)
+    """Whether x is of floating point, real or complex: algebra holds for it (integers wrap around, and the sum of two
+    bools is a bool), and it can have a tangent; of several tensors, whether one is."""
+    val = x.meta["val"] if isinstance(x, fx.Node) else x
+    if isinstance(val, (list, tuple)):
+        return any(map(is_inexact, val))
+    return isinstance(val, torch.Tensor) and (val.is_floating_point() or val.is_complex())
 
 
 def filled(b: Builder, shape: Any, value: Number, dtype: torch.dtype, device: Any) -> fx.Node:
@@ -61,6 +61,21 @@ def filled_like(b: Builder, x: fx.Node, value: Number, shape: Any = None) -> fx.
     """A tensor of one number, with the shape, dtype and device of x."""
     val = x.meta["val"]
     return filled(b, val.shape if shape is None else shape, value, val.dtype, val.device)
+
+
+def conjugate(b: Builder, x: Any) -> Any:
+    """The complex conjugate; a real tensor or number as it is."""
+    return b.call(aten._conj_physical.default, x) if isinstance(x, fx.Node) else x.conjugate()
+
+
+def is_complex(x: Any) -> bool:
+    """Whether x is a complex tensor or number."""
+    return isinstance(x, complex) or (isinstance(x, fx.Node) and x.meta["val"].is_complex())
+
+
+def real(b: Builder, x: Any) -> Any:
+    """The real part; a real tensor as it is."""
+    return b.call(aten.select.int, b.call(aten.view_as_real.default, x), -1, 0) if is_complex(x) else x
 
 
 def broadcast(b: Builder, x: Any, shape: Any) -> Any:

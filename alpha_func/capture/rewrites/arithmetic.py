@@ -74,6 +74,20 @@ def negation_is_a_product(b: Builder, args: Any, kwargs: Any) -> Any:
     return b.call(aten.mul.Tensor, args[0], -1)
 
 
+@law(aten._conj.default, aten._conj_physical.default, aten.conj_physical.default)
+def conjugates_are_in_memory(b: Builder, args: Any, kwargs: Any) -> Any:
+    """The conjugate of a real x is x, that of a conjugate its operand; none is a bit that a view carries."""
+    (x,) = args
+    if not isinstance(x, fx.Node):
+        return x.conjugate()
+    if not x.meta["val"].is_complex():
+        return x
+    return x.args[0] if is_call(x, aten._conj_physical.default) else b.write(aten._conj_physical.default, x)
+
+
+law(aten._neg_view.default)(renamed(aten.neg.default))
+
+
 @law(aten.div.Tensor)
 def quotients_by_numbers_are_products(b: Builder, args: Any, kwargs: Any) -> Any:
     """0/y = 0, x/c = x·(1/c)."""
