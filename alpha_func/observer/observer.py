@@ -23,7 +23,7 @@ from alpha_func.losses.draws import rng_state
 from alpha_func.observer import setup
 from alpha_func.observer.measuring import Batch, Meter
 from alpha_func.observer.snapshot import Snapshot, makeup, snapshot, trained
-from alpha_func.transforms.strategies import Strategy
+from alpha_func.transforms.strategies import StrategyLike
 
 logger = logging.getLogger("alpha_func")
 Log = Callable[["StepRecord"], object]
@@ -126,7 +126,7 @@ class Observer:
         log: Log | Iterable[Log] = (),
         accumulate: int = 1,
         measure_on: Any = None,
-        strategy: str | Strategy | None = None,
+        strategy: StrategyLike | None = None,
         backend: str = "eager",
         start: int = 0,
     ):
