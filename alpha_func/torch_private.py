@@ -7,6 +7,7 @@ first use: it takes as long to import as torch itself.
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from types import CodeType
 from typing import Any
 
@@ -70,7 +71,7 @@ Backend = Callable[[fx.GraphModule, list[Tensor]], Callable[..., Any]]
 def recorded_by(
     backend: Backend, guarded: Callable[[list[Any]], None], function: Callable[..., Any], limit: int
 ) -> Callable[..., Any]:
-    """``function`` as TorchDynamo runs it: as one graph, which ``backend`` is given, under strict guards, or not at all.
+    """``function`` as TorchDynamo runs it: one graph, which ``backend`` is given, under strict guards, or not at all.
 
     Args:
         backend: takes the graph and gives what is called with its inputs as long as the guards hold.
@@ -95,7 +96,7 @@ class _Strictly:
 
     def __init__(self, callback: Any, limit: int):
         self.callback, self._limit = callback, limit
-        self._torchdynamo_orig_backend = callback._torchdynamo_orig_backend  # Dynamo's C++ reads it, and keeps no reference
+        self._torchdynamo_orig_backend = callback._torchdynamo_orig_backend
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from torch._dynamo import config
@@ -115,6 +116,15 @@ def _talk() -> set[Any]:
     return {print, warnings.warn, *filter(callable, said)}
 
 
+@cache
+def substitute(function: Callable[..., Any], composition: Callable[..., Any]) -> None:
+    """Let Dynamo trace ``composition`` where ``function`` is called; for the whole process, as it keeps one table."""
+    from torch._dynamo.trace_rules import get_torch_obj_rule_map
+
+    get_torch_obj_rule_map().pop(function, None)  # as a call in the graph, whole
+    torch.compiler.substitute_in_graph(function, skip_signature_check=True)(composition)
+
+
 def recording_errors() -> tuple[type[Exception], type[Exception]]:
     """What Dynamo raises: at its limit of graphs; for whatever it cannot record."""
     from torch._dynamo import exc
@@ -126,7 +136,7 @@ def allowed_in_graph(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor],
     """``function``, a call of which is a node of Dynamo's graph."""
     from torch._dynamo import allow_in_graph
 
-    return allow_in_graph(function)
+    return allow_in_graph(function)  # type: ignore[no-untyped-call]
 
 
 def traced_code() -> set[CodeType]:
@@ -163,4 +173,4 @@ def close_levels(depth: int, level: int) -> None:
     """Close what a graph that failed half-way has left open: levels of torch.func above ``depth``, of forward mode."""
     pop_dynamic_layer_stack_and_undo_to_depth(depth)
     while forward_ad._current_level > level:
-        forward_ad.exit_dual_level()
+        forward_ad.exit_dual_level()  # type: ignore[no-untyped-call]

@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import torch_private, tree
+from alpha_func.capture.builder.active import active_operators
 from alpha_func.capture.builder.active import unverified as unverified_in
 from alpha_func.capture.rewrites.normalisation import in_primitives
 from alpha_func.capture.running.binding import bind
+from alpha_func.capture.running.engine import Captured
+from alpha_func.capture.running.schemes import Schemes
 from alpha_func.capture.tracing.agreement import aside, require_agreement
 from alpha_func.capture.tracing.outside import is_outside, outside, plain
 from alpha_func.capture.tracing.recording import LOCK, MAX_RECORDINGS, Recorder, Recording
@@ -26,11 +29,13 @@ from alpha_func.errors import CaptureError
 from alpha_func.losses.draws import seeded_rng
 from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss
 from alpha_func.losses.signature import Key, is_flat, signature
+from alpha_func.transforms.engine import Engine, Uncaptured
+from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import require_callable, scalar_loss
 from alpha_func.tree import Tree
 
 BACKENDS = ("eager", "inductor")
-_LAST_NAME = re.compile(r"[\w.]*\W*$")
+_NAMES = re.compile(r"[^\W\d]\w*")
 
 
 class Program:
@@ -43,12 +48,13 @@ class Program:
         params: how many of the inputs, the first ones, are leaves of the parameters.
         counts: how often each operator occurs, the most frequent first.
         seed: of the random draws of the program; None where it draws nothing.
+        schemes: the programs made of this one, which the transforms run.
     """
 
     def __init__(self, graph: fx.GraphModule, params: int, seed: int | None):
         self.graph, self.params, self.seed = graph, params, seed
         self.counts = dict(Counter(_short(n.target) for n in graph.graph.nodes if _is_operator(n)).most_common())
-        self.schemes: dict[Any, Any] = {}  # the programs made of this one: capture.schemes
+        self.schemes = Schemes(graph, params, seed)
         self._in_primitives: Callable[..., Tensor] | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -82,6 +88,11 @@ class CapturedLoss(LossOfLoss):
             return self.loss(params, *args, **kwargs)
         program, inputs = self.lookup(params, args, kwargs)
         return program(*inputs)
+
+    def engine(self, strategy: StrategyLike | None) -> Engine:
+        """The schemes of its programs; with a strategy, that on them."""
+        by_strategy = Uncaptured(self, strategy, _operators)
+        return by_strategy if strategy is not None else Captured(self._schemes, self.backend, by_strategy)
 
     def program(self, params: Tree, *args: Any, **kwargs: Any) -> Program:
         """The program of this call, captured now if it has not been; print it to read it."""
@@ -119,6 +130,10 @@ class CapturedLoss(LossOfLoss):
             ]
             program, state = self._program(*tree.unflatten(aliases, structure))
         return program, [*leaves[:count], *state, *[leaf for leaf in leaves[count:] if isinstance(leaf, Tensor)]]
+
+    def _schemes(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Schemes, list[Tensor]]:
+        program, inputs = self.lookup(params, args, kwargs)
+        return program.schemes, inputs
 
     def _program(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
         """The program of a call, and the tensors that it reads besides its arguments."""
@@ -160,6 +175,10 @@ class CapturedLoss(LossOfLoss):
             self._raise_its_own_error(params, args, kwargs)
             raise CaptureError(f"the loss cannot be traced: {type(error).__name__}: {error}; {EAGER}") from error
         graph = traced.graph
+        (output,) = graph.output_node().all_input_nodes
+        value = output.meta["val"]
+        if value.ndim or not value.is_floating_point():
+            self._raise_its_own_error(params, args, kwargs)
         _name_inputs(graph, params, [recording.sources[i] for i in state])
         if not self._unverified:
             _require_verified(graph, count)
@@ -216,9 +235,7 @@ class FrozenLoss(CapturedLoss):
         return found[0], [*leaves, *found[1], *tensors]
 
 
-def capture(
-    loss: Callable[..., Tensor], *, backend: str = "eager", unverified: bool = False
-) -> CapturedLoss:
+def capture(loss: Callable[..., Tensor], *, backend: str = "eager", unverified: bool = False) -> CapturedLoss:
     """The loss as a program of primitive operators, whose derivatives of every order are right.
 
     At the first call per signature (structure, shapes, dtypes, devices, arguments that are no tensors, the module's
@@ -265,13 +282,20 @@ def _require_verified(graph: fx.Graph, params: int) -> None:
 def _name_inputs(graph: fx.Graph, params: Tree, state: list[str]) -> None:
     """Call the inputs by the names of parameters and state, as far as they can be identifiers."""
     names = [f"params{path}" for path, _ in tree.named_leaves(params)]
-    names += [f"state_{_LAST_NAME.search(source)[0]}" for source in state]
+    names += [f"state_{_NAMES.findall(source)[-1]}" for source in state]
     placeholders = graph.find_nodes(op="placeholder")
     names += [f"arg_{i}" for i in range(len(placeholders) - len(names))]
     for node, name in zip(placeholders, names, strict=True):
         clean = "".join(c if c.isalnum() else "_" for c in name.replace("']", "").replace("['", "_"))
         node._rename(clean)
         node.target = node.name
+
+
+def _operators(
+    loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[set[str], str]:
+    assert isinstance(loss, CapturedLoss)
+    return active_operators(loss.program(params, *args, **kwargs)), "primitive"
 
 
 def _is_operator(node: fx.Node) -> bool:

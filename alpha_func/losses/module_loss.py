@@ -23,13 +23,18 @@ from alpha_func.losses.sharding import refuse_sharded
 
 
 def functional_loss(
-    module: nn.Module, criterion: Callable[[Any, Any], Tensor] | None = None, *, seed: int = 0
+    module: nn.Module,
+    criterion: Callable[[Any, Any], Tensor] | None = None,
+    *,
+    loss_of: Callable[..., Tensor] | None = None,
+    seed: int = 0,
 ) -> "tuple[ModuleLoss, dict[str, Tensor]]":
     """The loss of a module as a pure function, and the parameters to start from.
 
     With a criterion, ``loss(params, inputs, targets) = criterion(module(inputs), targets)``. Without one,
     ``loss(params, *args, **kwargs)`` is the module's own output: a scalar, or its ``.loss`` or ``["loss"]`` (as Hugging
-    Face models give when they are called with ``labels=``).
+    Face models give when they are called with ``labels=``). With ``loss_of``, ``loss(params, *args, **kwargs) =
+    loss_of(module, *args, **kwargs)``: for any loss that is not of those two forms, whatever it calls of the module.
 
     The module is read at every call and never changed: its mode (train or eval), its buffers, its frozen parameters and
     its attributes are what they are at the call. Buffers are cloned inside each call, so train-mode BatchNorm works.
@@ -40,6 +45,7 @@ def functional_loss(
     Args:
         module: any nn.Module.
         criterion: a function or module of (outputs, targets) that gives a 0-d loss, such as ``nn.MSELoss()``.
+        loss_of: a function of the module and the batch that gives a 0-d loss: ``lambda model, x, y: model(x, y)[1]``.
         seed: of the stochastic layers; another seed is another dropout mask.
 
     Returns:
@@ -63,6 +69,9 @@ def functional_loss(
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     if criterion is not None and not callable(criterion):
         raise TypeError(f"criterion must be callable as criterion(outputs, targets), got {type(criterion).__name__}")
+    if loss_of is not None and (criterion is not None or not callable(loss_of)):
+        got = "a criterion beside it" if criterion is not None else type(loss_of).__name__
+        raise TypeError(f"loss_of must be callable as loss_of(module, *batch), without a criterion, got {got}")
     if isinstance(module, nn.parallel.DistributedDataParallel):
         module = module.module  # what it adds, communication, is no part of the loss
     refuse_sharded(module)
@@ -72,9 +81,16 @@ def functional_loss(
     for name, part in module.named_modules():
         if getattr(part, "max_norm", None) is not None and isinstance(part, nn.Embedding | nn.EmbeddingBag):
             raise ValueError(_RESCALES.format(f"module has {type(part).__name__} {name!r}", part.max_norm))
-    model = _OwnLoss(module) if criterion is None else _Supervised(module, criterion)
+    model: nn.Module
+    if loss_of is not None:
+        model = _ByFunction(module, loss_of)
+    else:
+        model = _OwnLoss(module) if criterion is None else _Supervised(module, criterion)
     state = ModuleState(model, frozenset(f"module.{name}" for name in params))
     return ModuleLoss(model, tuple(params), seed, state), params
+
+
+Place = tuple[tuple[str, ...], str]  # the names of the modules on the way, and that of the tensor in the last
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,9 +108,13 @@ class ModuleLoss:
     expected: frozenset[str] = field(init=False)
     tied: bool = field(init=False)
     seen: set[bool] = field(init=False, default_factory=set)  # the modes, train and eval, that it has been called in
+    places: tuple[Place, ...] = field(init=False)  # of the parameters, and of the buffers, in the model
+    buffers: tuple[Place, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "expected", frozenset(self.names))
+        object.__setattr__(self, "places", tuple(_place(f"module.{name}") for name in self.names))
+        object.__setattr__(self, "buffers", tuple(_place(name) for name, _ in self.model.named_buffers()))
         object.__setattr__(self, "tied", _has_ties(self.model))
 
     def over(self, names: Iterable[str]) -> "ModuleLoss":
@@ -113,13 +133,25 @@ class ModuleLoss:
             return self._run(state, params, args, kwargs)
 
     def _recorded(self, params: Mapping[str, Tensor], args: Any, kwargs: Any) -> Tensor:
-        """The loss as it goes into a program: whoever runs that seeds it, and a recording changes no module."""
-        if len(params) != len(self.names) or any([name not in params for name in self.names]):  # noqa: C419
+        """The loss as it goes into a program: whoever runs that seeds it, and to a recording every change is virtual.
+
+        Each place is written, and not read: a guard on it would be one on a tensor that the loss never sees.
+        """
+        if len(params) != len(self.names):
             raise ValueError("params has other names")
-        state = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        for name, value in params.items():
-            state["module." + name] = value
-        return functional_call(self.model, state, args, kwargs, tie_weights=self.tied)
+        if self.tied:
+            state = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+            for name, value in params.items():
+                state["module." + name] = value
+            return functional_call(self.model, state, args, kwargs, tie_weights=True)
+        for name, (path, key) in zip(self.names, self.places, strict=True):
+            _part(self.model, path)._parameters[key] = params[name]  # type: ignore[assignment]
+        for path, key in self.buffers:
+            buffers = _part(self.model, path)._buffers
+            held = buffers.get(key)
+            if held is not None:
+                buffers[key] = held.clone()  # the forward may write to it
+        return self.model(*args, **kwargs)
 
     def _check(self, params: Mapping[str, Tensor]) -> None:
         if not isinstance(params, Mapping):
@@ -140,9 +172,16 @@ class ModuleLoss:
 
 
 class LossOfLoss:
-    """A loss that computes what another one, its ``loss``, does: captured, or cut into chunks."""
+    """A loss that computes what another one, its ``loss``, does: captured, or cut into chunks.
+
+    It answers the transforms by an engine of its own (``transforms.engine``).
+    """
 
     loss: Callable[..., Tensor]
+
+    def engine(self, strategy: Any) -> Any:
+        """The engine for a strategy; None: the one that suits it best."""
+        raise NotImplementedError
 
 
 def module_loss_of(loss: Callable[..., Tensor]) -> ModuleLoss | None:
@@ -185,6 +224,18 @@ class _Supervised(nn.Module):
         return self.criterion(self.module(inputs), targets)
 
 
+class _ByFunction(nn.Module):
+    """A loss that a function makes of the module and the batch."""
+
+    def __init__(self, module: nn.Module, loss_of: Callable[..., Tensor]):
+        super().__init__()
+        self.module = module
+        self.loss_of = loss_of
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.loss_of(self.module, *args, **kwargs)
+
+
 class _OwnLoss(nn.Module):
     """The module's own scalar output, or the loss that its output holds."""
 
@@ -203,6 +254,19 @@ class _OwnLoss(nn.Module):
                 "pass the targets that make the module compute one (labels=...), or a criterion to functional_loss"
             )
         return found
+
+
+def _place(name: str) -> Place:
+    *path, key = name.split(".")
+    return tuple(path), key
+
+
+def _part(model: nn.Module, path: tuple[str, ...]) -> nn.Module:
+    for name in path:
+        found = model._modules[name]
+        assert found is not None
+        model = found
+    return model
 
 
 def _has_ties(model: nn.Module) -> bool:

@@ -13,9 +13,7 @@ from alpha_func.tree import Tree
 Key = tuple[Any, ...]
 
 
-def signature(
-    params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Key, list[Tensor], list[Tensor]]:
+def signature(params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Key, list[Tensor], list[Tensor]]:
     """The key of a call, the leaves of its parameters, and the tensors among its arguments.
 
     A dict of parameters and a batch of tensors need no pytree; it would take ten times as long.
@@ -47,7 +45,9 @@ def _value(leaf: Any) -> Any:
 
 def is_flat(params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether the parameters are a dict of tensors, and every argument is a tensor."""
-    return type(params) is dict and _all_tensors(params.values()) and _all_tensors(args) and _all_tensors(kwargs.values())
+    return (
+        type(params) is dict and _all_tensors(params.values()) and _all_tensors(args) and _all_tensors(kwargs.values())
+    )
 
 
 def _all_tensors(values: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A call as it would be outside of the transforms and modes that it is made under: plain tensors, one example of a batch."""
+"""A call as it would be outside of the transforms and modes around it: plain tensors, one example of a batch."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

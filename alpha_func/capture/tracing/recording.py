@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from torch.backends import mha
 
 from alpha_func import torch_private
+from alpha_func.capture.tracing.compositions import BEFORE_RECORDING
 from alpha_func.capture.tracing.refusal import EAGER, not_recorded
 from alpha_func.errors import CaptureError
 from alpha_func.tree import Tree
@@ -62,7 +63,7 @@ class Recording:
         return self._hooks == _global_hooks()
 
 
-class _Found(BaseException):  # noqa: N818  not an error, and not an Exception: no loss shall catch it
+class _Found(BaseException):
     """A recording whose guards hold, and its inputs."""
 
 
@@ -120,6 +121,8 @@ class Recorder:
             self._frame = None
 
     def _new_frame(self) -> Callable[..., Any]:
+        for function, composition in BEFORE_RECORDING.items():
+            torch_private.substitute(function, composition)
         recorded: list[Recording] = []
 
         def backend(graph: fx.GraphModule, _: list[Tensor]) -> Callable[..., None]:

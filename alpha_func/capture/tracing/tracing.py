@@ -19,11 +19,9 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alpha_func import torch_private, tree
-from alpha_func.capture.tracing.compositions import BY_FUNCTION
 from alpha_func.capture.tracing.lowering import RENAMED, decompositions
 from alpha_func.capture.tracing.recording import the_loss
 from alpha_func.capture.tracing.refusal import EAGER, line_of
@@ -85,7 +83,7 @@ class _Lowered(fx.Interpreter):
 
     def loss(self, *inputs: Tensor) -> Tensor:
         """The value of the loss."""
-        with _Dispatched(), _Called(), Watched():
+        with _Dispatched(), Watched():  # type: ignore[no-untyped-call]
             self.run(*inputs)
         return self._loss
 
@@ -167,13 +165,6 @@ class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not torch.is_grad_enabled():
             out = tree.map(lambda t: t.detach() if isinstance(t, Tensor) else t, out)
         return out
-
-
-class _Called(TorchFunctionMode):
-    """What has to be replaced before it becomes operators."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return BY_FUNCTION.get(func, func)(*args, **(kwargs or {}))
 
 
 def _cleaned(traced: fx.GraphModule) -> fx.GraphModule:
