@@ -34,6 +34,7 @@ _LOWERED = (
     aten.binary_cross_entropy,
     aten.binary_cross_entropy_with_logits,
     aten.elu_backward,
+    aten.fill,
     aten.gelu_backward,
     aten.glu,
     aten.glu_backward,
@@ -60,6 +61,7 @@ _LOWERED = (
     aten.softplus_backward,
     aten.tanh_backward,
     aten.threshold_backward,
+    aten.zero,
 )
 
 
