@@ -11,7 +11,8 @@ from alpha_func.data_sets.microbatches import MicrobatchedLoss, microbatched
 from alpha_func.data_sets.per_example import per_example_quadratics
 from alpha_func.errors import BatchDependenceWarning, CaptureError, DistributedError, StrategyError
 from alpha_func.losses.module_loss import functional_loss
-from alpha_func.observer.observer import Observer, StepRecord
+from alpha_func.observer.observer import Observer
+from alpha_func.observer.record import StepRecord
 from alpha_func.optimizers.anatomy import Anatomy, anatomy
 from alpha_func.optimizers.pure import Direction, OptimizerStep, from_live_optimizer, from_optimizer
 from alpha_func.quadratic import Quadratic

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from alpha_func.observer.extras import required
-from alpha_func.observer.observer import Observer, StepRecord
+from alpha_func.observer.observer import Observer
+from alpha_func.observer.record import StepRecord, columns
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -50,7 +51,11 @@ class LightningObserver(Callback):
             _require_no_metrics(pl_module)
 
         def to_loggers(record: StepRecord) -> None:
-            numbers = {f"alpha_func/{name}": value for name, value in record._asdict().items() if name != "step"}
+            numbers = {
+                f"alpha_func/{name}": value
+                for name, value in columns(record).items()
+                if name != "step" and value is not None
+            }
             for logger in trainer.loggers:
                 logger.log_metrics(numbers, step=trainer.global_step)
 

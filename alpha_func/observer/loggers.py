@@ -1,4 +1,4 @@
-"""Where the records of an ``Observer`` go: each a callable of a record, or of any NamedTuple with a ``step``.
+"""Where records go: each a callable of a record, or of any NamedTuple with a ``step``.
 
 Give one or several as ``Observer(..., log=...)``; a function of a record is as good. ``close`` is called with the
 observer's.
@@ -8,20 +8,11 @@ import csv
 import json
 import math
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from alpha_func.observer.extras import required
 from alpha_func.observer.line_file import LineFile
-
-
-class Record(Protocol):
-    """A NamedTuple of numbers with the step that they belong to."""
-
-    @property
-    def step(self) -> int:
-        """The number of the step."""
-
-    def _asdict(self) -> dict[str, Any]: ...
+from alpha_func.observer.record import Record, columns
 
 
 class CSVLog:
@@ -41,10 +32,10 @@ class CSVLog:
     >>> from collections import namedtuple
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     log = CSVLog(Path(folder) / "alpha.csv")
-    ...     log(namedtuple("Row", "step alpha")(0, 1.5))
+    ...     log(namedtuple("Row", "step alpha_steps")(0, 1.5))
     ...     log.close()
     ...     (Path(folder) / "alpha.csv").read_text().split()
-    ['step,alpha', '0,1.5']
+    ['step,alpha_steps', '0,1.5']
     """
 
     def __init__(self, path: str | Path, *, append: bool = False, digits: int | None = None):
@@ -55,7 +46,7 @@ class CSVLog:
 
     def __call__(self, record: Record) -> None:
         """Write a row, and before the first the header."""
-        fields = record._asdict()
+        fields = columns(record)
         if self._columns is None:
             self._begin(list(fields))
         self._writer.writerow(map(self._text, fields.values()))
@@ -94,7 +85,7 @@ class JSONLinesLog:
 
     def __call__(self, record: Record) -> None:
         """Write a line."""
-        fields = {name: _strict(value) for name, value in record._asdict().items()}
+        fields = {name: _strict(value) for name, value in columns(record).items()}
         self._file.write(json.dumps(fields, allow_nan=False) + "\n")
 
     def close(self) -> None:
@@ -188,7 +179,8 @@ class MLflowLog:
 
 
 def _numbers(record: Record, prefix: str) -> dict[str, float]:
-    return {f"{prefix}{name}": value for name, value in record._asdict().items() if name != "step"}
+    found = {name: value for name, value in columns(record).items() if name != "step"}
+    return {f"{prefix}{name}": float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
 def _strict(value: Any) -> Any:
