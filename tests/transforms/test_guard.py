@@ -20,7 +20,7 @@ from alpha_func import (
     quadratic_along,
     tree,
 )
-from alpha_func.transforms.guard import Guard
+from alpha_func.transforms.guard import Guard, formulas
 from tests.helpers.cases import MODULES, squared_error
 from tests.helpers.reference import assert_close, double_backward
 
@@ -122,7 +122,7 @@ def test_later_looks_run_nothing():
         calls += 1
         return x.square().sum()
 
-    guard = Guard(STRATEGIES["reverse_over_reverse"])
+    guard = Guard(STRATEGIES["reverse_over_reverse"], formulas)
     for _ in range(3):
         guard(loss, torch.ones(2), (), {})
     assert calls == 1
