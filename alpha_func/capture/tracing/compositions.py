@@ -118,6 +118,20 @@ def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulat
     return x + put if accumulate else put
 
 
+def binary_cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: int = 1) -> Tensor:
+    """−t·log x − (1 − t)·log(1 − x), the logarithms at least −100. PyTorch's composition has the derivative 0/0 where a
+    sigmoid has rounded to 0 or 1; here nothing takes a logarithm of 0."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    p, t = x.to(wide), target.to(wide)
+    zero, one = p == 0, p == 1
+    log_p = torch.where(zero, -100.0, torch.where(zero, 1.0, p).log().clamp(min=-100))
+    log_rest = torch.where(one, -100.0, torch.log1p(-torch.where(one, 0.0, p)).clamp(min=-100))
+    loss = (t - 1) * log_rest - t * log_p
+    if weight is not None:
+        loss = loss * weight
+    return (loss, loss.mean(), loss.sum())[reduction].to(x.dtype)
+
+
 def gaussian_nll_loss(
     mean: Tensor, target: Tensor, var: Tensor, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
 ) -> Tensor:
@@ -230,6 +244,7 @@ BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten._native_batch_norm_legit.default: native_batch_norm,
     aten._pdist_forward.default: pdist,
     aten._unsafe_index_put.default: index_put,
+    aten.binary_cross_entropy.default: binary_cross_entropy,
     aten.copy.default: copy,
     aten.embedding.default: embedding,
     aten.index_put.default: index_put,

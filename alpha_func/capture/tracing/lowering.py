@@ -31,7 +31,6 @@ _LOWERED = (
     aten.addcmul,
     aten.addmv,
     aten.addr,
-    aten.binary_cross_entropy,
     aten.binary_cross_entropy_with_logits,
     aten.elu_backward,
     aten.fill,
