@@ -108,7 +108,7 @@ class TensorBoardLog:
 
     def __call__(self, record: Record) -> None:
         """Add the scalars."""
-        for name, value in _numbers(record, self._prefix).items():
+        for name, value in record_numbers(record, self._prefix).items():
             self._writer.add_scalar(name, value, record.step)
 
     def close(self) -> None:
@@ -143,7 +143,7 @@ class WandbLog:
 
     def __call__(self, record: Record) -> None:
         """Log the numbers."""
-        numbers = {**_numbers(record, self._prefix), f"{self._prefix}step": record.step}
+        numbers = {**record_numbers(record, self._prefix), f"{self._prefix}step": record.step}
         self._run.log(numbers, commit=self._commit)
 
 
@@ -170,7 +170,7 @@ class MLflowLog:
 
     def __call__(self, record: Record) -> None:
         """Log the metrics."""
-        self._mlflow.log_metrics(_numbers(record, self._prefix), step=record.step, run_id=self._run_id)
+        self._mlflow.log_metrics(record_numbers(record, self._prefix), step=record.step, run_id=self._run_id)
 
 
 def _opened(path: Path, append: bool) -> IO[str]:
@@ -182,7 +182,8 @@ def _opened(path: Path, append: bool) -> IO[str]:
         raise FileExistsError(f"{path} exists: choose another path, or say append=True to go on with it") from None
 
 
-def _numbers(record: Record, prefix: str) -> dict[str, float]:
+def record_numbers(record: Record, prefix: str = "") -> dict[str, float]:
+    """The record's numbers by their columns, without the step; what is not known, or is a word, is left out."""
     found = {name: value for name, value in columns(record).items() if name != "step"}
     return {f"{prefix}{name}": float(value) for name, value in found.items() if isinstance(value, int | float)}
 

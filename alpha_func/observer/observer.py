@@ -25,7 +25,7 @@ from alpha_func.observer import setup
 from alpha_func.observer.measuring import Batch, Meter
 from alpha_func.observer.record import StepRecord, divided
 from alpha_func.observer.snapshot import Snapshot, given, snapshot, trained
-from alpha_func.transforms.strategies import Strategy
+from alpha_func.transforms.strategies import StrategyLike
 
 logger = logging.getLogger("alpha_func")
 Log = Callable[[StepRecord], object]
@@ -95,7 +95,7 @@ class Observer:
         log: Log | Iterable[Log] = (),
         accumulate: int = 1,
         measure_on: Any = None,
-        strategy: str | Strategy | None = None,
+        strategy: StrategyLike | None = None,
         backend: str = "eager",
         start: int = 0,
     ):
