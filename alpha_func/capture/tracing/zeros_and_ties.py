@@ -1,7 +1,7 @@
 """Compositions of operators that PyTorch differentiates wrongly at a zero or a tie.
 
-At a zero a second derivative may exist that PyTorch's formula misses. Where two operands tie there is none, and which one
-a derivative follows is a convention: PyTorch's gradient and its forward mode part there. These follow its gradient.
+At a zero a second derivative may exist that PyTorch's formula misses. Where two operands tie there is none, and it is a
+convention which of them a derivative follows: PyTorch's gradient and its forward mode part. These follow its gradient.
 """
 
 import math
