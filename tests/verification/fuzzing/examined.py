@@ -80,8 +80,7 @@ class Examiner:
             self.seen.add(key)
             program, outcome = shrunk(program, way, outcome, self.backend, self.shrink)
             key = key_of(outcome.verdict, way.name, outcome.detail, program)
-        found = Finding(key, outcome.verdict.value, way.name, outcome.detail, program.code, len(program.statements))
-        return found
+        return Finding(key, outcome.verdict.value, way.name, outcome.detail, program.code, len(program.statements))
 
 
 def quiet() -> None:

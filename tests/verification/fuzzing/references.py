@@ -105,7 +105,7 @@ class Reference:
 
     @cached_property
     def spread(self) -> float:
-        """How far double backward goes when the parameters are off by 1e-13: what a singular point makes of rounding."""
+        """How far double backward goes when parameters are off by 1e-13: what a singular point makes of rounding."""
         if not self.along:
             return 0.0
         found = 0.0

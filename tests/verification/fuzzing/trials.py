@@ -44,9 +44,8 @@ class Trial:
 
     def inputs_changed(self) -> list[str]:
         """What is off where an input has been changed."""
-        same = all(
-            torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(self._before, self._tensors(), strict=True)
-        )
+        pairs = zip(self._before, self._tensors(), strict=True)
+        same = all(torch.equal(before.nan_to_num(), now.nan_to_num()) for before, now in pairs)
         return [] if same else ["an input was changed"]
 
     def _tensors(self) -> list[Tensor]:

@@ -3,9 +3,9 @@
     condition :: statement
 
 The condition, where there is one, is on the shape S of the main operand and its number of dims n. A hole ``{...}`` is
-an expression of ``slots``: ``{x}`` the main operand, ``{y}`` and ``{z}`` floats that broadcast with it, ``{b}``, ``{i}``
-and ``{j}`` a bool, an integer and a complex tensor, ``{of(2, S[-1])}`` an operand of that shape, ``{c}`` a number,
-``{dim}`` a dim. A statement that writes in place assigns to ``{out}``; any other is an expression, the value.
+an expression of ``slots``: ``{x}`` the main operand, ``{y}`` and ``{z}`` floats that broadcast with it, ``{b}``,
+``{i}`` and ``{j}`` a bool, an integer and a complex tensor, ``{of(2, S[-1])}`` an operand of that shape, ``{c}`` a
+number, ``{dim}`` a dim. A statement that writes in place assigns to ``{out}``; any other is an expression, the value.
 """
 
 from typing import NamedTuple
