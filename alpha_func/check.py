@@ -12,9 +12,9 @@ from alpha_func.capture import CapturedLoss, capture
 from alpha_func.losses.module_loss import ModuleLoss
 from alpha_func.losses.module_state import ModuleState
 from alpha_func.quadratic import Quadratic
-from alpha_func.transforms.strategies import STRATEGIES, Strategy
+from alpha_func.transforms.strategies import DEFAULT_STRATEGY, STRATEGIES, StrategyLike
 from alpha_func.transforms.validation import aligned, check_params
-from alpha_func.transforms.verbs import DEFAULT_STRATEGY, quadratic_along
+from alpha_func.transforms.verbs import quadratic_along
 from alpha_func.tree import Tree
 from alpha_func.verified.differences import differences
 
@@ -77,7 +77,7 @@ def check_quadratic(
     params: Tree,
     direction: Tree,
     *args: Any,
-    strategy: str | Strategy = DEFAULT_STRATEGY,
+    strategy: StrategyLike = DEFAULT_STRATEGY,
     **kwargs: Any,
 ) -> QuadraticCheck:
     """Compare ``quadratic_along(loss)`` with extrapolated differences of L(θ + αd) and with an independent route.
@@ -125,7 +125,7 @@ def check_quadratic(
 def _independent(
     loss: Callable[..., Tensor],
     captured: bool,
-    strategy: str | Strategy,
+    strategy: StrategyLike,
     params: Tree,
     direction: Tree,
     args: tuple[Any, ...],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alpha_func import tree
 from alpha_func.losses.sharding import is_dtensor, refuse_dtensor
-from alpha_func.transforms.strategies import STRATEGIES, Loss, Strategy
+from alpha_func.transforms.strategies import STRATEGIES, Loss, Strategy, StrategyLike
 from alpha_func.tree import Tree
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,16 +23,20 @@ def require_callable(name: str, value: F, signature: str) -> F:
     return value
 
 
-def resolve_strategy(strategy: str | Strategy) -> Strategy:
-    """The strategy of that name, or the caller's own function.
+def resolve_strategy(strategy: StrategyLike) -> Strategy:
+    """The strategy of that name or function, or the caller's own function as one.
 
     >>> resolve_strategy("reverse")
     Traceback (most recent call last):
     ValueError: strategy 'reverse' is unknown: choose from forward_over_reverse, reverse_over_reverse, \
 reverse_over_forward, forward_over_forward
     """
+    if isinstance(strategy, Strategy):
+        return strategy
     if not isinstance(strategy, str):
-        return require_callable("strategy", strategy, "(loss, params, direction)")
+        require_callable("strategy", strategy, "(loss, params, direction)")
+        own = Strategy(getattr(strategy, "__name__", type(strategy).__name__), strategy)
+        return next((known for known in STRATEGIES.values() if known.function is strategy), own)
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy {strategy!r} is unknown: choose from {', '.join(STRATEGIES)}")
     return STRATEGIES[strategy]

@@ -157,15 +157,8 @@ def finished(builder: Builder, outputs: Any) -> fx.GraphModule:
     Random draws stay even where nothing needs them: the draws that come after depend on them.
     """
     builder.graph.output(outputs)
-    take_any_strides(builder.graph)
     builder.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or is_impure(node.target))
     return fx.GraphModule(builder.constants, builder.graph)
-
-
-def take_any_strides(graph: fx.Graph) -> None:
-    """Views as reshapes: a view depends on the strides of the inputs at each call."""
-    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
-        node.target = torch.ops.aten.reshape.default
 
 
 def _key(value: Any) -> Any:

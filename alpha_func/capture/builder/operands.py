@@ -62,6 +62,11 @@ def result_dtype(x: Any, y: Any) -> torch.dtype:
     return torch.result_type(*val)
 
 
+def places(dims: Any, rank: int) -> list[int]:
+    """Dimensions of a tensor of this rank, counted from the front; all, where none are given. 0-d has none."""
+    return sorted({dim % rank for dim in dims}) if dims and rank else list(range(rank))
+
+
 def multiple(x: Any) -> tuple[Any, float]:
     """(y, c) with x = c·y."""
     if is_call(x, aten.mul.Tensor) and is_number(x.args[1]):

@@ -17,6 +17,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from alpha_func.capture.builder.builder import Builder
+from alpha_func.capture.builder.operands import broadcast, filled
+
+aten = torch.ops.aten
 
 Value = Any  # a node or a number; None for a zero tangent
 
@@ -35,6 +38,7 @@ FIRST: dict[Any, Rule] = {}
 SECOND: dict[Any, Rule] = {}
 SLOPE: dict[Any, Callable[[Builder, Call], Any]] = {}  # f′ of a function of one number, shared by both directions
 
+# The adjoints of the leading operands; those after them have none.
 PULLBACK: dict[Any, Callable[[Builder, Call, tuple[Any, ...], Any], list[Any]]] = {}
 
 
@@ -55,7 +59,7 @@ def first(b: Builder, call: Call, tangents: tuple[Any, ...]) -> Any:
         return _per_output(call, None)
     rule = FIRST.get(call.target)
     found = rule(b, call, tangents) if rule else NotImplemented
-    return _traced(b, call, tangents, _jvp) if found is NotImplemented else found
+    return _as_value(b, call, _traced(b, call, tangents, _jvp) if found is NotImplemented else found)
 
 
 def second(b: Builder, call: Call, tangents: tuple[Any, ...]) -> Any:
@@ -64,18 +68,32 @@ def second(b: Builder, call: Call, tangents: tuple[Any, ...]) -> Any:
         return _per_output(call, None)
     rule = SECOND.get(call.target)
     found = rule(b, call, tangents) if rule else NotImplemented
-    return _traced(b, call, tangents, _jvp_of_jvp) if found is NotImplemented else found
+    return _as_value(b, call, _traced(b, call, tangents, _jvp_of_jvp) if found is NotImplemented else found)
 
 
 def pullback(b: Builder, call: Call, active: tuple[Any, ...], adjoints: Any) -> list[Any]:
     """Dfᵀ[λ], for each operand where ``active`` (of the nesting of ``call.args``) is true, in order; else None."""
-    rule = PULLBACK.get(call.target)
-    if rule is not None:
-        return rule(b, call, active, adjoints)
-    slope = SLOPE.get(call.target)
-    if slope is not None:
-        return [b.call(torch.ops.aten.mul.Tensor, adjoints, slope(b, call)), *([None] * (len(call.args) - 1))]
-    return _traced(b, call, (active, adjoints), _vjp)
+    if call.target in PULLBACK:
+        found = PULLBACK[call.target](b, call, active, adjoints)
+    elif call.target in SLOPE:
+        found = [b.call(aten.mul.Tensor, adjoints, SLOPE[call.target](b, call))]
+    else:
+        return _traced(b, call, (active, adjoints), _vjp)
+    return found + [None] * (len(pytree.tree_leaves(active)) - len(found))
+
+
+def _as_value(b: Builder, call: Call, found: Any) -> Any:
+    """A derivative in the shape and dtype of its value, which the operands may have been broadcast or promoted to."""
+    if isinstance(found, (tuple, list)):
+        vals = call.value.meta["val"]
+        return [None if part is None else _like(b, part, val) for part, val in zip(found, vals, strict=True)]
+    return None if found is None else _like(b, found, call.value.meta["val"])
+
+
+def _like(b: Builder, x: Any, val: Tensor) -> Any:
+    if not isinstance(x, fx.Node):
+        return filled(b, val.shape, x, val.dtype, val.device)
+    return broadcast(b, b.call(aten._to_copy.default, x, dtype=val.dtype), val.shape)
 
 
 def _per_output(call: Call, what: Any) -> Any:
@@ -105,7 +123,8 @@ def _traced(b: Builder, call: Call, tangents: Any, transform: Callable[..., Any]
 
         with b.mode:
             # One fake tensor for each operand, though two share theirs: make_fx tells its inputs apart by identity.
-            inputs = [torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device=v.device) for v in vals]
+            # Dense ones: PyTorch's forward mode takes no expanded tensor.
+            inputs = [torch.empty_like(v) for v in vals]
             # PyTorch's formulas write in place here and there (linalg_vector_norm).
             b.traces[key] = make_fx(func.functionalize(derivative))(*inputs)
     return b.inline(b.traces[key], [leaves[i] for i in where])

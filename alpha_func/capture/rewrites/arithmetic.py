@@ -32,9 +32,6 @@ def renamed(target: Any) -> Law:
     return law_of_names
 
 
-law(aten._unsafe_view.default, aten._reshape_alias.default, aten.reshape.default)(
-    lambda b, args, kwargs: b.call(aten.view.default, args[0], args[1])
-)
 law(aten.mul.Scalar)(renamed(aten.mul.Tensor))
 law(aten.add.Scalar)(renamed(aten.add.Tensor))
 law(aten.sub.Scalar)(renamed(aten.sub.Tensor))
@@ -104,6 +101,17 @@ def _without_expand(x: Any, other: Any) -> Any:
     return x.args[0]
 
 
+def _bare(x: Any, y: Any) -> tuple[Any, Any]:
+    """Both operands without fills and expands, as far as the result stays in its shape and dtype.
+
+    One after the other: each is judged beside what the other has become, for two expands cannot both go.
+    """
+    for strip in (_without_fill, _without_expand):
+        x = strip(x, y)
+        y = strip(y, x)
+    return _ordered(x, y)
+
+
 def _ordered(x: Any, y: Any) -> tuple[Any, Any]:
     """Commutative operands in the order in which they were written, the number last."""
     if not isinstance(x, fx.Node) or (isinstance(y, fx.Node) and y < x):
@@ -121,8 +129,7 @@ def products_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
     for zero in (x, y):
         if is_zero(zero):
             return filled(b, shape, 0, dtype, zero.meta["val"].device)
-    x, y = _without_fill(x, y), _without_fill(y, x)
-    x, y = _ordered(_without_expand(x, y), _without_expand(y, x))
+    x, y = _bare(x, y)
     if is_number(y) and y == 1:
         return _as_result(b, x, shape, dtype)
     (x, a), (y, c) = multiple(x), multiple(y) if isinstance(y, fx.Node) else (y, 1)
@@ -147,8 +154,7 @@ def sums_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
     for term, other in ((x, y), (y, x)):
         if is_zero(term) or (is_number(term) and term == 0):
             return _as_result(b, other, shape, dtype)
-    x, y = _without_fill(x, y), _without_fill(y, x)
-    x, y = _ordered(_without_expand(x, y), _without_expand(y, x))
+    x, y = _bare(x, y)
     if is_number(y):
         return b.write(aten.add.Tensor, x, y)
     terms: dict[Any, float] = {}

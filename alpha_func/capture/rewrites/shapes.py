@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from alpha_func.capture.builder.builder import Builder, Law
-from alpha_func.capture.builder.operands import filled_like, is_call, is_zero, shape_of
+from alpha_func.capture.builder.operands import filled_like, is_call, is_zero, places, shape_of
 from alpha_func.capture.rewrites.table import law
 
 aten = torch.ops.aten
@@ -47,7 +47,7 @@ def transposes_are_permutations(b: Builder, args: Any, kwargs: Any) -> Any:
     """transpose(x, i, j) = permute(x, ...)."""
     x, i, j = args
     dims = list(range(len(shape_of(x))))
-    if dims:
+    if dims:  # 0-d is its own transpose
         dims[i], dims[j] = dims[j], dims[i]
     return b.call(aten.permute.default, x, dims)
 
@@ -66,24 +66,27 @@ def permutations_compose(b: Builder, args: Any, kwargs: Any) -> Any:
     return b.write(aten.permute.default, x, dims)
 
 
-def _view_of(target: Any) -> Law:
-    def squeezes_are_views(b: Builder, args: Any, kwargs: Any) -> Any:
-        """squeeze(x) = view(x), unsqueeze(x) = view(x)."""
+def _reshape_of(target: Any) -> Law:
+    def squeezes_are_reshapes(b: Builder, args: Any, kwargs: Any) -> Any:
+        """squeeze(x) = reshape(x), unsqueeze(x) = reshape(x)."""
         with b.mode:
             shape = target(args[0].meta["val"], *args[1:]).shape
-        return b.call(aten.view.default, args[0], list(shape))
+        return b.call(aten.reshape.default, args[0], list(shape))
 
-    return squeezes_are_views
+    return squeezes_are_reshapes
 
 
 for _target in (aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims):
-    law(_target)(_view_of(_target))
+    law(_target)(_reshape_of(_target))
 
 
-@law(aten.view.default)
-def views_compose(b: Builder, args: Any, kwargs: Any) -> Any:
-    """view(view(x)) = view(x), and the view in the same shape is none."""
-    x, shape = args
+@law(aten.reshape.default, aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default)
+def reshapes_compose(b: Builder, args: Any, kwargs: Any) -> Any:
+    """view(x) = reshape(x), reshape(reshape(x)) = reshape(x), and the reshape to the same shape is none.
+
+    A view asks for strides, and those of an input may be others at the next call: a program has reshapes alone.
+    """
+    x, shape = args[:2]
     if -1 in shape:
         known = 1
         for size in shape:
@@ -91,9 +94,9 @@ def views_compose(b: Builder, args: Any, kwargs: Any) -> Any:
         shape = [x.meta["val"].numel() // known if size == -1 else size for size in shape]
     if is_zero(x):
         return filled_like(b, x, 0, shape)
-    while is_call(x, aten.view.default):
+    while is_call(x, aten.reshape.default):
         x = x.args[0]
-    return x if shape_of(x) == tuple(shape) else b.write(aten.view.default, x, list(shape))
+    return x if shape_of(x) == tuple(shape) else b.write(aten.reshape.default, x, list(shape))
 
 
 @law(aten.expand.default)
@@ -111,11 +114,11 @@ def expands_compose(b: Builder, args: Any, kwargs: Any) -> Any:
 
 @law(aten.sum.dim_IntList)
 def sums_over_nothing_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
-    """Σ over dims of size 1 is a view."""
+    """Σ over dims of size 1 is a reshape."""
     x, dims, *keepdim = args
     shape = shape_of(x)
-    over = {dim % len(shape) for dim in dims} if dims else set(range(len(shape)))
+    over = places(dims, len(shape))
     if kwargs or any(shape[dim] != 1 for dim in over):
         return None
     kept = [size for dim, size in enumerate(shape) if (keepdim and keepdim[0]) or dim not in over]
-    return b.call(aten.view.default, x, kept)
+    return b.call(aten.reshape.default, x, kept)
