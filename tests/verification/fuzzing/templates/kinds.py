@@ -77,7 +77,7 @@ IN_PLACE = r"""
 {out} = {x}.clone(); {out}.mul_({y})
 {out} = {x}.clone(); {out}.add_({y}, alpha={c})
 {out} = {x}.clone(); {out}[..., 0] = {y}
-{out} = {x} * 1; {out}[0] += {y}
+n :: {out} = {x} * 1; {out}[0] += {of(*S[1:])}
 {out} = torch.zeros({S}); {out}[:] = {x}
 {out} = {x} + 0; {out}.tanh_()
 {out} = {x} + 1; {out}.relu_()
