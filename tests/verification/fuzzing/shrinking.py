@@ -56,7 +56,7 @@ def _smaller(program: Program) -> Iterator[Program]:
     """Smaller programs, the boldest first."""
     with program.defaults():
         values = _values(program)
-        yield from _fewer_results(program)
+        yield from _fewer_results(program, values)
         yield from _fewer_statements(program, values)
         yield from _plainer_results(program)
         yield from _plainer_inputs(program, values)
@@ -72,11 +72,15 @@ def _values(program: Program) -> dict[str, Tensor]:
     return {name: value for name, value in space.items() if isinstance(value, Tensor)}
 
 
-def _fewer_results(program: Program) -> Iterator[Program]:
+def _fewer_results(program: Program, values: dict[str, Tensor]) -> Iterator[Program]:
     if len(program.results) > 1:
         yield from (replace(program, results=(result,)) for result in program.results)
     if program.batched:
         yield replace(program, batched=False)
+    for name, _ in program.statements[:-1]:  # an earlier value is the loss
+        value = values.get(name)
+        if value is not None and value.is_floating_point():
+            yield replace(program, results=(f"{name}.square().sum()",))
 
 
 def _fewer_statements(program: Program, values: dict[str, Tensor]) -> Iterator[Program]:
@@ -104,8 +108,9 @@ def _fewer_statements(program: Program, values: dict[str, Tensor]) -> Iterator[P
 def _plainer_results(program: Program) -> Iterator[Program]:
     for name in sorted(names_in(program.results[0])):
         for end in (f"{name}.sum()", f"{name}.square().sum()"):
-            if (end,) != program.results:
-                yield replace(program, results=(end,))
+            if (end,) == program.results:
+                break  # what follows is not plainer
+            yield replace(program, results=(end,))
 
 
 def _plainer_inputs(program: Program, values: dict[str, Tensor]) -> Iterator[Program]:
