@@ -35,7 +35,8 @@ def square(b: Builder, x: Any) -> Any:
         inner = square(b, x.args[0])
         return None if inner is None else b.call(x.target, inner, *x.args[1:], **x.kwargs)
     if is_call(x, aten.mul.Tensor):
-        for one, other in (x.args, x.args[::-1]):
+        factors: Any = x.args
+        for one, other in (factors, factors[::-1]):
             inner = square(b, one)
             if inner is not None:
                 return times(b, inner, other**2 if is_number(other) else times(b, other, other))
