@@ -8,17 +8,19 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
-from alpha_func.errors import CaptureError
-from alpha_func.losses.module_loss import ModuleLoss, functional_loss
+from alpha_func.errors import CaptureError, StrategyError
+from alpha_func.losses.kernels import twice_differentiable
+from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, functional_loss
 from alpha_func.observer.batches import Batch, each_tensor
-from alpha_func.observer.forwards import as_it_began, measuring
+from alpha_func.observer.forwards import Beginning, as_it_began, measuring
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.strategies import Strategy
 from alpha_func.transforms.validation import scalar_loss
@@ -65,6 +67,7 @@ class Meter:
         self._loss: ModuleLoss = functional_loss(module, criterion, loss_of=loss_of)[0]
         self._transforms: dict[tuple[str, ...], tuple[CapturedLoss | None, Callable[..., Quadratic]]] = {}
         self._measured = 0
+        self._beginning: Beginning | None = None
         self._of_names(self._loss.names)  # refuses a strategy or a backend that there is not
 
     @property
@@ -74,8 +77,8 @@ class Meter:
 
     def part(self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch, *, after: bool) -> Part:
         """The quadratic along d at θ, and the loss at θ + d if it is asked for."""
-        with self._at(theta, batch) as (args, kwargs), _patient(self._measured == 0):
-            quadratic = self._quadratic(theta, d, args, kwargs)
+        with _patient(self._measured == 0):
+            quadratic = self._quadratic(theta, d, batch)
         self._measured += 1
         numbers = [*quadratic]
         if after:
@@ -117,23 +120,43 @@ class Meter:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())  # a closure or a caller may have left it off
             stack.enter_context(as_it_began(batch.beginning, self._modules, exact, skip))
+            self._beginning = batch.beginning
             yield each_tensor(exact, batch.args), each_tensor(exact, batch.kwargs)
 
-    def _quadratic(self, theta: dict[str, Tensor], d: dict[str, Tensor], args: Any, kwargs: Any) -> Quadratic:
+    def _quadratic(self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch) -> Quadratic:
         captured, along = self._of_names(tuple(theta))
-        if captured is None:
-            return along(theta, d, *args, **kwargs)
         try:
-            quadratic = along(theta, d, *args, **kwargs)
+            with self._at(theta, batch) as (args, kwargs):
+                quadratic = along(theta, d, *args, **kwargs)
         except CaptureError as error:
+            if captured is None:
+                raise
             self.give_up_programs(str(error))
+        except StrategyError:
+            raise
+        except Exception:  # inside torch.func some losses do not run that do without: checkpoints, autograd.grad
+            if captured is not None or self._strategy != BY_DOUBLE_BACKWARD:
+                raise
+            return self._by_autograd(theta, d, batch)
         else:
-            if captured.captured >= TRIED_CAPTURES and 2 * captured.captured > self._measured:
+            if captured is not None and captured.captured >= TRIED_CAPTURES and 2 * captured.captured > self._measured:
                 self.give_up_programs(
                     f"{captured.captured} programs were captured in {self._measured + 1} measurements"
                 )
             return quadratic
-        return self._of_names(tuple(theta))[1](theta, d, *args, **kwargs)
+        return self._quadratic(theta, d, batch)
+
+    def _by_autograd(self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch) -> Quadratic:
+        """Double backward over a plain call, without torch.func."""
+        with self._at(theta, batch) as (args, kwargs), twice_differentiable():
+            params = {name: value.detach().requires_grad_() for name, value in theta.items()}
+            value = scalar_loss(self._loss.over(theta), args, kwargs)(params)
+            grads = torch.autograd.grad(value, list(params.values()), create_graph=True, materialize_grads=True)
+            slope = tree.vdot(list(grads), list(d.values()))
+            if not slope.requires_grad:
+                return Quadratic(value.detach(), slope, torch.zeros_like(slope))
+            products = torch.autograd.grad(slope, list(params.values()), materialize_grads=True)
+            return Quadratic(value.detach(), slope.detach(), tree.vdot(list(products), list(d.values())))
 
     def _of_names(self, names: tuple[str, ...]) -> tuple[CapturedLoss | None, Callable[..., Quadratic]]:
         if names not in self._transforms:
@@ -141,8 +164,21 @@ class Meter:
                 self._transforms.clear()
             loss = self._loss.over(names)
             captured = capture(loss, backend=self._backend) if self._strategy is None else None
-            self._transforms[names] = captured, quadratic_along(captured or loss, strategy=self._strategy)
+            begun = captured or _BegunAnew(loss, lambda: as_it_began(self._beginning, (), exact, set()))
+            self._transforms[names] = captured, quadratic_along(begun, strategy=self._strategy)
         return self._transforms[names]
+
+
+class _BegunAnew(LossOfLoss):
+    """A loss that begins every call alike: what runs it may call it more than once."""
+
+    def __init__(self, loss: ModuleLoss, begun: Callable[[], AbstractContextManager[None]]):
+        self.loss, self._begun = loss, begun
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss."""
+        with self._begun():
+            return self.loss(*args, **kwargs)
 
 
 def exact(value: Tensor) -> Tensor:

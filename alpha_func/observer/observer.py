@@ -129,6 +129,8 @@ class Observer:
         self._watches = measure_on is None and not compiled  # compiled code draws masks of its own
         self._steps = Steps(self._optimizers, self)
         self._batches: list[Batch] = []
+        self._evaluated = False
+        self._last_gradient: list[tuple[int, int]] = []
         self._forget()
 
     last: StepRecord | None
@@ -221,7 +223,7 @@ class Observer:
 
     def _forget_abandoned(self) -> None:
         """Drop the batches whose gradient is gone: their step was never taken."""
-        if not self._batches:
+        if not self._batches or self._evaluated:
             return
         grads = gradients(trained(self._module, self._optimizers)).values()
         if any(bool(grad.any()) for grad in grads):
