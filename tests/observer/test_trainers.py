@@ -66,7 +66,7 @@ def test_a_lightning_run_is_the_same_with_the_callback_and_its_losses_are_those_
     assert [r.loss for r in records] == pytest.approx([observed.losses[i] for i in (0, 5, 10)], rel=1e-5)
     assert [r.lr for r in records] == pytest.approx([0.01, 0.01, 0.009])
     assert all(r.weight_decay_share != 0 for r in records)
-    ((captured, _),) = callback.observer.meter._transforms.values()
+    ((captured, _),) = callback.observer._recorder._meter._transforms.values()
     assert captured.captured == 1  # nothing in a LightningModule makes it be captured anew
 
 
