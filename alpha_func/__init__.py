@@ -19,13 +19,14 @@ from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.directions import steepest_descent
 from alpha_func.transforms.strategies import (
     STRATEGIES,
+    Step,
     Strategy,
     forward_over_forward,
     forward_over_reverse,
     reverse_over_forward,
     reverse_over_reverse,
 )
-from alpha_func.transforms.verbs import Step, grad_and_quadratic, hvp, optimal_alpha, quadratic_along
+from alpha_func.transforms.verbs import grad_and_quadratic, hvp, optimal_alpha, quadratic_along
 
 __all__ = [
     "STRATEGIES",

@@ -11,7 +11,7 @@ from alpha_func.optimizers.anatomy import cosine, weight_decay_share
 from alpha_func.optimizers.pure import Direction, OptimizerStep, State
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
-from alpha_func.transforms.verbs import Step
+from alpha_func.transforms.strategies import Step
 from alpha_func.tree import Tree
 
 Measurement = Callable[[DirectionFunction], Callable[..., Step]]  # grad_and_quadratic of the run's loss

@@ -20,9 +20,9 @@ from alpha_func.losses.module_loss import functional_loss
 from alpha_func.observer.record import StepRecord, agreeing, divided, gain_ratio
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.directions import DirectionFunction
-from alpha_func.transforms.strategies import Loss
+from alpha_func.transforms.strategies import Loss, Step
 from alpha_func.transforms.validation import scalar_loss
-from alpha_func.transforms.verbs import Step, grad_and_quadratic
+from alpha_func.transforms.verbs import grad_and_quadratic
 from alpha_func.tree import Tree
 
 LINES = 6  # how many steps keep their whole line h(α)

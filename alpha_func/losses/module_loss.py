@@ -151,9 +151,16 @@ class ModuleLoss:
 
 
 class LossOfLoss:
-    """A loss that computes what another one, its ``loss``, does: captured, or cut into chunks."""
+    """A loss that computes what another one, its ``loss``, does: captured, or cut into chunks.
+
+    It answers the transforms by an engine of its own (``transforms.engine``).
+    """
 
     loss: Callable[..., Tensor]
+
+    def engine(self, strategy: Any) -> Any:
+        """The engine for a strategy; None: the one that suits it best."""
+        raise NotImplementedError
 
 
 def module_loss_of(loss: Callable[..., Tensor]) -> ModuleLoss | None:

@@ -22,7 +22,8 @@ from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, functional_los
 from alpha_func.observer.batches import Batch, each_tensor
 from alpha_func.observer.forwards import Beginning, as_it_began, measuring
 from alpha_func.quadratic import Quadratic
-from alpha_func.transforms.strategies import Strategy
+from alpha_func.transforms.engine import Engine, Uncaptured
+from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import scalar_loss
 from alpha_func.transforms.verbs import quadratic_along
 
@@ -59,7 +60,7 @@ class Meter:
         criterion: Callable[[Any, Any], Tensor] | None,
         loss_of: Callable[..., Tensor] | None,
         *,
-        strategy: str | Strategy | None = None,
+        strategy: StrategyLike | None = None,
         backend: str = "eager",
     ):
         self._modules = [module, *([criterion] if isinstance(criterion, nn.Module) else [])]
@@ -179,6 +180,10 @@ class _BegunAnew(LossOfLoss):
         """The loss."""
         with self._begun():
             return self.loss(*args, **kwargs)
+
+    def engine(self, strategy: StrategyLike | None) -> Engine:
+        """No program."""
+        return Uncaptured(self, strategy)
 
 
 def exact(value: Tensor) -> Tensor:

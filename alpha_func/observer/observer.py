@@ -25,7 +25,7 @@ from alpha_func.observer.record import StepRecord
 from alpha_func.observer.recording import Recorder, Taken
 from alpha_func.observer.snapshot import Snapshot, gradients, snapshot, trained
 from alpha_func.observer.steps import Steps
-from alpha_func.transforms.strategies import Strategy
+from alpha_func.transforms.strategies import StrategyLike
 
 logger = logging.getLogger("alpha_func")
 Log = Callable[[StepRecord], object]
@@ -105,7 +105,7 @@ class Observer:
         log: Log | Iterable[Log] = (),
         measure_on: Any = None,
         loss_after: bool = True,
-        strategy: str | Strategy | None = None,
+        strategy: StrategyLike | None = None,
         backend: str = "eager",
         start: int = 0,
     ):

@@ -75,12 +75,13 @@ def judged(
         found = found_in(parts)
         if found is not None:
             return found, parts
-    nearest = min(
-        candidates, key=lambda each: abs(given.slope - sum(w * p.slope for w, p in zip(each, parts, strict=True)))
-    )
+
+    def distance(weights: list[float]) -> float:
+        return abs(given.slope - sum(w * part.slope for w, part in zip(weights, parts, strict=True)))
+
     whole = {name: grads[name] if name in grads else torch.zeros_like(value) for name, value in theta.items()}
     found = by_gradient(whole, measured, dtype=dtype)
-    return (found if found.agrees else found._replace(weights=nearest)), parts
+    return (found if found.agrees else found._replace(weights=min(candidates, key=distance))), parts
 
 
 def _program_differs(
