@@ -83,6 +83,7 @@ class Observer:
     nothing. A gradient that is clipped costs one more, unless ``batch`` is told the loss. A batch of new shapes is
     captured at its first measurement, which takes a second or so.
 
+    >>> import torch
     >>> module = torch.nn.Linear(2, 1)
     >>> optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     >>> inputs, targets = torch.ones(4, 2), torch.zeros(4, 1)
