@@ -31,9 +31,9 @@ _LOWERED = (
     aten.addcmul,
     aten.addmv,
     aten.addr,
-    aten.binary_cross_entropy,
     aten.binary_cross_entropy_with_logits,
     aten.elu_backward,
+    aten.fill,
     aten.gelu_backward,
     aten.glu,
     aten.glu_backward,
@@ -58,6 +58,7 @@ _LOWERED = (
     aten.softplus_backward,
     aten.tanh_backward,
     aten.threshold_backward,
+    aten.zero,
 )
 
 
