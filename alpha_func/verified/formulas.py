@@ -56,6 +56,6 @@ def _is_once(node: Any) -> bool:
 
 def _requiring_grad(leaf: Tensor) -> Tensor:
     if peek_interpreter_stack() is None:
-        return (leaf.clone() if leaf.is_inference() else leaf.detach()).requires_grad_()
+        return leaf.detach().clone().requires_grad_()  # what lies in the memory of the leaf itself is no parameter then
     # Under vmap or grad, autograd's own graph lies beneath the transform's: it starts at a plain tensor.
     return leaf + torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device, requires_grad=True)
