@@ -1,4 +1,4 @@
-"""Where the records of an ``Observer`` go: each a callable of a record, or of any NamedTuple with a ``step``.
+"""Where records go: each a callable of a record, or of any NamedTuple with a ``step``.
 
 Give one or several as ``Observer(..., log=...)``; a function of a record is as good. ``close`` is called with the
 observer's.
@@ -8,19 +8,11 @@ import csv
 import json
 import math
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
 from alpha_func.observer.extras import required
-
-
-class Record(Protocol):
-    """A NamedTuple of numbers with the step that they belong to."""
-
-    @property
-    def step(self) -> int:
-        """The number of the step."""
-
-    def _asdict(self) -> dict[str, Any]: ...
+from alpha_func.observer.line_file import LineFile
+from alpha_func.observer.record import Record, columns
 
 
 class CSVLog:
@@ -28,47 +20,51 @@ class CSVLog:
 
     Args:
         path: of the file; its folder is made.
-        append: go on with a file of the same columns instead of refusing one that exists.
+        append: go on with a file of the same columns instead of refusing one that exists; a torn last row is removed.
+        digits: significant digits of a number; None: as many as tell it from every other.
 
     Raises:
         FileExistsError: the file exists, and ``append`` is not set.
         ValueError: at a record, the file has other columns.
+        OSError: at a record, the disk is full; the rows before it are kept.
 
     >>> import tempfile
     >>> from collections import namedtuple
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     log = CSVLog(Path(folder) / "alpha.csv")
-    ...     log(namedtuple("Row", "step alpha")(0, 1.5))
+    ...     log(namedtuple("Row", "step alpha_steps")(0, 1.5))
     ...     log.close()
     ...     (Path(folder) / "alpha.csv").read_text().split()
-    ['step,alpha', '0,1.5']
+    ['step,alpha_steps', '0,1.5']
     """
 
-    def __init__(self, path: str | Path, *, append: bool = False):
-        self._path = Path(path)
-        self._file = _opened(self._path, append)
+    def __init__(self, path: str | Path, *, append: bool = False, digits: int | None = None):
+        self._path, self._digits = Path(path), digits
+        self._file = LineFile(path, append=append)
         self._writer = csv.writer(self._file, lineterminator="\n")
         self._columns: list[str] | None = None
 
     def __call__(self, record: Record) -> None:
         """Write a row, and before the first the header."""
-        fields = record._asdict()
+        fields = columns(record)
         if self._columns is None:
             self._begin(list(fields))
-        self._writer.writerow(fields.values())
+        self._writer.writerow(map(self._text, fields.values()))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
     def _begin(self, columns: list[str]) -> None:
-        with self._path.open(newline="", encoding="utf-8") as file:
-            found = next(csv.reader(file), None)
-        if found is None:
+        found = next(csv.reader([self._file.first_line()]), None)
+        if not found:
             self._writer.writerow(columns)
         elif found != columns:
             raise ValueError(f"{self._path} has the columns {found}, expected {columns}: append to a file of them")
         self._columns = columns
+
+    def _text(self, value: Any) -> Any:
+        return f"{value:.{self._digits}g}" if self._digits and isinstance(value, float) else value
 
 
 class JSONLinesLog:
@@ -78,18 +74,18 @@ class JSONLinesLog:
 
     Args:
         path: of the file; its folder is made.
-        append: go on with a file that exists instead of refusing it.
+        append: go on with a file that exists instead of refusing it; a torn last line is removed.
 
     Raises:
         FileExistsError: the file exists, and ``append`` is not set.
     """
 
     def __init__(self, path: str | Path, *, append: bool = False):
-        self._file = _opened(Path(path), append)
+        self._file = LineFile(path, append=append)
 
     def __call__(self, record: Record) -> None:
         """Write a line."""
-        fields = {name: _strict(value) for name, value in record._asdict().items()}
+        fields = {name: _strict(value) for name, value in columns(record).items()}
         self._file.write(json.dumps(fields, allow_nan=False) + "\n")
 
     def close(self) -> None:
@@ -117,7 +113,7 @@ class TensorBoardLog:
 
     def __call__(self, record: Record) -> None:
         """Add the scalars."""
-        for name, value in _numbers(record, self._prefix).items():
+        for name, value in record_numbers(record, self._prefix).items():
             self._writer.add_scalar(name, value, record.step)
 
     def close(self) -> None:
@@ -152,7 +148,7 @@ class WandbLog:
 
     def __call__(self, record: Record) -> None:
         """Log the numbers."""
-        numbers = {**_numbers(record, self._prefix), f"{self._prefix}step": record.step}
+        numbers = {**record_numbers(record, self._prefix), f"{self._prefix}step": record.step}
         self._run.log(numbers, commit=self._commit)
 
 
@@ -179,20 +175,13 @@ class MLflowLog:
 
     def __call__(self, record: Record) -> None:
         """Log the metrics."""
-        self._mlflow.log_metrics(_numbers(record, self._prefix), step=record.step, run_id=self._run_id)
+        self._mlflow.log_metrics(record_numbers(record, self._prefix), step=record.step, run_id=self._run_id)
 
 
-def _opened(path: Path, append: bool) -> IO[str]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        # Line buffered: a row is one system call, so a kill cannot cut it in two.
-        return path.open("a" if append else "x", newline="", buffering=1, encoding="utf-8")
-    except FileExistsError:
-        raise FileExistsError(f"{path} exists: choose another path, or say append=True to go on with it") from None
-
-
-def _numbers(record: Record, prefix: str) -> dict[str, float]:
-    return {f"{prefix}{name}": value for name, value in record._asdict().items() if name != "step"}
+def record_numbers(record: Record, prefix: str = "") -> dict[str, float]:
+    """The record's numbers by their columns, without the step; what is not known, or is a word, is left out."""
+    found = {name: value for name, value in columns(record).items() if name != "step"}
+    return {f"{prefix}{name}": float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
 def _strict(value: Any) -> Any:

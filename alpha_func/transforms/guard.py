@@ -7,25 +7,44 @@ first call per signature.
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from alpha_func.capture import CapturedLoss
-from alpha_func.capture.builder.active import active_operators
-from alpha_func.errors import StrategyError
-from alpha_func.losses.module_loss import ModuleLoss, Watched
+from alpha_func import tree
+from alpha_func.errors import CaptureError, ImpureLossError, StrategyError
+from alpha_func.losses.looking import looking
+from alpha_func.losses.module_loss import Watched, module_loss_of
 from alpha_func.losses.signature import signature
 from alpha_func.transforms.strategies import STRATEGIES, Strategy
 from alpha_func.tree import Tree
-from alpha_func.verified.formulas import ONCE, derivative_nodes
+from alpha_func.transforms.plainly import Plainly
+from alpha_func.verified.formulas import ONCE, nodes_of, requiring_grad
 from alpha_func.verified.table import operator_of, table
 
 _KEPT_SIGNATURES = 256
 _WRONG = ("wrong", "crash")
 _DIFFERENTIATE_A_BACKWARD = ("forward_over_reverse", "reverse_over_reverse")
 _warned: set[str] = set()
+
+
+
+class Looked(NamedTuple):
+    """What a look at a loss found.
+
+    Attributes:
+        names: of what differentiates it.
+        kind: which table of ``verified`` knows them.
+        plainly: the loss as plain autograd has it, to compare with; None where there is nothing to compare.
+    """
+
+    names: set[str]
+    kind: str
+    plainly: Plainly | None = None
+
+
+Operators = Callable[[Callable[..., Tensor], Tree, tuple[Any, ...], dict[str, Any]], Looked]
 
 # Not formulas: the bookkeeping of autograd for in-place writes and casts, and what stands for no gradient.
 _BOOKKEEPING = {"CopyBackwards", "CopySlices", "NotImplemented", "UndefinedGrad", "ToCopyBackward0", "AliasBackward0"}
@@ -36,39 +55,46 @@ _WRONG_THIRD = {"NativeLayerNormBackward0", "NativeBatchNormBackward0[training]"
 
 
 class Guard:
-    """Refuses a loss that runs an operator known to be wrong under a strategy; warns of one never verified."""
+    """Refuses a loss that runs an operator known to be wrong under a strategy; warns of one never verified.
 
-    def __init__(self, strategy: Strategy):
-        self._name = next((name for name, known in STRATEGIES.items() if known is strategy), None)
+    Args:
+        strategy: the one that is guarded; the caller's own is not.
+        operators: how to look at a loss.
+    """
+
+    def __init__(self, strategy: Strategy, operators: Operators):
+        self._name = strategy.name if strategy.is_known else None
+        self._operators = operators
         self._looked_at: dict[Any, tuple[str, ...]] = {}
 
     def __call__(
         self, loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[str, ...]:
-        """Look at the loss, unless this signature has been looked at; the operators whose third derivative is wrong."""
+    ) -> tuple[tuple[str, ...], Plainly | None]:
+        """Look at the loss, unless this signature has been looked at.
+
+        Returns:
+            The operators whose third derivative is wrong; at a first look, the loss as plain autograd has it.
+        """
         if self._name is None:  # the caller's own strategy
-            return ()
+            return (), None
         key = _key(loss, params, args, kwargs)
         if key in self._looked_at:
-            return self._looked_at[key]
-        third: tuple[str, ...] = ()
-        if isinstance(loss, CapturedLoss):
-            self._judge(active_operators(loss.program(params, *args, **kwargs)), "primitive")
-        else:
-            try:
-                with Watched():
-                    nodes = derivative_nodes(loss, params, args, kwargs)
-            except Exception as error:
-                with Watched():
-                    loss(params, *args, **kwargs)  # the loss's own error, where it is one
-                _warn_once(f"the operators of the loss could not be looked at ({type(error).__name__}: {error})")
-                return ()
-            self._judge(nodes, "derivative")
-            third = tuple(operator_of(name) for name in sorted(nodes & _WRONG_THIRD))
+            return self._looked_at[key], None
+        try:
+            names, kind, plainly = Looked(*self._operators(loss, params, args, kwargs))
+        except (CaptureError, ImpureLossError):
+            raise
+        except Exception as error:
+            with Watched():
+                loss(params, *args, **kwargs)  # the loss's own error, where it is one
+            _warn_once(f"the operators of the loss could not be looked at ({type(error).__name__}: {error})")
+            return (), None
+        self._judge(names, kind)
+        third = tuple(operator_of(name) for name in sorted(names & _WRONG_THIRD))
         if len(self._looked_at) >= _KEPT_SIGNATURES:
             self._looked_at.clear()
         self._looked_at[key] = third
-        return third
+        return third, plainly
 
     def _judge(self, names: set[str], kind: str) -> None:
         known, name = table(kind), self._name
@@ -100,6 +126,15 @@ class Guard:
             f"strategy {self._name!r} is wrong through {operators}, silently: PyTorch's formula, differentiated again, "
             f"is not the second derivative; {' or '.join(remedies)}"
         )
+
+
+def formulas(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Looked:
+    """PyTorch's formulas that a backward pass of the loss runs."""
+    leaves = requiring_grad(params)
+    with torch.enable_grad(), Watched(), looking(leaves, (args, kwargs)) as look:
+        look.protect([(f"params{path}", leaf) for path, leaf in tree.named_leaves(params)])
+        value = loss(leaves, *args, **kwargs)
+    return Looked(nodes_of(value), "derivative", Plainly.of(value, leaves))
 
 
 def sealed(number: Tensor, third: tuple[str, ...]) -> Tensor:
@@ -142,8 +177,8 @@ def _warn_once(what: str) -> None:
 
 
 def _key(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    source = loss.loss if isinstance(loss, CapturedLoss) else loss
-    token = source.state.read()[0] if isinstance(source, ModuleLoss) else 0
+    source = module_loss_of(loss)
+    token = source.state.read()[0] if source is not None else 0
     try:
         return signature(params, args, kwargs, [])[0], token
     except TypeError:  # arguments that a signature cannot hold; an uncaptured loss may take them
