@@ -5,6 +5,7 @@ padding row of an embedding, the parameters of a draw) is constant in all of the
 loss: while it is differentiated here, none is run. What is left is refused.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +19,8 @@ RESCALES = (
     "set max_norm=None"
 )
 COUNTS = (
-    "{} with scale_grad_by_freq=True: its backward divides by how often an index occurs, which is not the derivative of "
-    "the loss; set scale_grad_by_freq=False"
+    "{} with scale_grad_by_freq=True: its backward divides by how often an index occurs, which is not the "
+    "derivative of the loss; set scale_grad_by_freq=False"
 )
 
 
@@ -70,7 +71,7 @@ def normal(mean: Any, std: Any = 1.0, *args: Any, **kwargs: Any) -> Tensor:
 
 def no_hook(tensor: Tensor, hook: Callable[..., Any]) -> RemovableHandle:
     """``Tensor.register_hook``, without a hook."""
-    return RemovableHandle({})
+    return RemovableHandle(OrderedDict())
 
 
 BY_FUNCTION: dict[Any, Callable[..., Any]] = {

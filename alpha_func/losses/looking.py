@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alpha_func import tree
 from alpha_func.errors import ImpureLossError
-from alpha_func.losses.memory import Memory, plain_beneath
+from alpha_func.losses.memory import NOWHERE, Memory, storage
 from alpha_func.torch_private import dispatch_modes
 from alpha_func.whereabouts import here
 
@@ -33,27 +32,30 @@ class Look(TorchDispatchMode):
         given = [("a parameter", tensor) for tensor in _tensors(params)]
         self._given = Memory([*given, *(("an argument", tensor) for tensor in _tensors(arguments))])
         self._parameters: list[Memory] = []
-        self._made: set[int] = set()
+        self._made = {NOWHERE}
+        self.seen_by: list[Callable[[], None]] = []  # called where the look ends well
 
     def protect(self, named: Iterable[tuple[str, Tensor]], own: Iterable[Tensor] = ()) -> None:
         """Parameters that the loss shall read through its argument alone; its own tensors, which it may write to."""
         self._parameters.append(Memory(named))
-        self._made.update(map(_storage, own))
+        self._made.update(map(storage, own))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The operator, if it may run."""
         kwargs = kwargs or {}
-        for tensor in _tensors((args, kwargs)):
+        taken = _tensors((args, kwargs))
+        for tensor in taken:
             name = next(filter(None, (memory.owner(tensor) for memory in self._parameters)), None)
             if name is not None and self._given.owner(tensor) is None:
                 raise ImpureLossError(_ANOTHER_WAY.format(name=name, shape=tuple(tensor.shape), here=here(), of=func))
         if func._schema.is_mutable:
             for tensor in _written(func, args, kwargs):
-                if tensor.numel() and _storage(tensor) not in self._made:
+                if tensor.numel() and storage(tensor) not in self._made:
                     what = self._given.owner(tensor) or "a tensor that it closes over"
                     raise ImpureLossError(_WRITES.format(what=what, shape=tuple(tensor.shape), of=func, here=here()))
         out = func(*args, **kwargs)
-        self._made.update(map(_storage, _tensors(out)))
+        foreign = set(map(storage, taken)) - self._made  # a view of what the loss has not made is not made by it either
+        self._made.update(set(map(storage, _tensors(out))) - foreign)
         return out
 
 
@@ -75,6 +77,8 @@ def looking(params: Any, arguments: Any) -> Iterator[Look]:
         drawn = _put_back_draws(before)
     if drawn:
         raise ImpureLossError(_DRAWS.format(" and ".join(drawn)))
+    for tell in look.seen_by:
+        tell()
 
 
 def look_in_progress() -> Look | None:
@@ -89,11 +93,6 @@ def can_look() -> bool:
 
 def _tensors(values: Any) -> list[Tensor]:
     return [leaf for leaf in tree.leaves(values) if isinstance(leaf, Tensor)]
-
-
-def _storage(tensor: Tensor) -> int:
-    tensor = plain_beneath(tensor)
-    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
@@ -116,21 +115,24 @@ def _other_draws() -> list[tuple[str, Any, Callable[[], None]]]:
 
 def _put_back_draws(before: list[tuple[str, Any, Callable[[], None]]]) -> list[str]:
     """The names of those that have moved, now where they were."""
-    moved = [(name, put_back) for (name, state, put_back), (_, now, _) in zip(before, _other_draws(), strict=True) if state != now]
-    for _, put_back in moved:
-        put_back()
-    return [name for name, _ in moved]
+    moved = []
+    for (name, state, put_back), (_, now, _) in zip(before, _other_draws(), strict=True):
+        if state != now:
+            put_back()
+            moved.append(name)
+    return moved
 
 
 _ANOTHER_WAY = (
-    "the loss reads the memory of parameter {name} other than through its argument: {of} takes a tensor of shape {shape}"
-    "{here}, a view, a list or a closure that holds the weight; its part in every derivative would be zero; read it as "
-    "the module's own attribute in the forward (self.layer.weight, model.parameters()), or hold a clone if it is constant"
+    "the loss reads the memory of parameter {name} other than through its argument: {of} takes a tensor of shape "
+    "{shape}{here}, a view, a list or a closure that holds the weight; its part in every derivative would be zero; read "
+    "it as the module's own attribute in the forward (self.layer.weight, model.parameters()), or hold a clone if it is "
+    "constant"
 )
 _WRITES = (
     "the loss changes {what}, of shape {shape}, in place ({of}{here}): it is no pure function; change a clone of it"
 )
 _DRAWS = (
-    "the loss draws from {}, which no seed of functional_loss sets: it has another value at every call; draw with torch "
-    "(torch.rand), or pass the draw as an argument"
+    "the loss draws from {}, which no seed of functional_loss sets: it has another value at every call; draw with "
+    "torch (torch.rand), or pass the draw as an argument"
 )

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from alpha_func.torch_private import get_unwrapped, is_functorch_wrapped_tensor
 
+NOWHERE = 0
+
 
 class Memory:
     """The memory of some named tensors.
@@ -48,6 +50,14 @@ def _span(tensor: Tensor) -> tuple[int, int] | None:
         return None
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return start, start + (last + 1) * tensor.element_size()
+
+
+def storage(tensor: Tensor) -> int:
+    """Where the storage of a tensor begins; NOWHERE for one without: sparse, fake, the zeros of a tangent."""
+    try:
+        return plain_beneath(tensor).untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return NOWHERE
 
 
 def plain_beneath(tensor: Tensor) -> Tensor:

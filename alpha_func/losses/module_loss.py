@@ -5,8 +5,9 @@ global RNG (dropout) and reads its own parameters. ``functional_loss`` takes all
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from alpha_func.losses import backward, dropout
 from alpha_func.losses.draws import seeded_rng
 from alpha_func.losses.looking import can_look, look_in_progress, looking
 from alpha_func.losses.module_state import ModuleState
-from alpha_func.losses.restoring import Aside, restored
+from alpha_func.losses.restoring import restored
 from alpha_func.losses.sharding import refuse_sharded
 
 
@@ -129,8 +130,9 @@ class ModuleLoss:
             look = look_in_progress()
             if look is not None:
                 look.protect(self._trained(), aside.clones)
+                look.seen_by.append(partial(self.seen.add, self.model.training))
             elif (aside.may_alias or self.model.training not in self.seen) and can_look():
-                return self._looked_at(aside, params, args, kwargs)
+                self._look(params, args, kwargs)
             return self._run({}, params, args, kwargs)
 
     def with_state(
@@ -149,14 +151,14 @@ class ModuleLoss:
         if params.keys() != self.expected:
             raise ValueError(_name_mismatch(params.keys(), self.expected))
 
-    def _looked_at(self, aside: Aside, params: Mapping[str, Tensor], args: Any, kwargs: Any) -> Tensor:
-        """The value, at a first call; clones of the parameters show what reads the module's own."""
+    def _look(self, params: Mapping[str, Tensor], args: Any, kwargs: Any) -> None:
+        """Call it once to see what it reads and writes; clones of the parameters show what reads the module's own."""
         clones = {name: value.clone() for name, value in params.items()}
-        with looking(clones, (args, kwargs)) as look:
-            look.protect(self._trained(), aside.clones)
-            value = self._run({}, clones, args, kwargs)
-        self.seen.add(self.model.training)
-        return value
+        with (
+            suppress(RuntimeError),
+            looking(clones, (args, kwargs)),
+        ):  # an error of its own is raised by the call itself
+            self(clones, *args, **kwargs)
 
     def _trained(self) -> list[tuple[str, Tensor]]:
         own = dict(self.model.named_parameters(remove_duplicate=False))

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from alpha_func.losses.memory import storage
+
 _CONTAINERS = (dict, list, set, deque, tuple)
 _FIRST = tuple(vars(nn.Module()))  # what every module has, before its own attributes
 _REGISTERED = ("_parameters", "_buffers", "_modules")
@@ -83,11 +85,11 @@ class _State:
         if not self.tensors:
             return Aside([], False)
         parameters = [p for _, (_, (slots, _), *_) in self._modules for p in slots.values() if p is not None]
-        own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+        own = set(map(storage, parameters))
         clones: dict[int, Tensor] = {}
         may_alias = False
         for container, key, tensor in self.tensors:
-            if tensor.untyped_storage().data_ptr() in own:
+            if storage(tensor) in own:
                 may_alias = True
                 continue
             if id(tensor) not in clones:

@@ -1,8 +1,8 @@
 """A look at the operators that a loss really runs, before a strategy differentiates them.
 
 PyTorch's formulas of some operators are wrong when they are differentiated again, without an error (pytorch#198017).
-Which ones, under which strategy, has been measured; see ``verified.table``. The look costs one forward pass, at the
-first call per signature.
+Which ones, under which strategy, has been measured; see ``verified.table``. The look costs two forward passes and a
+backward pass, at the first call per signature.
 """
 
 import warnings
@@ -17,9 +17,9 @@ from alpha_func.errors import CaptureError, ImpureLossError, StrategyError
 from alpha_func.losses.looking import looking
 from alpha_func.losses.module_loss import Watched, module_loss_of
 from alpha_func.losses.signature import signature
+from alpha_func.transforms.plainly import Plainly
 from alpha_func.transforms.strategies import STRATEGIES, Strategy
 from alpha_func.tree import Tree
-from alpha_func.transforms.plainly import Plainly
 from alpha_func.verified.formulas import ONCE, nodes_of, requiring_grad
 from alpha_func.verified.table import operator_of, table
 
@@ -27,7 +27,6 @@ _KEPT_SIGNATURES = 256
 _WRONG = ("wrong", "crash")
 _DIFFERENTIATE_A_BACKWARD = ("forward_over_reverse", "reverse_over_reverse")
 _warned: set[str] = set()
-
 
 
 class Looked(NamedTuple):
@@ -131,9 +130,11 @@ class Guard:
 def formulas(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Looked:
     """PyTorch's formulas that a backward pass of the loss runs."""
     leaves = requiring_grad(params)
-    with torch.enable_grad(), Watched(), looking(leaves, (args, kwargs)) as look:
-        look.protect([(f"params{path}", leaf) for path, leaf in tree.named_leaves(params)])
-        value = loss(leaves, *args, **kwargs)
+    with torch.enable_grad(), Watched():
+        with looking(leaves, (args, kwargs)) as look:
+            look.protect([(f"params{path}", leaf) for path, leaf in tree.named_leaves(params)])
+            loss(leaves, *args, **kwargs)
+        value = loss(leaves, *args, **kwargs)  # again: some operators run another formula while they are looked at
     return Looked(nodes_of(value), "derivative", Plainly.of(value, leaves))
 
 

@@ -38,7 +38,7 @@ class Plainly:
             self.grads = list(torch.autograd.grad(value, params, materialize_grads=True))
         except RuntimeError:  # not differentiable so; the strategy says what it cannot
             return
-        self._reach = float(tree.norm(params)) * float(tree.norm(self.grads))
+        self._reach = float(tree.norm(params).detach()) * float(tree.norm(self.grads))
 
     @classmethod
     def of(cls, value: Any, params: Tree) -> "Plainly | None":
@@ -53,11 +53,11 @@ class Plainly:
         self._compare("value", quadratic.value, self.value, max(abs(float(self.value)), self._reach))
         if self.grads is not None:
             d = tree.leaves(direction)
-            scale = float(tree.norm(d)) * float(tree.norm(self.grads))
+            scale = float(tree.norm(d).detach()) * float(tree.norm(self.grads))
             self._compare("slope", quadratic.slope, tree.vdot(d, self.grads), scale)
 
     def _compare(self, what: str, got: Tensor, expected: Tensor, scale: float) -> None:
-        a, b = float(got), float(expected)
+        a, b = float(got.detach()), float(expected.detach())
         if a != b and not abs(a - b) <= self._tolerance * scale and (a == a or b == b):
             raise ImpureLossError(_ANOTHER.format(what=what, got=a, expected=b))
 
