@@ -125,9 +125,9 @@ def _put_back_draws(before: list[tuple[str, Any, Callable[[], None]]]) -> list[s
 
 _ANOTHER_WAY = (
     "the loss reads the memory of parameter {name} other than through its argument: {of} takes a tensor of shape "
-    "{shape}{here}, a view, a list or a closure that holds the weight; its part in every derivative would be zero; read "
-    "it as the module's own attribute in the forward (self.layer.weight, model.parameters()), or hold a clone if it is "
-    "constant"
+    "{shape}{here}, a view, a list or a closure that holds the weight; its part in every derivative would be zero; "
+    "read it as the module's own attribute in the forward (self.layer.weight, model.parameters()), or hold a clone if "
+    "it is constant"
 )
 _WRITES = (
     "the loss changes {what}, of shape {shape}, in place ({of}{here}): it is no pure function; change a clone of it"

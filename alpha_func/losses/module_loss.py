@@ -154,10 +154,7 @@ class ModuleLoss:
     def _look(self, params: Mapping[str, Tensor], args: Any, kwargs: Any) -> None:
         """Call it once to see what it reads and writes; clones of the parameters show what reads the module's own."""
         clones = {name: value.clone() for name, value in params.items()}
-        with (
-            suppress(RuntimeError),
-            looking(clones, (args, kwargs)),
-        ):  # an error of its own is raised by the call itself
+        with suppress(RuntimeError), looking(clones, (args, kwargs)):  # its own errors the call itself raises
             self(clones, *args, **kwargs)
 
     def _trained(self) -> list[tuple[str, Tensor]]:

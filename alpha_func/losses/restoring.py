@@ -77,7 +77,7 @@ class _State:
             self._walk(*self._waiting.pop())
 
     def aside(self) -> Aside:
-        """Clones for tensors, but for what lies in storage of a parameter: a clone would hide that; no backward hooks."""
+        """Clones for tensors, save in the storage of a parameter, which they would hide; no backward hooks."""
         for attributes, _ in self._modules:
             if attributes["_backward_hooks"] or attributes["_backward_pre_hooks"]:
                 attributes["_backward_hooks"].clear()
@@ -129,10 +129,9 @@ class _State:
         if any(map(attributes.__getitem__, _EMPTY)):
             for container in filter(None, map(attributes.__getitem__, _EMPTY)):
                 self._wait(container, True)
-        if tuple(islice(attributes, len(_FIRST))) == _FIRST:
-            rest = islice(attributes.items(), len(_FIRST), None)
-        else:
-            rest = iter([(name, value) for name, value in attributes.items() if name not in _FIRST])
+        rest: Iterable[tuple[str, Any]] = islice(attributes.items(), len(_FIRST), None)
+        if tuple(islice(attributes, len(_FIRST))) != _FIRST:
+            rest = [(name, value) for name, value in attributes.items() if name not in _FIRST]
         self._items(attributes, rest, True)
 
     def _walk(self, container: Any, with_objects: bool) -> None:

@@ -80,7 +80,7 @@ class Guard:
         if key in self._looked_at:
             return self._looked_at[key], None
         try:
-            names, kind, plainly = Looked(*self._operators(loss, params, args, kwargs))
+            names, kind, plainly = self._operators(loss, params, args, kwargs)
         except (CaptureError, ImpureLossError):
             raise
         except Exception as error:
