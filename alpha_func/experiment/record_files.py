@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 
 from alpha_func.experiment.optimizers import InputError
+from alpha_func.observer.record import StepRecord
 
 NEEDED = ("step", "loss", "alpha_steps")
-WORDS = ("optimizer",)
+WORDS = ("optimizer", "agrees")
+_USED = {*StepRecord._fields, "optimizer", "epoch", "batch", *(f"{where}_alpha_lr" for where in ("held_out", "full"))}
 
 
 def read_records(path: Path, *, allow_empty: bool = False) -> pd.DataFrame:
@@ -30,8 +32,10 @@ def read_records(path: Path, *, allow_empty: bool = False) -> pd.DataFrame:
     try:
         if whole.lstrip()[:1] == b"{":
             table = pd.read_json(io.BytesIO(whole), lines=True, dtype=False, convert_dates=False)
+        elif whole.strip():
+            table = pd.read_csv(io.BytesIO(whole), index_col=False, usecols=_USED.__contains__)
         else:
-            table = pd.read_csv(io.BytesIO(whole), index_col=False) if whole.strip() else pd.DataFrame()
+            table = pd.DataFrame()
     except (ValueError, pd.errors.ParserError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise InputError(f"{path} is no file of records: {first}") from error
@@ -46,7 +50,7 @@ def read_records(path: Path, *, allow_empty: bool = False) -> pd.DataFrame:
     if table.empty:
         raise InputError(f"{path} has no rows yet: nothing to draw")
     for name in table:
-        if name not in WORDS and name != "agrees":
+        if name not in WORDS and table[name].dtype != np.float64:
             table[name] = pd.to_numeric(table[name], errors="coerce").astype(np.float64)
     if not np.isfinite(table.step).all():
         raise InputError(f"{path} is no file of records: its steps are not all numbers")
