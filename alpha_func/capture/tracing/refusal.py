@@ -2,20 +2,18 @@
 
 import re
 import traceback
-from collections.abc import Iterable
-from pathlib import Path
 
-import torch
 from torch import fx
 
-_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), "<frozen")
+from alpha_func.whereabouts import innermost
+
 EAGER = "use the uncaptured loss with an eager strategy (alpha_func.STRATEGIES)"
 
 
 def line_of(node: fx.Node) -> str:
     """`` at file.py:12, `source line```: where the loss calls what this node of its recording stands for."""
     found = re.findall(r'File "(.*)", line (\d+), in .*\n\s*(.*)', node.meta.get("stack_trace") or "")
-    return _innermost(traceback.FrameSummary(file, int(line), "", line=source) for file, line, source in found)
+    return innermost(traceback.FrameSummary(file, int(line), "", line=source) for file, line, source in found)
 
 
 def not_recorded(error: Exception) -> str:
@@ -23,16 +21,7 @@ def not_recorded(error: Exception) -> str:
     text = str(error)
     what = text.partition("\n")[0].rstrip(".")
     why = re.search(r"Explanation: (.*)", text)
-    line = _innermost(getattr(error, "real_stack", None) or ())
+    line = innermost(getattr(error, "real_stack", None) or ())
     if "leaf Variable that requires grad" in text:
         return f"the loss changes an argument in place{line}: it is no pure function; change a clone"
     return f"the loss cannot be traced{line}: {what}{f' ({why[1]})' if why else ''}; {EAGER}"
-
-
-def _innermost(stack: Iterable[traceback.FrameSummary]) -> str:
-    """The last line that is neither torch's nor ours."""
-    for frame in reversed(list(stack)):
-        if not frame.filename.startswith(_LIBRARIES):
-            source = f", `{frame.line}`" if frame.line else ""
-            return f" at {Path(frame.filename).name}:{frame.lineno}{source}"
-    return ""

@@ -22,6 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alpha_func import torch_private, tree
+from alpha_func.capture.rewrites.differentiable import differentiable
 from alpha_func.capture.tracing.lowering import RENAMED, decompositions
 from alpha_func.capture.tracing.recording import the_loss
 from alpha_func.capture.tracing.refusal import EAGER, line_of
@@ -71,7 +72,7 @@ def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx
         except Exception:
             torch_private.close_levels(depth, level)
             raise
-    return _cleaned(traced)
+    return differentiable(_cleaned(traced))
 
 
 class _Lowered(fx.Interpreter):
