@@ -127,10 +127,12 @@ def differences_are_sums(b: Builder, args: Any, kwargs: Any) -> Any:
 
 @law(aten.pow.Tensor_Scalar)
 def small_powers_are_products(b: Builder, args: Any, kwargs: Any) -> Any:
-    """x¹ = x, x² = x·x."""
+    """x¹ = x, x² = x·x, x^½ = √x."""
     x, n = args
     if n == 1:
         return x
+    if n == 0.5:
+        return b.call(aten.sqrt.default, x)
     return b.call(aten.mul.Tensor, x, x) if n == 2 else None
 
 
