@@ -13,7 +13,7 @@ from alpha_func import functional_loss, tree
 from tests.verification.operand_kinds import KINDS, Kind
 
 SAMPLES, LARGEST = 6, 20000  # an operator's samples, and the entries of one
-OURS = ("_weight_norm", "embedding.plain", "grad_of.", "lstm", "gru", "rnn_tanh")
+OURS = ("_weight_norm", "embedding.plain", "grad_of.", "with_numbers.", "lstm", "gru", "rnn_tanh")
 
 
 class _LowPrecision(Exception):  # noqa: N818
@@ -126,6 +126,8 @@ def cases() -> dict[str, tuple[Any, Any]]:
     listed["embedding.plain"] = (lambda w, i: nn.functional.embedding(i, w), _embedding_samples)
     for name, function in GRADIENTS.items():
         listed[f"grad_of.{name}"] = (partial(_gradient, function), _matrix_samples)
+    for name, function in WITH_NUMBERS.items():
+        listed[f"with_numbers.{name}"] = (function, _matrix_samples)
     for name in ("lstm", "gru", "rnn_tanh"):
         listed[name] = (getattr(torch, name), lambda name=name: _recurrent_samples(name))
     return listed
@@ -148,6 +150,26 @@ GRADIENTS = {
     "mse_loss": lambda x: nn.functional.mse_loss(x, torch.ones_like(x)),
     "cross_entropy": lambda x: nn.functional.cross_entropy(x, torch.zeros(len(x), dtype=torch.int64)),
     "embedding": lambda x: nn.functional.embedding(torch.tensor([0, 2, 2]), x),
+}
+
+
+# Overloads that take a number for a tensor: op_db's samples call the others.
+WITH_NUMBERS = {
+    "pow": lambda x: torch.pow(2.5, x),
+    "fmod": lambda x: torch.fmod(x, 0.7),
+    "remainder": lambda x: torch.remainder(x, 0.7),
+    "floor_divide": lambda x: x + x.sin() // 0.7,
+    "heaviside": lambda x: x * torch.heaviside(x, torch.tensor(0.5, dtype=x.dtype)),
+    "scatter": lambda x: x.scatter(1, torch.tensor([[0, 2], [1, 1]]), 1.5),
+    "scatter_add_to_zeros": lambda x: torch.zeros_like(x).scatter_add(1, torch.tensor([[0, 2], [1, 1]]), x),
+    "index_fill": lambda x: x.index_fill(1, torch.tensor([0]), 1.5),
+    "masked_fill": lambda x: x.masked_fill(x > 0, 1.5),
+    "clamp": lambda x: x.clamp(-0.5, 0.7),
+    "where": lambda x: torch.where(x > 0, x, 0.3),
+    "rsub": lambda x: 1 - 2.5 * x,
+    "xlogy": lambda x: torch.xlogy(2.5, x * x + 0.1),
+    "lerp": lambda x: torch.lerp(x, x.sin(), 0.3),
+    "hypot_of_complex": lambda x: torch.view_as_real(torch.polar(x, x * 2) * 1.5j),
 }
 
 

@@ -57,7 +57,7 @@ def run(
     end = time.monotonic() + seconds
     left = _without_those_in(kept, jobs, heard)
     size = max(1, min(_A_PROCESS, -(-len(left) // workers)))
-    shares = [left[i::-(-len(left) // size)] for i in range(-(-len(left) // size))]  # dealt: neighbours are alike
+    shares = [left[i :: -(-len(left) // size)] for i in range(-(-len(left) // size))]  # dealt: neighbours are alike
     running: list[_Share] = []
     at: dict[Path, int] = {}
 

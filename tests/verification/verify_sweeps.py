@@ -1,10 +1,11 @@
-"""Whether the sweeps themselves are exact for an operator: all its samples moved at once, for every kind of operand.
+"""Whether the sweeps themselves are exact for an operator: its samples moved at once, with operands of every kind.
 
     L(θ) = Σ_samples L_sample(θ_sample)      the losses of ``operator_cases``, one program for all
 
-A sample counts where differences converge and, for a kind, where the operator takes such operands. The sweep
-(``quadratic_along`` of the captured loss) and the adjoint (``grad_and_quadratic``) are run strictly; where the sum is
-not exact, it is halved until the samples that are not are found. A verdict is that of the worst sample:
+Every sample counts with generic operands, a few with those of each other kind, where the operator takes them and
+differences converge. The sweep (``quadratic_along`` of the captured loss) and the adjoint (``grad_and_quadratic``) are
+run strictly; where the sum is not exact, it is halved until the samples that are not are found. A verdict is that of
+the worst sample:
 
     exact       the sweep's own numbers are the derivative's
     falls back  the sweep is given up, and the independent route is exact
@@ -15,25 +16,27 @@ not exact, it is halved until the samples that are not are found. A verdict is t
 """
 
 import inspect
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.testing._internal.opinfo.core import SampleInput
 
 import alpha_func as af
 from alpha_func import functional_loss, tree
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.verified.differences import Differences, differences
 from tests.verification.operand_kinds import KINDS
-from tests.verification.operator_cases import Operator, cases, modules_of
+from tests.verification.operator_cases import Operator, modules_of
 
 SWEEPS = ("sweep", "adjoint")
-OTHER_KINDS_LIMIT = 4  # samples of kinds that are not generic
-_ORDER = ("n/a", "exact", "refused", "falls back", "raises", "wrong", "crash")
+OTHER_KINDS_LIMIT = 2  # samples of each kind that is not generic
+_ORDER = ("", "n/a", "exact", "refused", "falls back", "raises", "wrong", "crash")
 _STRICT = {"strict": True} if "strict" in inspect.signature(af.capture).parameters else {}
 _TOLERANCE = 1e-6
+Verdicts = dict[str, str]  # by kind of operand
+Run = Callable[..., af.Quadratic]
 
 
 class Sum(nn.Module):
@@ -49,33 +52,27 @@ class Sum(nn.Module):
 
 
 class Sample(NamedTuple):
-    """An operator at a sample, the direction of its parameters, and what differences say along it."""
+    """An operator at a sample of a kind, the direction of its parameters, and what differences say along it."""
 
+    kind: str
     operator: Operator
     direction: dict[str, Tensor]
     truth: Differences
 
 
-def check(name: str, kind: str, limit: int | None = None) -> dict[str, Any]:
-    """The verdicts of both sweeps on an operator for a kind of operand, how many samples, and what was said."""
-    function, samples = cases()[name]
-    generator = torch.Generator().manual_seed(sum(map(ord, name)))
-    limit = limit if kind == "generic" else OTHER_KINDS_LIMIT
-    found = []
-    modules = modules_of(function, samples(), generator, kind, limit)
-    while True:
-        try:
-            module = next(modules, None)
-        except Exception:  # the operator takes no such operands
-            break
-        if module is None:
-            break
-        sample = _with_truth(module, generator)
-        if sample is not None:
-            found.append(sample)
+def check(function: Any, samples: Callable[[], Iterator[SampleInput]], seed: int) -> dict[str, Any]:
+    """By sweep the verdicts of each kind of operand, and what was said of the first that are not exact."""
+    generator = torch.Generator().manual_seed(seed)
+    found = [sample for kind in KINDS for sample in _samples(function, samples(), kind, generator)]
     said: list[str] = []
-    verdicts = {sweep: _worst_of(found, _RUN[sweep], said) for sweep in SWEEPS}
-    return {**verdicts, "samples": len(found), "said": said[:4]}
+    verdicts = {}
+    for sweep in SWEEPS:
+        of_kind: Verdicts = dict.fromkeys((s.kind for s in found), "exact")
+        for sample, verdict, detail in _not_exact(found, _RUN[sweep]):
+            of_kind[sample.kind] = worst([of_kind[sample.kind], verdict])
+            said.append(f"{sweep}, {sample.kind}, {verdict}: {detail}"[:240])
+        verdicts[sweep] = of_kind
+    return {**verdicts, "said": said[:6]}
 
 
 def worst(verdicts: Sequence[str]) -> str:
@@ -83,7 +80,30 @@ def worst(verdicts: Sequence[str]) -> str:
     return max(verdicts, key=_ORDER.index, default="n/a")
 
 
-def _with_truth(module: Operator, generator: torch.Generator) -> Sample | None:
+def columns(found: dict[str, Any]) -> dict[str, str]:
+    """The columns of an operator: both sweeps on generic operands, and for which others one of them is not exact."""
+    generic = {sweep: found[sweep].get("generic", "n/a") for sweep in SWEEPS}
+    others = {kind: worst([found[sweep].get(kind, "n/a") for sweep in SWEEPS]) for kind in KINDS if kind != "generic"}
+    others = {kind: verdict for kind, verdict in others.items() if verdict not in ("exact", "n/a")}
+    return {**generic, "not_exact_for": "; ".join(f"{kind}: {verdict}" for kind, verdict in others.items())}
+
+
+def _samples(function: Any, samples: Iterator[SampleInput], kind: str, generator: torch.Generator) -> Iterator[Sample]:
+    limit = None if kind == "generic" else OTHER_KINDS_LIMIT
+    modules = modules_of(function, samples, generator, kind, limit)
+    while True:
+        try:
+            module = next(modules, None)
+        except Exception:  # the operator takes no such operands
+            return
+        if module is None:
+            return
+        sample = _with_truth(kind, module, generator)
+        if sample is not None:
+            yield sample
+
+
+def _with_truth(kind: str, module: Operator, generator: torch.Generator) -> Sample | None:
     loss, params = functional_loss(module, seed=module.seed)
     args = (module.fixed, module.start, module.curved)
     direction = tree.randn_like(params, generator=generator)
@@ -96,24 +116,22 @@ def _with_truth(module: Operator, generator: torch.Generator) -> Sample | None:
             )
     except Exception:
         return None
-    return Sample(module, direction, truth) if truth.smooth else None
+    return Sample(kind, module, direction, truth) if truth.smooth else None
 
 
-def _worst_of(samples: list[Sample], run: Callable[..., af.Quadratic], said: list[str]) -> str:
-    """All at once; where that is not exact, each half."""
+def _not_exact(samples: list[Sample], run: Run) -> Iterator[tuple[Sample, str, str]]:
+    """The samples that are not exact, with verdict and what was said: all at once, then each half."""
     if not samples:
-        return "n/a"
+        return
     verdict, detail = _verdict(samples, run)
-    if verdict == "exact" or len(samples) == 1:
-        if detail:
-            said.append(f"{verdict}: {detail}"[:200])
-        return verdict
+    if verdict == "exact":
+        return
     half = len(samples) // 2
-    halves = worst([_worst_of(samples[:half], run, said), _worst_of(samples[half:], run, said)])
-    return verdict if halves == "exact" else halves  # only together
+    found = [*_not_exact(samples[:half], run), *_not_exact(samples[half:], run)] if half else []
+    yield from found or [(samples[0], verdict, detail if half == 0 else f"only together: {detail}")]
 
 
-def _verdict(samples: list[Sample], run: Callable[..., af.Quadratic]) -> tuple[str, str]:
+def _verdict(samples: list[Sample], run: Run) -> tuple[str, str]:
     try:
         off = _off(samples, run, _STRICT)
     except Exception as error:
@@ -129,7 +147,7 @@ def _verdict(samples: list[Sample], run: Callable[..., af.Quadratic]) -> tuple[s
     return ("wrong", still_off) if still_off else ("falls back", off)
 
 
-def _off(samples: list[Sample], run: Callable[..., af.Quadratic], options: dict[str, Any]) -> str:
+def _off(samples: list[Sample], run: Run, options: dict[str, Any]) -> str:
     """What is not the sum of the truths; "" where all is."""
     loss, params = functional_loss(Sum([s.operator for s in samples]), seed=samples[0].operator.seed)
     direction = {f"operators.{i}.{name}": d for i, s in enumerate(samples) for name, d in s.direction.items()}
@@ -154,24 +172,4 @@ def _adjoint(captured: af.CapturedLoss, params: Any, direction: Any, given: Any)
     return step.quadratic._replace(slope=tree.vdot(step.grads, direction))
 
 
-_RUN = {"sweep": _sweep, "adjoint": _adjoint}
-
-
-def columns(verdicts: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """The columns of an operator: both sweeps on generic operands, and on which others one of them is not exact."""
-    generic = verdicts.get("generic", {})
-    others = []
-    for kind in KINDS:
-        seen = worst([verdicts[kind][sweep] for sweep in SWEEPS]) if kind in verdicts else "n/a"
-        if kind != "generic" and seen not in ("exact", "n/a"):
-            others.append(f"{kind}: {seen}")
-    return {**{sweep: generic.get(sweep, "") for sweep in SWEEPS}, "not_exact_for": "; ".join(others)}
-
-
-def examine(job: str) -> dict[str, Any]:
-    """The job ``operator kind`` in a child."""
-    name, kind = job.split()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.default_generator.manual_seed(0)
-        return check(name, kind)
+_RUN: dict[str, Run] = {"sweep": _sweep, "adjoint": _adjoint}
