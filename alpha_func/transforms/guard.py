@@ -17,7 +17,7 @@ from alpha_func.losses.module_loss import Watched, module_loss_of
 from alpha_func.losses.signature import signature
 from alpha_func.transforms.strategies import STRATEGIES, Strategy
 from alpha_func.tree import Tree
-from alpha_func.verified.formulas import ONCE, derivative_nodes
+from alpha_func.verified.formulas import ONCE, OWN_JVP, derivative_nodes
 from alpha_func.verified.table import operator_of, table
 
 _KEPT_SIGNATURES = 256
@@ -31,6 +31,9 @@ Operators = Callable[[Callable[..., Tensor], Tree, tuple[Any, ...], dict[str, An
 # Not formulas: the bookkeeping of autograd for in-place writes and casts, and what stands for no gradient.
 _BOOKKEEPING = {"CopyBackwards", "CopySlices", "NotImplemented", "UndefinedGrad", "ToCopyBackward0", "AliasBackward0"}
 _BOOKKEEPING |= {"SqueezeBackward3", "SqueezeBackward5"}  # a view that vmap writes
+
+# Their gradient is that of the symmetric part; forward mode reads one triangle or takes the whole.
+_SYMMETRIC = {"LinalgCholeskyExBackward0", "LinalgEighBackward0"}
 
 # Exact twice, wrong a third time, silently (pytorch#196700, #196699): batch normalisation by whatever kernel.
 _WRONG_THIRD = {"NativeLayerNormBackward0", "NativeBatchNormBackward0[training]", "CudnnBatchNormBackward0[training]"}
@@ -83,6 +86,20 @@ class Guard:
                 f"{', '.join(once)} is an autograd.Function whose backward is marked once_differentiable: torch.func "
                 f"takes its derivative for zero, and so would strategy {name!r}; write a backward that can be "
                 "differentiated, or the function in torch operators"
+            )
+        own = sorted(operator_of(n) for n in names if n.endswith(OWN_JVP))
+        if own and name == "forward_over_forward":
+            raise StrategyError(
+                f"{', '.join(own)} is an autograd.Function with a jvp of its own: torch.func takes its derivative for "
+                f"zero, and so would strategy {name!r}; use strategy='reverse_over_reverse', or write the function in "
+                "torch operators"
+            )
+        symmetric = sorted(operator_of(n) for n in names & _SYMMETRIC)
+        if symmetric and name != "reverse_over_reverse":
+            raise StrategyError(
+                f"{', '.join(symmetric)} takes its matrix for symmetric, and strategy {name!r} gives another number "
+                "than the gradient does where its direction is not; use strategy='reverse_over_reverse' or "
+                "capture(loss), which take the symmetric part"
             )
         wrong = sorted(n for n in names if n in known and known[n][name] in _WRONG)
         if wrong:

@@ -13,7 +13,17 @@ from alpha_func import functional_loss, tree
 from tests.verification.operand_kinds import KINDS, Kind
 
 SAMPLES, LARGEST = 6, 20000  # an operator's samples, and the entries of one
-OURS = ("_weight_norm", "embedding.plain", "grad_of.", "with_numbers.", "lstm", "gru", "rnn_tanh")
+OURS = (
+    "_weight_norm",
+    "embedding.plain",
+    "grad_of.",
+    "with_numbers.",
+    "bias_alone.",
+    "full.",
+    "lstm",
+    "gru",
+    "rnn_tanh",
+)
 
 
 class _LowPrecision(Exception):  # noqa: N818
@@ -128,6 +138,10 @@ def cases() -> dict[str, tuple[Any, Any]]:
         listed[f"grad_of.{name}"] = (partial(_gradient, function), _matrix_samples)
     for name, function in WITH_NUMBERS.items():
         listed[f"with_numbers.{name}"] = (function, _matrix_samples)
+    # op_db gives it a triangle; what it leaves unread is there in use.
+    listed["full.triangular_solve"] = (torch.triangular_solve, _square_samples)
+    for name, function in BIASED.items():
+        listed[f"bias_alone.{name}"] = (function, _bias_samples)
     for name in ("lstm", "gru", "rnn_tanh"):
         listed[name] = (getattr(torch, name), lambda name=name: _recurrent_samples(name))
     return listed
@@ -161,7 +175,6 @@ WITH_NUMBERS = {
     "floor_divide": lambda x: x + x.sin() // 0.7,
     "heaviside": lambda x: x * torch.heaviside(x, torch.tensor(0.5, dtype=x.dtype)),
     "scatter": lambda x: x.scatter(1, torch.tensor([[0, 2], [1, 1]]), 1.5),
-    "scatter_add_to_zeros": lambda x: torch.zeros_like(x).scatter_add(1, torch.tensor([[0, 2], [1, 1]]), x),
     "index_fill": lambda x: x.index_fill(1, torch.tensor([0]), 1.5),
     "masked_fill": lambda x: x.masked_fill(x > 0, 1.5),
     "clamp": lambda x: x.clamp(-0.5, 0.7),
@@ -169,7 +182,13 @@ WITH_NUMBERS = {
     "rsub": lambda x: 1 - 2.5 * x,
     "xlogy": lambda x: torch.xlogy(2.5, x * x + 0.1),
     "lerp": lambda x: torch.lerp(x, x.sin(), 0.3),
-    "hypot_of_complex": lambda x: torch.view_as_real(torch.polar(x, x * 2) * 1.5j),
+}
+
+# A normalisation of data, without a weight, of which the bias is trained.
+BIASED = {
+    "layer_norm": lambda b, x: nn.functional.layer_norm(x, x.shape[1:], None, b),
+    "batch_norm": lambda b, x: nn.functional.batch_norm(x, None, None, None, b, training=True),
+    "batch_norm_eval": lambda b, x: nn.functional.batch_norm(x, x[0] * 0, x[0] * 0 + 1, None, b),
 }
 
 
@@ -180,6 +199,17 @@ def _gradient(function: Any, x: Tensor) -> Tensor:
 def _matrix_samples() -> Iterator[SampleInput]:
     for i in range(3):
         yield SampleInput(torch.randn(4, 6, generator=torch.Generator().manual_seed(i)).double().requires_grad_())
+
+
+def _square_samples() -> Iterator[SampleInput]:
+    for n in (2, 3):
+        a = _leaf(n, n) + 3 * torch.eye(n, dtype=torch.float64)
+        yield SampleInput(_leaf(n, 2).requires_grad_(), args=(a.requires_grad_(),))
+
+
+def _bias_samples() -> Iterator[SampleInput]:
+    for i, sample in enumerate(_matrix_samples()):
+        yield SampleInput(_leaf(6).roll(i).requires_grad_(), args=(sample.input.detach(),))
 
 
 def _leaf(*shape: int) -> Tensor:

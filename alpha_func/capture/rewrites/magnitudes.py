@@ -10,27 +10,18 @@ from typing import Any
 import torch
 from torch import fx
 
-from alpha_func.capture.builder.builder import Builder, Law, fake_mode, finished, plus, replay, times
+from alpha_func.capture.builder.builder import Builder, Law, plus, times
 from alpha_func.capture.builder.operands import is_call, is_number
 
 aten = torch.ops.aten
-
-
-def smooth(program: fx.GraphModule) -> fx.GraphModule:
-    """The program with even powers of magnitudes written without them; itself where it has none."""
-    if not any(node.target in _SQUARES for node in program.graph.nodes):
-        return program
-    b = Builder(_LAWS, fake_mode(program))
-    inputs = [b.placeholder(str(n.target), n.meta["val"]) for n in program.graph.find_nodes(op="placeholder")]
-    return finished(b, replay(program, inputs, b))
 
 
 def square(b: Builder, x: Any) -> Any:
     """x², written without the magnitude that x is made of; None where it is made of none."""
     if not isinstance(x, fx.Node):
         return None
-    if x.target in _SQUARES:
-        return _SQUARES[x.target](b, *x.args, **x.kwargs)
+    if x.target in SQUARES:
+        return SQUARES[x.target](b, *x.args, **x.kwargs)
     if x.target in _MOVES:
         inner = square(b, x.args[0])
         return None if inner is None else b.call(x.target, inner, *x.args[1:], **x.kwargs)
@@ -98,7 +89,7 @@ def _products_with_itself_are_squares(b: Builder, args: Any, kwargs: Any) -> Any
     return square(b, args[0]) if args[0] is args[1] else None
 
 
-_SQUARES: dict[Any, Any] = {
+SQUARES: dict[Any, Any] = {
     aten.abs.default: _absolute,
     aten.hypot.default: _hypotenuse,
     aten.linalg_vector_norm.default: _norm,
@@ -112,7 +103,7 @@ _MOVES = {
     *(aten.select.int, aten.slice.Tensor, aten.index.Tensor, aten.flip.default, aten.diagonal.default),
 }
 _SUMS = {aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim}
-_LAWS: dict[Any, list[Law]] = {
+LAWS: dict[Any, list[Law]] = {
     aten.mul.Tensor: [_products_with_itself_are_squares],
     aten.pow.Tensor_Scalar: [_even_powers_are_of_squares],
 }

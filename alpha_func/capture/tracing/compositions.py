@@ -236,6 +236,15 @@ def embedding_bag(
     return out, bag, bag, bag
 
 
+def triangular_solve(
+    b: Tensor, a: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False
+) -> tuple[Tensor, Tensor]:
+    """As ``linalg.solve_triangular``: PyTorch's forward mode of the older name is wrong."""
+    matrix = a.mT if transpose else a
+    x = torch.linalg.solve_triangular(matrix, b, upper=upper != transpose, unitriangular=unitriangular)
+    return x, a.expand(*x.shape[:-2], *a.shape[-2:]).clone()
+
+
 BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten._cdist_forward.default: cdist,
     aten._embedding_bag.default: embedding_bag,
@@ -254,6 +263,7 @@ BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten.native_layer_norm.default: native_layer_norm,
     aten.multilabel_margin_loss_forward.default: multilabel_margin_loss,
     aten.logaddexp.default: logaddexp,
+    aten.triangular_solve.default: triangular_solve,
     aten.normal.Tensor_Tensor: normal,
     aten.normal.Tensor_float: normal,
     aten.normal.float_Tensor: normal,
