@@ -11,20 +11,22 @@ from alpha_func.data_sets.microbatches import MicrobatchedLoss, microbatched
 from alpha_func.data_sets.per_example import per_example_quadratics
 from alpha_func.errors import BatchDependenceWarning, CaptureError, DistributedError, StrategyError
 from alpha_func.losses.module_loss import functional_loss
-from alpha_func.observer.observer import Observer, StepRecord
+from alpha_func.observer.observer import Observer
+from alpha_func.observer.record import StepRecord
 from alpha_func.optimizers.anatomy import Anatomy, anatomy
 from alpha_func.optimizers.pure import Direction, OptimizerStep, from_live_optimizer, from_optimizer
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.directions import steepest_descent
 from alpha_func.transforms.strategies import (
     STRATEGIES,
+    Step,
     Strategy,
     forward_over_forward,
     forward_over_reverse,
     reverse_over_forward,
     reverse_over_reverse,
 )
-from alpha_func.transforms.verbs import Step, grad_and_quadratic, hvp, optimal_alpha, quadratic_along
+from alpha_func.transforms.verbs import grad_and_quadratic, hvp, optimal_alpha, quadratic_along
 
 __all__ = [
     "STRATEGIES",

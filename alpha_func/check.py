@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from alpha_func import tree
@@ -12,9 +13,9 @@ from alpha_func.capture import CapturedLoss, capture
 from alpha_func.losses.module_loss import ModuleLoss
 from alpha_func.losses.module_state import ModuleState
 from alpha_func.quadratic import Quadratic
-from alpha_func.transforms.strategies import STRATEGIES, Strategy
+from alpha_func.transforms.strategies import DEFAULT_STRATEGY, STRATEGIES, StrategyLike
 from alpha_func.transforms.validation import aligned, check_params
-from alpha_func.transforms.verbs import DEFAULT_STRATEGY, quadratic_along
+from alpha_func.transforms.verbs import quadratic_along
 from alpha_func.tree import Tree
 from alpha_func.verified.differences import differences
 
@@ -77,7 +78,7 @@ def check_quadratic(
     params: Tree,
     direction: Tree,
     *args: Any,
-    strategy: str | Strategy = DEFAULT_STRATEGY,
+    strategy: StrategyLike = DEFAULT_STRATEGY,
     **kwargs: Any,
 ) -> QuadraticCheck:
     """Compare ``quadratic_along(loss)`` with extrapolated differences of L(θ + αd) and with an independent route.
@@ -125,7 +126,7 @@ def check_quadratic(
 def _independent(
     loss: Callable[..., Tensor],
     captured: bool,
-    strategy: str | Strategy,
+    strategy: StrategyLike,
     params: Tree,
     direction: Tree,
     args: tuple[Any, ...],
@@ -155,4 +156,6 @@ def _in_float64(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _double(leaf: Any) -> Any:
-    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+    if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
+        return leaf
+    return leaf.to(torch.complex128 if leaf.is_complex() else torch.float64)

@@ -71,7 +71,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def show(record: StepRecord) -> None:
     """A line of the table."""
     print(
-        f"{record.step:5d}  {record.loss:6.3f}  {record.alpha:9.3g}  {record.lr:8.2g}  {record.alpha_lr:9.2g}  "
+        f"{record.step:5d}  {record.loss:6.3f}  {record.alpha_steps:9.3g}  {record.lr:8.2g}  {record.alpha_lr:9.2g}  "
         f"{record.cosine:6.3f}  {record.weight_decay_share:8.1e}"
     )
 

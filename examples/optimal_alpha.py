@@ -30,8 +30,7 @@ import torch
 from torch import nn
 from torch.func import grad
 
-from alpha_func import capture, from_optimizer, functional_loss, grad_and_quadratic, quadratic_along, tree
-from alpha_func.optimizers import anatomy
+from alpha_func import anatomy, capture, from_optimizer, functional_loss, grad_and_quadratic, quadratic_along, tree
 
 # %% [markdown]
 # ## The experiment
@@ -156,11 +155,11 @@ momentum, momentum_losses, momentum_lines = observe(from_optimizer(torch.optim.S
 adam, adam_losses, adam_lines = observe(from_optimizer(torch.optim.Adam, lr=lr))
 
 for name, seen, values in (("momentum", momentum, momentum_losses), ("Adam", adam, adam_losses)):
-    uphill, beyond = seen.cosine < 0, (seen.alpha > 0) & (seen.alpha < 0.5)
-    print(f"{name}: median α* {seen.alpha.median():.1f} steps, as a learning rate {seen.alpha_lr.median():.2f}")
+    uphill, beyond = seen.cosine < 0, (seen.alpha_steps > 0) & (seen.alpha_steps < 0.5)
+    print(f"{name}: median α* {seen.alpha_steps.median():.1f} steps, as a learning rate {seen.alpha_lr.median():.2f}")
     print(f"  cosine of step and −g {seen.cosine.median():.2f}, uphill in {uphill.double().mean():.1%} of steps")
     print(f"  beyond 2α*: {beyond.sum()} steps")
-    print(f"  α* < 0: {(seen.alpha < 0).sum()} steps, of them uphill {(uphill & (seen.alpha < 0)).sum()}")
+    print(f"  α* < 0: {(seen.alpha_steps < 0).sum()} steps, of them uphill {(uphill & (seen.alpha_steps < 0)).sum()}")
     print(f"  mean loss of the last epoch {values[-32:].mean():.3f}")
 
 # %%

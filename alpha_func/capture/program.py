@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import tree
+from alpha_func.capture.builder.active import active_operators
 from alpha_func.capture.builder.active import unverified as unverified_in
 from alpha_func.capture.rewrites.normalisation import in_primitives
 from alpha_func.capture.running.binding import bind
+from alpha_func.capture.running.engine import Captured
+from alpha_func.capture.running.schemes import Schemes
 from alpha_func.capture.tracing.agreement import require_agreement
 from alpha_func.capture.tracing.refusal import EAGER
 from alpha_func.capture.tracing.surroundings import Surroundings
@@ -24,6 +27,8 @@ from alpha_func.errors import CaptureError
 from alpha_func.losses.draws import seeded_rng
 from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, lifted
 from alpha_func.losses.signature import Key, signature
+from alpha_func.transforms.engine import Engine, Uncaptured
+from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import require_callable, scalar_loss
 from alpha_func.tree import Tree
 
@@ -41,12 +46,13 @@ class Program:
         params: how many of the inputs, the first ones, are leaves of the parameters.
         counts: how often each operator occurs, the most frequent first.
         seed: of the random draws of the program; None where it draws nothing.
+        schemes: the programs made of this one, which the transforms run.
     """
 
     def __init__(self, graph: fx.GraphModule, params: int, seed: int | None):
         self.graph, self.params, self.seed = graph, params, seed
         self.counts = dict(Counter(_short(n.target) for n in graph.graph.nodes if _is_operator(n)).most_common())
-        self.schemes: dict[Any, Any] = {}  # the programs made of this one: capture.schemes
+        self.schemes = Schemes(graph, params, seed)
         self._in_primitives: Callable[..., Tensor] | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -81,6 +87,11 @@ class CapturedLoss(LossOfLoss):
         program, inputs = self.lookup(params, args, kwargs)
         return program(*inputs)
 
+    def engine(self, strategy: StrategyLike | None) -> Engine:
+        """The schemes of its programs; with a strategy, that on them."""
+        by_strategy = Uncaptured(self, strategy, _operators)
+        return by_strategy if strategy is not None else Captured(self._schemes, self.backend, by_strategy)
+
     def program(self, params: Tree, *args: Any, **kwargs: Any) -> Program:
         """The program of this signature, captured now if it has not been; print it to read it."""
         return self.lookup(params, args, kwargs)[0]
@@ -105,6 +116,10 @@ class CapturedLoss(LossOfLoss):
             return self._capture(params, args, kwargs)
         self._programs.move_to_end(key)
         return program, inputs
+
+    def _schemes(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Schemes, list[Tensor]]:
+        program, inputs = self.lookup(params, args, kwargs)
+        return program.schemes, inputs
 
     def _full(self, key: Key, tokens: list[int]) -> Key:
         return (*key, *tokens, *self._surroundings.read(), torch.get_default_dtype())
@@ -252,6 +267,13 @@ def _name_inputs(graph: fx.Graph, params: Tree, states: dict[ModuleLoss, dict[st
         clean = "".join(c if c.isalnum() else "_" for c in name.replace("']", "").replace("['", "_"))
         node._rename(clean)
         node.target = node.name
+
+
+def _operators(
+    loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[set[str], str]:
+    assert isinstance(loss, CapturedLoss)
+    return active_operators(loss.program(params, *args, **kwargs)), "primitive"
 
 
 def _is_operator(node: fx.Node) -> bool:

@@ -20,7 +20,7 @@ from alpha_func.data_sets.batches import arguments
 from alpha_func.data_sets.weights import Weighing, Weight, weighing
 from alpha_func.errors import BatchDependenceWarning
 from alpha_func.quadratic import Quadratic
-from alpha_func.transforms.strategies import Strategy
+from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import require_callable
 from alpha_func.transforms.verbs import quadratic_along
 from alpha_func.tree import Tree
@@ -50,7 +50,7 @@ def accumulate(
     *,
     weight: Weight | str | None = None,
     reduction: str | None = None,
-    strategy: str | Strategy | None = None,
+    strategy: StrategyLike | None = None,
 ) -> Callable[..., Quadratic]:
     """The quadratic of a loss over a whole data set, batch by batch: that of the one big batch, to rounding.
 

@@ -23,7 +23,7 @@ from alpha_func.data_sets.weights import Weight, weighing
 from alpha_func.errors import DistributedError
 from alpha_func.losses.sharding import refuse_dtensor
 from alpha_func.quadratic import Quadratic
-from alpha_func.transforms.strategies import Strategy
+from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import check_params, require_callable, scalar_loss
 from alpha_func.tree import Tree
 
@@ -79,7 +79,7 @@ def data_parallel_quadratic(
     *,
     weight: Weight | str | None = None,
     reduction: str | None = None,
-    strategy: str | Strategy | None = None,
+    strategy: StrategyLike | None = None,
     group: Group = None,
 ) -> Callable[..., Quadratic]:
     """``accumulate`` over the shards of all ranks, and ``all_reduce``.

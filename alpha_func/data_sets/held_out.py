@@ -14,7 +14,7 @@ from torch import Tensor
 from alpha_func.data_sets.batches import arguments
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
-from alpha_func.transforms.strategies import Strategy
+from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.verbs import grad_and_quadratic, quadratic_along
 from alpha_func.tree import Tree
 
@@ -32,7 +32,7 @@ def two_batch(
     loss: Callable[..., Tensor],
     direction: DirectionFunction = steepest_descent,
     *,
-    strategy: str | Strategy | None = None,
+    strategy: StrategyLike | None = None,
 ) -> Callable[..., TwoBatchStep]:
     """A step's direction from one batch, and its quadratic on that and on another: the bias of α* is their difference.
 

@@ -18,6 +18,9 @@ from alpha_func.data_sets.batches import part, size_of
 from alpha_func.data_sets.weights import Weighing, Weight, weighing
 from alpha_func.losses.module_loss import LossOfLoss
 from alpha_func.quadratic import Quadratic
+from alpha_func.transforms.directions import DirectionFunction
+from alpha_func.transforms.engine import Engine, engine_of
+from alpha_func.transforms.strategies import Step, StrategyLike
 from alpha_func.transforms.validation import require_callable, scalar_loss
 from alpha_func.tree import Tree
 
@@ -51,33 +54,9 @@ class MicrobatchedLoss(LossOfLoss):
             raise ValueError("the weights of all chunks are 0: there is no example to take the mean over")
         return ((w / total, *cut) for w, cut in zip(weights, cuts, strict=True) if w)
 
-    def gradient(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tree:
-        """∇L(θ), summed in the dtype of the parameters."""
-        grads: Tree = None
-        for share, some, options in self.chunks(params, args, kwargs):
-            part_of = func.grad(scalar_loss(self.loss, some, options))(params)
-            grads = tree.scale(share, part_of) if grads is None else tree.axpy(share, part_of, grads)
-        return grads
-
-    def product(
-        self, along: Callable[..., Tree], params: Tree, d: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Tree:
-        """Hd, summed in the dtype of the parameters, each chunk's by ``along``."""
-        hd: Tree = None
-        for share, some, options in self.chunks(params, args, kwargs):
-            part_of = along(params, d, *some, **options)
-            hd = tree.scale(share, part_of) if hd is None else tree.axpy(share, part_of, hd)
-        return hd
-
-    def quadratic(
-        self, along: Callable[..., Quadratic], params: Tree, d: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Quadratic:
-        """The quadratic, summed in float64, each chunk's by ``along``."""
-        chunks = self.chunks(params, args, kwargs)
-        found = [(share, along(params, d, *some, **options)) for share, some, options in chunks]
-        dtype = found[0][1].value.dtype
-        sums = (sum(share * number.double() for share, number in _column(found, i)) for i in range(3))
-        return Quadratic(*(torch.as_tensor(number).to(dtype) for number in sums))
+    def engine(self, strategy: StrategyLike | None) -> "Chunked":
+        """The engine of the loss that is cut, a chunk at a time."""
+        return Chunked(self, engine_of(self.loss, strategy))
 
     def _refuse_dependence(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         layers = coupled_layers(self.loss)
@@ -97,6 +76,34 @@ class MicrobatchedLoss(LossOfLoss):
                 f"mean is over something else than their number{hint}: say what with weight=lambda *batch: ..."
             )
         self._checked = True
+
+
+class Chunked:
+    """The engine of a loss in chunks: sums of what another engine answers for each."""
+
+    def __init__(self, loss: MicrobatchedLoss, each: Engine):
+        self._loss, self._each = loss, each
+
+    def quadratic(self, params: Tree, direction: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Quadratic:
+        """The quadratic, summed in float64."""
+        chunks = self._loss.chunks(params, args, kwargs)
+        found = [(share, self._each.quadratic(params, direction, some, options)) for share, some, options in chunks]
+        dtype = tree.accumulator_dtype(found[0][1].value.dtype)
+        sums = (sum(share * quadratic[i].double() for share, quadratic in found) for i in range(3))
+        return Quadratic(*(torch.as_tensor(number).to(dtype) for number in sums))
+
+    def product(self, params: Tree, direction: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tree:
+        """Hd, summed in the dtype of the parameters."""
+        chunks = self._loss.chunks(params, args, kwargs)
+        return _sum((share, self._each.product(params, direction, some, options)) for share, some, options in chunks)
+
+    def step(self, params: Tree, direction: DirectionFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
+        """Two passes: the direction is made of the whole gradient, which no chunk has."""
+        chunks = self._loss.chunks(params, args, kwargs)
+        loss = self._loss.loss
+        grads = _sum((share, func.grad(scalar_loss(loss, some, options))(params)) for share, some, options in chunks)
+        d = direction(grads)
+        return Step(grads, d, self.quadratic(params, d, args, kwargs))
 
 
 def microbatched(
@@ -137,5 +144,9 @@ def microbatched(
     return MicrobatchedLoss(loss, size, weighing(loss, weight, reduction))
 
 
-def _column(found: list[tuple[float, Quadratic]], i: int) -> Iterator[tuple[float, Tensor]]:
-    return ((share, quadratic[i]) for share, quadratic in found)
+def _sum(parts: Iterator[tuple[float, Tree]]) -> Tree:
+    """Σ share·tree, one at a time."""
+    total: Tree = None
+    for share, part_of in parts:
+        total = tree.scale(share, part_of) if total is None else tree.axpy(share, part_of, total)
+    return total

@@ -14,14 +14,14 @@ from alpha_func.data_sets.additivity import coupled_layers
 from alpha_func.data_sets.batches import arguments, part, size_of
 from alpha_func.errors import BatchDependenceWarning
 from alpha_func.quadratic import Quadratic
-from alpha_func.transforms.strategies import Strategy
+from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import aligned, check_params, require_callable
 from alpha_func.transforms.verbs import quadratic_along
 from alpha_func.tree import Tree
 
 
 def per_example_quadratics(
-    loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None, chunk_size: int | None = None
+    loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None, chunk_size: int | None = None
 ) -> Callable[..., Quadratic]:
     """The quadratic qᵢ of every example of a batch, each as a batch of one, along one direction.
 

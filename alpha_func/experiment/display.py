@@ -55,17 +55,17 @@ class Display:
     def show_observation(self, observation: Observation) -> None:
         """A step was recorded."""
         record, line = observation
-        if self._verbose and record.batch == 0:
-            at = f"epoch {record.epoch}" + (f", {record.optimizer}" if self._several else "")
-            norms = zip(self._names, record.direction_norms, strict=True)
-            listed = ", ".join(f"{name} {norm:.4g}" for name, norm in norms)
-            self._console.print(f"{at}: direction norms {listed}", soft_wrap=True)
-            if record.epoch % 10 == 0:
+        more = record.more
+        if self._verbose and more["batch"] == 0:
+            at = f"epoch {more['epoch']}" + (f", {more['optimizer']}" if self._several else "")
+            listed = ", ".join(f"{name} {more[f'step_norm.{name}']:.4g}" for name in self._names)
+            self._console.print(f"{at}: step norms {listed}", soft_wrap=True)
+            if more["epoch"] % 10 == 0:
                 self._console.print(f"{at}: loss {record.loss:.6g}")
         now = time.perf_counter()
         if now - self._shown > REFRESH_SECONDS or line is not None:
             self._shown = now
-            self._progress.update(self._task, completed=record.step + 1, loss=record.loss, alpha=record.alpha)
+            self._progress.update(self._task, completed=record.step + 1, loss=record.loss, alpha=record.alpha_lr)
 
     def show_summary(self, summary: Summary) -> None:
         """The short table of a run."""

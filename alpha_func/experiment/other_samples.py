@@ -15,11 +15,13 @@ from alpha_func.experiment.data import Data
 from alpha_func.experiment.optimizers import InputError
 from alpha_func.experiment.settings import CAPTURED, Experiment
 from alpha_func.experiment.steppers import Measured
+from alpha_func.observer.record import divided
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.verbs import quadratic_along
 from alpha_func.tree import Tree
 
 HELD_OUT, FULL = "held_out", "full"
+NAMES = ("loss", "slope", "curvature", "alpha_steps", "alpha_lr")
 _AT_ONCE = 1024  # samples, where all are measured: the memory that takes is bounded
 
 
@@ -47,36 +49,41 @@ def columns(experiment: Experiment) -> list[str]:
     """What a run records of other samples.
 
     >>> columns(Experiment(holdout_batch=True))
-    ['held_out_loss', 'held_out_slope', 'held_out_curvature', 'held_out_alpha']
+    ['held_out_loss', 'held_out_slope', 'held_out_curvature', 'held_out_alpha_steps', 'held_out_alpha_lr']
     """
     asked = {HELD_OUT: experiment.holdout_batch, FULL: experiment.full_data is not None}
-    return [f"{where}_{name}" for where in asked if asked[where] for name in ("loss", "slope", "curvature", "alpha")]
+    return [f"{where}_{name}" for where in asked if asked[where] for name in NAMES]
 
 
 class Elsewhere:
-    """Measures a step's direction where an experiment asks for it: the values of ``columns``, per learning rate."""
+    """Measures a step where an experiment asks for it: the values of ``columns``."""
 
     def __init__(self, experiment: Experiment, data: Data, loss: Callable[..., Tensor]):
         strategy = None if experiment.strategy == CAPTURED else experiment.strategy
         self._experiment, self._data = experiment, data
         self._on_batch = quadratic_along(loss, strategy=strategy)
         self._on_all = accumulate(loss, strategy=strategy)
+        self._columns = columns(experiment)
 
     def __call__(
-        self, params: Tree, measured: Measured, held_out: tuple[Tensor, Tensor], step: int
-    ) -> tuple[float, ...]:
+        self, params: Tree, measured: Measured, held_out: tuple[Tensor, Tensor], step: int, lr: float
+    ) -> dict[str, float]:
         """The step at params, on the held-out batch and on all samples; NaN at steps that are not measured on all."""
         found: list[float] = []
+        steps = lr / measured.unit
         if self._experiment.holdout_batch:
-            found += _row(self._on_batch(params, measured.direction, *held_out), measured.unit)
+            found += _row(self._on_batch(params, measured.direction, *held_out), steps, lr)
         if self._experiment.measures_all(step):
             parts = (torch.split(samples, _AT_ONCE) for samples in (self._data.inputs, self._data.targets))
-            found += _row(self._on_all(params, measured.direction, zip(*parts, strict=True)), measured.unit)
+            found += _row(self._on_all(params, measured.direction, zip(*parts, strict=True)), steps, lr)
         elif self._experiment.full_data is not None:
-            found += [math.nan] * 4
-        return tuple(found)
+            found += [math.nan] * len(NAMES)
+        return dict(zip(self._columns, found, strict=True))
 
 
-def _row(quadratic: Quadratic, unit: float) -> list[float]:
+def _row(quadratic: Quadratic, steps: float, lr: float) -> list[float]:
+    """The quadratic along ``steps`` times its direction, by ``NAMES``."""
     value, slope, curvature = (number.item() for number in quadratic)
-    return [value, slope / unit, curvature / unit**2, unit * quadratic.alpha.item()]
+    slope, curvature = steps * slope, steps**2 * curvature
+    alpha = divided(-slope, curvature)
+    return [value, slope, curvature, alpha, alpha * lr]

@@ -40,7 +40,7 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
         _series(
             alpha,
             table.step,
-            table.alpha,
+            table.alpha_lr,
             window,
             f"α* < 0 ({'curvature not positive' if descent else 'no minimum ahead'})",
             show=rates,
@@ -49,17 +49,13 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
         _draw_elsewhere(alpha, table, window)
         alpha.set(title="Optimal step size α*", ylabel="α* (learning rate)")
 
-        _series(ratio, table.step, table.lr_over_alpha, window, "lr/α* < 0", show=(1, 2))
+        _series(ratio, table.step, 1 / table.alpha_steps, window, "lr/α* < 0", show=(1, 2))
         ratio.axhline(1, color=REFERENCE, lw=1.2, label="1: lands on the minimum")
         ratio.axhline(2, color=WARNING, lw=1.2, ls="--", label="2: no progress predicted")
         ratio.set(title="Learning rate over α*", ylabel="lr / α*")
 
-        _series(curvature, table.step, table.curvature, window, "curvature ≤ 0")
-        curvature.set(
-            title=f"Curvature dᵀHd along d = {'−g' if descent else 'Δθ/lr'}",
-            ylabel="loss per unit of α²",
-            xlabel="step",
-        )
+        _series(curvature, table.step, table.directional_sharpness, window, "curvature ≤ 0")
+        curvature.set(title="Directional sharpness dᵀHd / ‖d‖²", ylabel="curvature along the step", xlabel="step")
 
         _series(loss, table.step, table.loss, window, "loss ≤ 0")
         loss.set(title="Mini-batch loss before the step", ylabel="loss", xlabel="step")
@@ -73,7 +69,7 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str) -> None:
 def _elsewhere(table: pd.DataFrame, window: int) -> dict[str, tuple[Any, Any]]:
     """α* along the same directions on other samples, where the table has it: for each its values and running median."""
     found = {}
-    for name, column in (("a held-out batch", "held_out_alpha"), ("all samples", "full_alpha")):
+    for name, column in (("a held-out batch", "held_out_alpha_lr"), ("all samples", "full_alpha_lr")):
         values = table.get(column, pd.Series(dtype=float))
         measured = values.where(np.isfinite(values)).dropna()
         if len(measured):
@@ -102,9 +98,11 @@ def draw_comparison(table: pd.DataFrame, path: Path, *, title: str) -> None:
         ranges: list[list[Any]] = [[], [], []]
         for k, (label, rows) in enumerate(table.groupby("optimizer", sort=False)):
             window = _window(rows)
-            negative = (rows.alpha <= 0).mean()
+            negative = (rows.alpha_steps <= 0).mean()
             name = f"{label}" + (f" (α* ≤ 0 in {negative:.1%} of steps)" if negative else "")
-            for axes, values, shown in zip(panels, (rows.alpha, rows.lr_over_alpha, rows.loss), ranges, strict=True):
+            for axes, values, shown in zip(
+                panels, (rows.alpha_lr, 1 / rows.alpha_steps, rows.loss), ranges, strict=True
+            ):
                 finite = values.where(np.isfinite(values))
                 rolling = finite.rolling(window, center=True, min_periods=window // 2 + 1)
                 low, middle, high = (q.where(q > 0) for q in map(rolling.quantile, (0.25, 0.5, 0.75)))

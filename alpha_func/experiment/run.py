@@ -5,6 +5,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,6 @@ from alpha_func.experiment import other_samples as elsewhere
 from alpha_func.experiment.data import Data, load
 from alpha_func.experiment.optimizers import InputError
 from alpha_func.experiment.pictures import draw_alpha, draw_comparison, draw_lines
-from alpha_func.experiment.records import RecordFile
 from alpha_func.experiment.settings import Experiment, network
 from alpha_func.experiment.training import (
     Line,
@@ -30,6 +30,7 @@ from alpha_func.experiment.training import (
     steps_of,
     training_loss,
 )
+from alpha_func.observer.loggers import CSVLog
 
 STEPS, CONFIGURATION, ALPHA_PICTURE, LINES_PICTURE = "steps.csv", "config.json", "alpha.png", "lines.png"
 LIBRARIES = ("torch", "numpy", "pandas", "scikit-learn", "matplotlib")
@@ -117,20 +118,21 @@ def run(
     lines: list[Line] = []
     on_start(summary.planned, names)
     try:
-        with RecordFile(folder / STEPS, names, elsewhere.columns(experiment)) as records:
+        with closing(CSVLog(folder / STEPS)) as log:
             started, previous = time.perf_counter(), dict.fromkeys(courses, -1)
             for record, line in _side_by_side(experiment, data, module, loss):
-                records.write(record)
-                course = courses[record.optimizer]
+                log(record)
+                label = record.more["optimizer"]
+                course = courses[label]
                 course.recorded += 1
                 if line is not None:
                     lines.append(line)
-                elif record.step == previous[record.optimizer] + 1 and not (
+                elif record.step == previous[label] + 1 and not (
                     experiment.full_data != 1 and experiment.measures_all(record.step)
                 ):  # the step alone: no line sampled, not all samples measured, no unrecorded steps before it
                     course.seconds.append(time.perf_counter() - started)
                 on_observation(Observation(record, line))
-                previous[record.optimizer] = record.step
+                previous[label] = record.step
                 started = time.perf_counter()
     except KeyboardInterrupt:
         summary.interrupted = True
@@ -193,12 +195,12 @@ def _finish(summary: Summary, experiment: Experiment, data: Data, folder: Path, 
     table = pd.read_csv(folder / STEPS)
     for algorithm in experiment.algorithms():
         course, rows = summary.courses[algorithm.label], table[table.optimizer == algorithm.label]
-        course.alpha = float(rows.alpha.median())
+        course.alpha = float(rows.alpha_lr.median())
         course.held_out_alpha, course.full_alpha = (
-            float(rows[name].median()) if name in rows else math.nan for name in ("held_out_alpha", "full_alpha")
+            float(rows[name].median()) if name in rows else math.nan for name in ("held_out_alpha_lr", "full_alpha_lr")
         )
         course.non_positive = float((rows.curvature <= 0).mean())
-        course.beyond_edge = float((rows.lr_over_alpha > 2).mean())
+        course.beyond_edge = float(((rows.alpha_steps > 0) & (rows.alpha_steps < 0.5)).mean())
         course.loss = float(rows.loss[rows.epoch == rows.epoch.max()].median())
         fresh = network(experiment, data.inputs.shape[1], data.outputs)
         course.cost = median(course.seconds) / plain_step_seconds(experiment, data, fresh, algorithm)

@@ -6,11 +6,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from alpha_func import tree
 from alpha_func.optimizers.anatomy import cosine, weight_decay_share
 from alpha_func.optimizers.pure import Direction, OptimizerStep, State
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
-from alpha_func.transforms.verbs import Step
+from alpha_func.transforms.strategies import Step
 from alpha_func.tree import Tree
 
 Measurement = Callable[[DirectionFunction], Callable[..., Step]]  # grad_and_quadratic of the run's loss
@@ -19,13 +20,15 @@ Measurement = Callable[[DirectionFunction], Callable[..., Step]]  # grad_and_qua
 class Measured(NamedTuple):
     """A step about to be taken, and the quadratic along it.
 
-    ``direction`` is the step at the learning rate ``unit``, and ``params`` where it ends at the optimizer's own.
+    ``direction`` is the step at the learning rate ``unit``, ``params`` where it ends at the optimizer's own, and
+    ``slope`` its inner product with the gradient that the optimizer was given.
     """
 
     direction: Tree
     unit: float
     quadratic: Quadratic
     params: Tree
+    slope: Tensor
     cosine: float
     weight_decay_share: float
 
@@ -59,8 +62,8 @@ class SteepestDescent:
 
     def measure(self, params: Tree, x: Tensor, y: Tensor) -> Measured:
         """Along −g, which has a cosine of 1 with itself and no weight decay in it."""
-        _, d, quadratic = self._step(params, x, y)
-        return Measured(d, 1.0, quadratic, _moved(params, d, self._lr), 1.0, 0.0)
+        grads, d, quadratic = self._step(params, x, y)
+        return Measured(d, 1.0, quadratic, _moved(params, d, self._lr), tree.vdot(d, grads), 1.0, 0.0)
 
 
 def _moved(params: Tree, d: Tree, lr: float) -> Tree:
@@ -98,4 +101,5 @@ class Stateful:
         before, self._state = self._state, self._taken.state
         assert before is not None
         share = weight_decay_share(self._direction, d, grads, before, params)
-        return Measured(d, self._lr, quadratic, self._taken.params, cosine(d, grads).item(), share.item())
+        slope = tree.vdot(d, grads)
+        return Measured(d, self._lr, quadratic, self._taken.params, slope, cosine(d, grads).item(), share.item())

@@ -14,15 +14,15 @@ from alpha_func.capture import capture
 from alpha_func.experiment.data import Data
 from alpha_func.experiment.optimizers import Algorithm
 from alpha_func.experiment.other_samples import Elsewhere
-from alpha_func.experiment.records import Record
 from alpha_func.experiment.settings import CAPTURED, Experiment
 from alpha_func.experiment.steppers import Measured, Stateful, SteepestDescent, Stepper
 from alpha_func.losses.module_loss import functional_loss
+from alpha_func.observer.record import StepRecord, agreeing, divided, gain_ratio
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.directions import DirectionFunction
-from alpha_func.transforms.strategies import Loss
+from alpha_func.transforms.strategies import Loss, Step
 from alpha_func.transforms.validation import scalar_loss
-from alpha_func.transforms.verbs import Step, grad_and_quadratic
+from alpha_func.transforms.verbs import grad_and_quadratic
 from alpha_func.tree import Tree
 
 LINES = 6  # how many steps keep their whole line h(α)
@@ -41,9 +41,13 @@ class Line(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """A record, and at a handful of steps the line it was taken from."""
+    """A record, and at a handful of steps the line it was taken from.
 
-    record: Record
+    What the record has ``more``: its epoch and batch, from 0, the optimizer's label, the norm of the step for each
+    parameter, and the step's quadratic on other samples, where that was asked for.
+    """
+
+    record: StepRecord
     line: Line | None
 
 
@@ -131,7 +135,7 @@ def observe(
                 lr = experiment.factor * alpha
             after = tree.axpy(lr / measured.unit, measured.direction, params)
         if observed:
-            others = elsewhere(params, measured, batch.held_out, batch.step)
+            others = elsewhere(params, measured, batch.held_out, batch.step, lr)
             record = _record(batch, algorithm, measured, others, lr, loss(after, x, y))
             line = None
             if batch.step in lines:
@@ -156,31 +160,40 @@ def _stepper(
 
 
 def _record(
-    batch: Batch, algorithm: Algorithm, measured: Measured, others: tuple[float, ...], lr: float, loss_after: Tensor
-) -> Record:
-    unit = measured.unit
-    leaves = torch._foreach_norm(tree.leaves(measured.direction))
-    numbers = torch.stack([*measured.quadratic, measured.quadratic.alpha, loss_after, *leaves])
-    value, slope, curvature, alpha, after, *norms = numbers.tolist()  # the device is waited for once
-    alpha *= unit
-    return Record(
-        epoch=batch.epoch,
-        batch=batch.batch,
+    batch: Batch, algorithm: Algorithm, measured: Measured, others: dict[str, float], lr: float, loss_after: Tensor
+) -> StepRecord:
+    leaves = torch._foreach_norm(list(measured.direction.values()))
+    numbers = torch.stack([*measured.quadratic, measured.slope, loss_after, *leaves])
+    value, slope, curvature, trained, after, *norms = numbers.tolist()  # the device is waited for once
+    steps = lr / measured.unit  # the step that is taken, in directions
+    slope, trained, curvature, norms = steps * slope, steps * trained, steps**2 * curvature, [steps * n for n in norms]
+    alpha, norm, dtype = divided(-slope, curvature), math.hypot(*norms), leaves[0].dtype
+    agrees = agreeing(trained, slope, scale=abs(divided(trained, measured.cosine)), dtype=dtype)
+    return StepRecord(
         step=batch.step,
         loss=value,
-        slope=slope / unit,
-        curvature=curvature / unit**2,
-        alpha=alpha,
+        slope=slope,
+        curvature=curvature,
+        alpha_steps=alpha,
+        alpha_lr=alpha * lr,
         lr=lr,
-        lr_over_alpha=lr / alpha if alpha else math.nan,
         loss_after=after,
-        direction_norm=math.hypot(*norms) / unit,
-        optimizer=algorithm.label,
-        alpha_steps=alpha / lr if lr else math.nan,
+        gain_ratio=gain_ratio(value, slope, curvature, after, eps=torch.finfo(dtype).eps),
+        step_norm=norm,
+        directional_sharpness=divided(curvature, norm**2),
         cosine=measured.cosine,
         weight_decay_share=measured.weight_decay_share,
-        direction_norms=tuple(norm / unit for norm in norms),
-        elsewhere=others,
+        trained_loss=value,
+        trained_slope=trained,
+        gradient_factor=1.0,
+        agrees=agrees,
+        more={
+            "epoch": batch.epoch,
+            "batch": batch.batch,
+            "optimizer": algorithm.label,
+            **{f"step_norm.{name}": norm for name, norm in zip(measured.direction, norms, strict=True)},
+            **others,
+        },
     )
 
 
@@ -196,15 +209,15 @@ def line_steps(experiment: Experiment, steps: int) -> set[int]:
     return {0} | {observed[min(last, round((last + 1) ** fraction))] for fraction in fractions}
 
 
-def _line(record: Record, loss: Loss, params: Tree, measured: Measured) -> Line:
+def _line(record: StepRecord, loss: Loss, params: Tree, measured: Measured) -> Line:
     """h(α) from behind θ to beyond α*, and to the learning rate unless that is out of all proportion."""
-    alpha, lr = record.alpha, record.lr
+    alpha, lr = record.alpha_lr, record.lr
     reach = abs(alpha) if math.isfinite(alpha) and alpha else lr
     end = max(2.2 * reach, min(1.2 * lr, 6 * reach))
     alphas = torch.linspace(-end if alpha < 0 else -0.25 * end, end, POINTS, dtype=torch.float64)
     at = (tree.axpy(a / measured.unit, measured.direction, params) for a in alphas.tolist())
     losses = torch.stack([loss(point).double() for point in at])
-    return Line(record.optimizer, record.step, alphas, losses, measured.per_learning_rate(), lr)
+    return Line(record.more["optimizer"], record.step, alphas, losses, measured.per_learning_rate(), lr)
 
 
 def plain_step_seconds(

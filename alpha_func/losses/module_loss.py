@@ -22,13 +22,18 @@ from alpha_func.losses.sharding import refuse_sharded
 
 
 def functional_loss(
-    module: nn.Module, criterion: Callable[[Any, Any], Tensor] | None = None, *, seed: int = 0
+    module: nn.Module,
+    criterion: Callable[[Any, Any], Tensor] | None = None,
+    *,
+    loss_of: Callable[..., Tensor] | None = None,
+    seed: int = 0,
 ) -> "tuple[ModuleLoss, dict[str, Tensor]]":
     """The loss of a module as a pure function, and the parameters to start from.
 
     With a criterion, ``loss(params, inputs, targets) = criterion(module(inputs), targets)``. Without one,
     ``loss(params, *args, **kwargs)`` is the module's own output: a scalar, or its ``.loss`` or ``["loss"]`` (as Hugging
-    Face models give when they are called with ``labels=``).
+    Face models give when they are called with ``labels=``). With ``loss_of``, ``loss(params, *args, **kwargs) =
+    loss_of(module, *args, **kwargs)``: for any loss that is not of those two forms, whatever it calls of the module.
 
     The module is read at every call and never changed: its mode (train or eval), its buffers, its frozen parameters and
     its attributes are what they are at the call. Buffers are cloned inside each call, so train-mode BatchNorm works.
@@ -39,6 +44,7 @@ def functional_loss(
     Args:
         module: any nn.Module.
         criterion: a function or module of (outputs, targets) that gives a 0-d loss, such as ``nn.MSELoss()``.
+        loss_of: a function of the module and the batch that gives a 0-d loss: ``lambda model, x, y: model(x, y)[1]``.
         seed: of the stochastic layers; another seed is another dropout mask.
 
     Returns:
@@ -62,6 +68,9 @@ def functional_loss(
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     if criterion is not None and not callable(criterion):
         raise TypeError(f"criterion must be callable as criterion(outputs, targets), got {type(criterion).__name__}")
+    if loss_of is not None and (criterion is not None or not callable(loss_of)):
+        got = "a criterion beside it" if criterion is not None else type(loss_of).__name__
+        raise TypeError(f"loss_of must be callable as loss_of(module, *batch), without a criterion, got {got}")
     if isinstance(module, nn.parallel.DistributedDataParallel):
         module = module.module  # what it adds, communication, is no part of the loss
     refuse_sharded(module)
@@ -71,7 +80,11 @@ def functional_loss(
     for name, part in module.named_modules():
         if getattr(part, "max_norm", None) is not None and isinstance(part, nn.Embedding | nn.EmbeddingBag):
             raise ValueError(_RESCALES.format(f"module has {type(part).__name__} {name!r}", part.max_norm))
-    model = _OwnLoss(module) if criterion is None else _Supervised(module, criterion)
+    model: nn.Module
+    if loss_of is not None:
+        model = _ByFunction(module, loss_of)
+    else:
+        model = _OwnLoss(module) if criterion is None else _Supervised(module, criterion)
     state = ModuleState(model, frozenset(f"module.{name}" for name in params))
     return ModuleLoss(model, tuple(params), seed, state), params
 
@@ -138,9 +151,16 @@ class ModuleLoss:
 
 
 class LossOfLoss:
-    """A loss that computes what another one, its ``loss``, does: captured, or cut into chunks."""
+    """A loss that computes what another one, its ``loss``, does: captured, or cut into chunks.
+
+    It answers the transforms by an engine of its own (``transforms.engine``).
+    """
 
     loss: Callable[..., Tensor]
+
+    def engine(self, strategy: Any) -> Any:
+        """The engine for a strategy; None: the one that suits it best."""
+        raise NotImplementedError
 
 
 def module_loss_of(loss: Callable[..., Tensor]) -> ModuleLoss | None:
@@ -195,6 +215,18 @@ class _Supervised(nn.Module):
 
     def forward(self, inputs: Any, targets: Any) -> Tensor:
         return self.criterion(self.module(inputs), targets)
+
+
+class _ByFunction(nn.Module):
+    """A loss that a function makes of the module and the batch."""
+
+    def __init__(self, module: nn.Module, loss_of: Callable[..., Tensor]):
+        super().__init__()
+        self.module = module
+        self.loss_of = loss_of
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.loss_of(self.module, *args, **kwargs)
 
 
 class _OwnLoss(nn.Module):

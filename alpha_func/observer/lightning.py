@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from alpha_func.observer.extras import required
-from alpha_func.observer.observer import Observer, StepRecord
+from alpha_func.observer.loggers import record_numbers
+from alpha_func.observer.observer import Observer
+from alpha_func.observer.record import StepRecord
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -50,9 +52,8 @@ class LightningObserver(Callback):
             _require_no_metrics(pl_module)
 
         def to_loggers(record: StepRecord) -> None:
-            numbers = {f"alpha_func/{name}": value for name, value in record._asdict().items() if name != "step"}
             for logger in trainer.loggers:
-                logger.log_metrics(numbers, step=trainer.global_step)
+                logger.log_metrics(record_numbers(record, "alpha_func/"), step=trainer.global_step)
 
         self.observer = Observer(
             _TrainingStep(pl_module, self._loss),

@@ -1,4 +1,4 @@
-"""Where the records of an ``Observer`` go: each a callable of a record, or of any NamedTuple with a ``step``.
+"""Where records go: each a callable of a record, or of any NamedTuple with a ``step``.
 
 Give one or several as ``Observer(..., log=...)``; a function of a record is as good. ``close`` is called with the
 observer's.
@@ -8,19 +8,10 @@ import csv
 import json
 import math
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from alpha_func.observer.extras import required
-
-
-class Record(Protocol):
-    """A NamedTuple of numbers with the step that they belong to."""
-
-    @property
-    def step(self) -> int:
-        """The number of the step."""
-
-    def _asdict(self) -> dict[str, Any]: ...
+from alpha_func.observer.record import Record, columns
 
 
 class CSVLog:
@@ -38,10 +29,10 @@ class CSVLog:
     >>> from collections import namedtuple
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     log = CSVLog(Path(folder) / "alpha.csv")
-    ...     log(namedtuple("Row", "step alpha")(0, 1.5))
+    ...     log(namedtuple("Row", "step alpha_steps")(0, 1.5))
     ...     log.close()
     ...     (Path(folder) / "alpha.csv").read_text().split()
-    ['step,alpha', '0,1.5']
+    ['step,alpha_steps', '0,1.5']
     """
 
     def __init__(self, path: str | Path, *, append: bool = False):
@@ -52,7 +43,7 @@ class CSVLog:
 
     def __call__(self, record: Record) -> None:
         """Write a row, and before the first the header."""
-        fields = record._asdict()
+        fields = columns(record)
         if self._columns is None:
             self._begin(list(fields))
         self._writer.writerow(fields.values())
@@ -89,7 +80,7 @@ class JSONLinesLog:
 
     def __call__(self, record: Record) -> None:
         """Write a line."""
-        fields = {name: _strict(value) for name, value in record._asdict().items()}
+        fields = {name: _strict(value) for name, value in columns(record).items()}
         self._file.write(json.dumps(fields, allow_nan=False) + "\n")
 
     def close(self) -> None:
@@ -117,7 +108,7 @@ class TensorBoardLog:
 
     def __call__(self, record: Record) -> None:
         """Add the scalars."""
-        for name, value in _numbers(record, self._prefix).items():
+        for name, value in record_numbers(record, self._prefix).items():
             self._writer.add_scalar(name, value, record.step)
 
     def close(self) -> None:
@@ -152,7 +143,7 @@ class WandbLog:
 
     def __call__(self, record: Record) -> None:
         """Log the numbers."""
-        numbers = {**_numbers(record, self._prefix), f"{self._prefix}step": record.step}
+        numbers = {**record_numbers(record, self._prefix), f"{self._prefix}step": record.step}
         self._run.log(numbers, commit=self._commit)
 
 
@@ -179,7 +170,7 @@ class MLflowLog:
 
     def __call__(self, record: Record) -> None:
         """Log the metrics."""
-        self._mlflow.log_metrics(_numbers(record, self._prefix), step=record.step, run_id=self._run_id)
+        self._mlflow.log_metrics(record_numbers(record, self._prefix), step=record.step, run_id=self._run_id)
 
 
 def _opened(path: Path, append: bool) -> IO[str]:
@@ -191,8 +182,10 @@ def _opened(path: Path, append: bool) -> IO[str]:
         raise FileExistsError(f"{path} exists: choose another path, or say append=True to go on with it") from None
 
 
-def _numbers(record: Record, prefix: str) -> dict[str, float]:
-    return {f"{prefix}{name}": value for name, value in record._asdict().items() if name != "step"}
+def record_numbers(record: Record, prefix: str = "") -> dict[str, float]:
+    """The record's numbers by their columns, without the step; what is not known, or is a word, is left out."""
+    found = {name: value for name, value in columns(record).items() if name != "step"}
+    return {f"{prefix}{name}": float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
 def _strict(value: Any) -> Any:

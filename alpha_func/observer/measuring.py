@@ -21,7 +21,7 @@ from alpha_func.errors import CaptureError
 from alpha_func.losses.draws import draws_replayed
 from alpha_func.losses.module_loss import ModuleLoss, functional_loss
 from alpha_func.quadratic import Quadratic
-from alpha_func.transforms.strategies import Strategy
+from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.verbs import quadratic_along
 
 logger = logging.getLogger("alpha_func")
@@ -54,7 +54,7 @@ class Meter:
         module: nn.Module,
         criterion: Callable[[Any, Any], Tensor] | None,
         *,
-        strategy: str | Strategy | None = None,
+        strategy: StrategyLike | None = None,
         backend: str = "eager",
         total: bool = False,
     ):

@@ -8,11 +8,12 @@ So d is the very step that the loop took, whatever made it: any optimizer, clipp
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,44 +23,12 @@ from alpha_func import tree
 from alpha_func.losses.draws import rng_state
 from alpha_func.observer import setup
 from alpha_func.observer.measuring import Batch, Meter
-from alpha_func.observer.snapshot import Snapshot, makeup, snapshot, trained
-from alpha_func.transforms.strategies import Strategy
+from alpha_func.observer.record import StepRecord, divided
+from alpha_func.observer.snapshot import Snapshot, given, snapshot, trained
+from alpha_func.transforms.strategies import StrategyLike
 
 logger = logging.getLogger("alpha_func")
-Log = Callable[["StepRecord"], object]
-
-
-class StepRecord(NamedTuple):
-    """What is known of one step d = θ⁺ − θ that an optimizer took.
-
-    Attributes:
-        step: the number of the step, from 0.
-        loss: L(θ), before the step.
-        slope: dᵀg, of the measured loss.
-        curvature: dᵀHd.
-        alpha: α* = −slope/curvature, in steps of the optimizer: 1 lands on the minimum of the quadratic, and at ½ the
-            quadratic predicts no progress.
-        lr: the learning rate of the optimizer's first group.
-        alpha_lr: α*·lr, the learning rate whose step would land on the minimum; NaN where the optimizer's step is not
-            known to be proportional to its learning rate.
-        cosine: of the angle between d and −g, with g the gradient that the optimizer was given (``.grad``).
-        weight_decay_share: the part of dᵀg that weight decay has in it, with the same g; 0 without weight decay, NaN
-            where the optimizer cannot be run on copies.
-        step_norm: ‖d‖.
-        seconds: what the measurement took.
-    """
-
-    step: int
-    loss: float
-    slope: float
-    curvature: float
-    alpha: float
-    lr: float
-    alpha_lr: float
-    cosine: float
-    weight_decay_share: float
-    step_norm: float
-    seconds: float
+Log = Callable[[StepRecord], object]
 
 
 class Observer:
@@ -112,7 +81,7 @@ class Observer:
     ...     torch.nn.MSELoss()(module(inputs), targets).backward()
     ...     observer.batch(inputs, targets)
     ...     optimizer.step()
-    >>> round(observer.last.alpha, 3)  # dᵀg = −0.1 ‖g‖², dᵀHd = 0.01·2·3 ‖g‖²
+    >>> round(observer.last.alpha_steps, 3)  # dᵀg = −0.1 ‖g‖², dᵀHd = 0.01·2·3 ‖g‖²
     1.667
     """
 
@@ -126,7 +95,7 @@ class Observer:
         log: Log | Iterable[Log] = (),
         accumulate: int = 1,
         measure_on: Any = None,
-        strategy: str | Strategy | None = None,
+        strategy: StrategyLike | None = None,
         backend: str = "eager",
         start: int = 0,
     ):
@@ -272,20 +241,28 @@ class Observer:
             )
         after = {name: self._params[name] for name in before.params}
         d, quadratic = self.meter(before.params, after, batches)
-        made = makeup(self._optimizer, before, after, d)
-        value, slope, curvature, alpha = torch.stack([*quadratic, quadratic.alpha]).tolist()
+        seen = given(self._optimizer, before, after, d)
+        value, slope, curvature = (number.item() for number in quadratic)
+        alpha, norm = divided(-slope, curvature), tree.norm(d).item()
         return StepRecord(
             step=step,
             loss=value,
             slope=slope,
             curvature=curvature,
-            alpha=alpha,
+            alpha_steps=alpha,
+            alpha_lr=alpha * seen.lr,
             lr=before.lr,
-            alpha_lr=alpha * made.proportional_lr,
-            cosine=made.cosine,
-            weight_decay_share=made.weight_decay_share,
-            step_norm=tree.norm(d).item(),
-            seconds=self._seconds + time.perf_counter() - begun,
+            loss_after=math.nan,
+            gain_ratio=math.nan,
+            step_norm=norm,
+            directional_sharpness=divided(curvature, norm**2),
+            cosine=seen.cosine,
+            weight_decay_share=seen.weight_decay_share,
+            trained_loss=math.nan,
+            trained_slope=seen.slope,
+            gradient_factor=math.nan,
+            agrees=None,
+            more={"seconds": self._seconds + time.perf_counter() - begun},
         )
 
     def _failed(self, error: Exception) -> None:

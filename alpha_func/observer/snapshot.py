@@ -27,10 +27,14 @@ class Snapshot(NamedTuple):
     state: State
 
 
-class Makeup(NamedTuple):
-    """Of a step: the lr that it is proportional to, its cosine with −g, weight decay's share of dᵀg; NaN: not known."""
+class Given(NamedTuple):
+    """A step against the gradient that the optimizer was given; NaN where it is not known.
 
-    proportional_lr: float
+    ``lr`` is the learning rate that the step is proportional to, ``slope`` dᵀg.
+    """
+
+    lr: float
+    slope: float
     cosine: float
     weight_decay_share: float
 
@@ -56,16 +60,17 @@ def snapshot(module: nn.Module, optimizer: Optimizer) -> Snapshot:
     return Snapshot({name: param.detach().clone() for name, param in moving.items()}, lr, direction, state)
 
 
-def makeup(optimizer: Optimizer, before: Snapshot, after: Mapping[str, Tensor], d: Mapping[str, Tensor]) -> Makeup:
-    """The makeup of the step d that was taken; ``after`` are the live parameters, with their gradients."""
+def given(optimizer: Optimizer, before: Snapshot, after: Mapping[str, Tensor], d: Mapping[str, Tensor]) -> Given:
+    """The step d that was taken against ``.grad``; ``after`` are the live parameters, with their gradients."""
     direction = before.direction
     lr = math.nan if direction is None else direction.learning_rate
     grads = {name: _dense(param.grad) for name, param in after.items() if param.grad is not None}
     # LBFGS has gone on to gradients at other points. The rest leave .grad as the step used it.
     if not grads or isinstance(optimizer, LBFGS):
-        return Makeup(lr, math.nan, 0.0 if isinstance(optimizer, LBFGS) else math.nan)
+        return Given(lr, math.nan, math.nan, 0.0 if isinstance(optimizer, LBFGS) else math.nan)
     moved = {name: d[name] for name in grads}  # what has no gradient has not moved
-    cosine = -tree.vdot(moved, grads) / (tree.norm(moved) * tree.norm(grads))
+    slope = tree.vdot(moved, grads)
+    cosine = -slope / (tree.norm(moved) * tree.norm(grads))
     share = torch.full((), math.nan)
     if direction is not None:
         params = {name: before.params[name] for name in grads}
@@ -77,7 +82,7 @@ def makeup(optimizer: Optimizer, before: Snapshot, after: Mapping[str, Tensor], 
                 share = weight_decay_share(direction, moved, grads, state, params)
     elif not any(group.get("weight_decay") for group in optimizer.param_groups):
         share = torch.zeros(())
-    return Makeup(lr, cosine.item(), share.item())
+    return Given(lr, slope.item(), cosine.item(), share.item())
 
 
 def _decoupled(direction: Direction) -> bool:

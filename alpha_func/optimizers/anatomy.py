@@ -18,14 +18,14 @@ class Anatomy(NamedTuple):
     """What is known of a step besides its quadratic; 0-d tensors.
 
     Attributes:
-        alpha: α*, in steps of the optimizer: 1 is the step as it is.
+        alpha_steps: α*, in steps of the optimizer: 1 is the step as it is.
         alpha_lr: α*·lr, the learning rate whose step would land on the minimum of the quadratic; NaN where the step is
             not proportional to lr (Adafactor, ASGD, Rprop).
         cosine: −dᵀg / (‖d‖‖g‖), of the angle between d and −g.
         weight_decay_share: (d − d₀)ᵀg / dᵀg, the part of the slope that is weight decay's; 0 without weight decay.
     """
 
-    alpha: Tensor
+    alpha_steps: Tensor
     alpha_lr: Tensor
     cosine: Tensor
     weight_decay_share: Tensor
@@ -50,10 +50,10 @@ def anatomy(direction: Direction, d: Tree, quadratic: Quadratic, grads: Tree, st
     >>> step = grad_and_quadratic(lambda x: (x**2).sum(), lambda grads: direction.update(grads, state, params)[0])
     >>> g, d, quadratic = step(params)
     >>> anatomy(direction, d, quadratic, g, state, params)  # d = −0.1 (g + 0.5 θ) = −0.125 g
-    Anatomy(alpha=tensor(4.), alpha_lr=tensor(0.4000), cosine=tensor(1.), weight_decay_share=tensor(0.2000))
+    Anatomy(alpha_steps=tensor(4.), alpha_lr=tensor(0.4000), cosine=tensor(1.), weight_decay_share=tensor(0.2000))
     """
     return Anatomy(
-        alpha=quadratic.alpha,
+        alpha_steps=quadratic.alpha,
         alpha_lr=quadratic.alpha * direction.learning_rate,
         cosine=cosine(d, grads),
         weight_decay_share=weight_decay_share(direction, d, grads, state, params),

@@ -45,8 +45,8 @@ def run(
 def _explanation(
     error: RuntimeError, attempt: Callable[[Strategy], T], strategy: Strategy, loss: Loss, params: Tree
 ) -> str | None:
-    name = next((name for name, known in STRATEGIES.items() if known is strategy), None)
-    if name is None or not _runs(lambda: func.grad(loss)(params)):
+    name = strategy.name
+    if not strategy.is_known or not _runs(lambda: func.grad(loss)(params)):
         return None
     operator = _operator_in(str(error)) or _operator_by_anomaly_mode(lambda: attempt(strategy))
     if operator is None:

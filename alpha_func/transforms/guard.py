@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alpha_func.capture import CapturedLoss
-from alpha_func.capture.builder.active import active_operators
-from alpha_func.errors import StrategyError
-from alpha_func.losses.module_loss import ModuleLoss, Watched
+from alpha_func.errors import CaptureError, StrategyError
+from alpha_func.losses.module_loss import Watched, module_loss_of
 from alpha_func.losses.signature import signature
 from alpha_func.transforms.strategies import STRATEGIES, Strategy
 from alpha_func.tree import Tree
@@ -27,6 +25,9 @@ _WRONG = ("wrong", "crash")
 _DIFFERENTIATE_A_BACKWARD = ("forward_over_reverse", "reverse_over_reverse")
 _warned: set[str] = set()
 
+# (loss, params, args, kwargs) -> the names of what differentiates it, and which table of ``verified`` knows them.
+Operators = Callable[[Callable[..., Tensor], Tree, tuple[Any, ...], dict[str, Any]], tuple[set[str], str]]
+
 # Not formulas: the bookkeeping of autograd for in-place writes and casts, and what stands for no gradient.
 _BOOKKEEPING = {"CopyBackwards", "CopySlices", "NotImplemented", "UndefinedGrad", "ToCopyBackward0", "AliasBackward0"}
 _BOOKKEEPING |= {"SqueezeBackward3", "SqueezeBackward5"}  # a view that vmap writes
@@ -36,10 +37,16 @@ _WRONG_THIRD = {"NativeLayerNormBackward0", "NativeBatchNormBackward0[training]"
 
 
 class Guard:
-    """Refuses a loss that runs an operator known to be wrong under a strategy; warns of one never verified."""
+    """Refuses a loss that runs an operator known to be wrong under a strategy; warns of one never verified.
 
-    def __init__(self, strategy: Strategy):
-        self._name = next((name for name, known in STRATEGIES.items() if known is strategy), None)
+    Args:
+        strategy: the one that is guarded; the caller's own is not.
+        operators: how to look at a loss.
+    """
+
+    def __init__(self, strategy: Strategy, operators: Operators):
+        self._name = strategy.name if strategy.is_known else None
+        self._operators = operators
         self._looked_at: dict[Any, tuple[str, ...]] = {}
 
     def __call__(
@@ -51,20 +58,17 @@ class Guard:
         key = _key(loss, params, args, kwargs)
         if key in self._looked_at:
             return self._looked_at[key]
-        third: tuple[str, ...] = ()
-        if isinstance(loss, CapturedLoss):
-            self._judge(active_operators(loss.program(params, *args, **kwargs)), "primitive")
-        else:
-            try:
-                with Watched():
-                    nodes = derivative_nodes(loss, params, args, kwargs)
-            except Exception as error:
-                with Watched():
-                    loss(params, *args, **kwargs)  # the loss's own error, where it is one
-                _warn_once(f"the operators of the loss could not be looked at ({type(error).__name__}: {error})")
-                return ()
-            self._judge(nodes, "derivative")
-            third = tuple(operator_of(name) for name in sorted(nodes & _WRONG_THIRD))
+        try:
+            names, kind = self._operators(loss, params, args, kwargs)
+        except CaptureError:
+            raise
+        except Exception as error:
+            with Watched():
+                loss(params, *args, **kwargs)  # the loss's own error, where it is one
+            _warn_once(f"the operators of the loss could not be looked at ({type(error).__name__}: {error})")
+            return ()
+        self._judge(names, kind)
+        third = tuple(operator_of(name) for name in sorted(names & _WRONG_THIRD))
         if len(self._looked_at) >= _KEPT_SIGNATURES:
             self._looked_at.clear()
         self._looked_at[key] = third
@@ -100,6 +104,14 @@ class Guard:
             f"strategy {self._name!r} is wrong through {operators}, silently: PyTorch's formula, differentiated again, "
             f"is not the second derivative; {' or '.join(remedies)}"
         )
+
+
+def formulas(
+    loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[set[str], str]:
+    """PyTorch's formulas that a backward pass of the loss runs."""
+    with Watched():
+        return derivative_nodes(loss, params, args, kwargs), "derivative"
 
 
 def sealed(number: Tensor, third: tuple[str, ...]) -> Tensor:
@@ -142,8 +154,8 @@ def _warn_once(what: str) -> None:
 
 
 def _key(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    source = loss.loss if isinstance(loss, CapturedLoss) else loss
-    token = source.state.read()[0] if isinstance(source, ModuleLoss) else 0
+    source = module_loss_of(loss)
+    token = source.state.read()[0] if source is not None else 0
     try:
         return signature(params, args, kwargs, [])[0], token
     except TypeError:  # arguments that a signature cannot hold; an uncaptured loss may take them

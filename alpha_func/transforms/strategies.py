@@ -12,12 +12,13 @@ A strategy is a function ``(loss, params, direction) -> Quadratic``, and the cal
     forward_over_forward  jvp(jvp)      the second derivative of α ↦ L(θ + αd); Hd never appears
     ===================== ============= ==========================================================
 
-The first three pass through Hd; ``hessian_vector`` gives it, for any strategy. Inner functions trust: operands are
-validated in ``transforms``.
+The first three pass through Hd. A ``Strategy`` is such a function with its name and what else it gives. Inner functions
+trust: operands are validated in ``transforms``.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, func
@@ -31,12 +32,61 @@ Loss = Callable[[Tree], Tensor]
 ValueSlopeProduct = tuple[Tensor, Tensor, Tree]  # L(θ), dᵀg, Hd
 
 
-class Strategy(Protocol):
-    """How the quadratic of a line is computed; a plain function."""
+class Step(NamedTuple):
+    """What one step knows: the gradient g, the direction d = direction(g), and the quadratic along d."""
 
-    def __call__(self, loss: Loss, params: Tree, direction: Tree, /) -> Quadratic:
+    grads: Tree
+    direction: Tree
+    quadratic: Quadratic
+
+
+@dataclass(frozen=True, eq=False)
+class Strategy:
+    """How the quadratic of a line is computed, by name; called, it gives the quadratic.
+
+    Attributes:
+        name: its key in STRATEGIES, or the name of the caller's own function.
+        function: ``(loss, params, direction) -> Quadratic``.
+        through_product: the same by way of Hd, for a strategy that forms it: (L(θ), dᵀg, Hd).
+        shared_step: a step that shares the gradient with the quadratic, where the strategy can.
+
+    >>> import torch
+    >>> STRATEGIES["forward_over_forward"].product(lambda x: (x**3).sum(), torch.tensor([2.0]), torch.tensor([1.0]))
+    tensor([12.])
+    """
+
+    name: str
+    function: Callable[[Loss, Tree, Tree], Quadratic]
+    through_product: Callable[[Loss, Tree, Tree], ValueSlopeProduct] | None = None
+    shared_step: Callable[[Loss, Tree, DirectionFunction], Step] | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is one of STRATEGIES, and not the caller's own."""
+        return STRATEGIES.get(self.name) is self
+
+    def quadratic(self, loss: Loss, params: Tree, direction: Tree) -> Quadratic:
         """The quadratic of ``loss`` at ``params`` along ``direction``; all of them valid."""
-        ...
+        return self.function(loss, params, direction)
+
+    __call__ = quadratic
+
+    def product(self, loss: Loss, params: Tree, direction: Tree) -> Tree:
+        """Hd; by the identity Hd = ½∇_d(dᵀHd), at about twice the cost, where the strategy never forms it."""
+        if self.through_product is not None:
+            return self.through_product(loss, params, direction)[2]
+        return func.grad(lambda d: self.function(loss, params, d).curvature / 2)(direction)
+
+    def step(self, loss: Loss, params: Tree, direction: DirectionFunction) -> Step:
+        """The gradient, the direction it gives, and the quadratic along it."""
+        if self.shared_step is not None:
+            return self.shared_step(loss, params, direction)
+        grads = func.grad(loss)(params)
+        d = direction(grads)
+        return Step(grads, d, self.function(loss, params, d))
+
+
+StrategyLike = str | Strategy | Callable[[Loss, Tree, Tree], Quadratic]  # what stands for one in an argument
 
 
 def forward_over_reverse(loss: Loss, params: Tree, direction: Tree) -> Quadratic:
@@ -95,57 +145,6 @@ def forward_over_forward(loss: Loss, params: Tree, direction: Tree) -> Quadratic
     return Quadratic(value, slope, curvature)
 
 
-STRATEGIES: dict[str, Strategy] = {
-    "forward_over_reverse": forward_over_reverse,
-    "reverse_over_reverse": reverse_over_reverse,
-    "reverse_over_forward": reverse_over_forward,
-    "forward_over_forward": forward_over_forward,
-}
-
-
-def hessian_vector(strategy: Strategy) -> Callable[[Loss, Tree, Tree], Tree]:
-    """The product Hd by the composition that a strategy uses.
-
-    A strategy that never forms Hd, the caller's own among them, gives it by the identity Hd = ½∇_d(dᵀHd), at about
-    twice its cost.
-
-    >>> import torch
-    >>> hessian_vector(forward_over_forward)(lambda x: (x**3).sum(), torch.tensor([2.0]), torch.tensor([1.0]))
-    tensor([12.])
-    """
-    product = _PRODUCTS.get(strategy)
-    if product is not None:
-        return lambda loss, params, direction: product(loss, params, direction)[2]
-
-    def half_gradient_of_curvature(loss: Loss, params: Tree, direction: Tree) -> Tree:
-        def half_curvature(direction: Tree) -> Tensor:
-            return strategy(loss, params, direction).curvature / 2
-
-        return func.grad(half_curvature)(direction)
-
-    return half_gradient_of_curvature
-
-
-def gradient_and_line(strategy: Strategy) -> Callable[[Loss, Tree, DirectionFunction], tuple[Tree, Tree, Quadratic]]:
-    """The gradient, the direction it gives, and the quadratic along it, with work shared where the strategy can.
-
-    Double backward shares the gradient; any other strategy runs after a gradient of its own.
-
-    >>> import torch
-    >>> gradient_and_line(reverse_over_reverse)(lambda x: (x**2).sum(), torch.tensor([1.0]), lambda g: -g)
-    (tensor([2.]), tensor([-2.]), Quadratic(value=tensor(1.), slope=tensor(-4.), curvature=tensor(8.)))
-    """
-    if strategy is reverse_over_reverse:
-        return _shared_double_backward
-
-    def gradient_then_strategy(loss: Loss, params: Tree, direction: DirectionFunction) -> tuple[Tree, Tree, Quadratic]:
-        grads = func.grad(loss)(params)
-        d = direction(grads)
-        return grads, d, strategy(loss, params, d)
-
-    return gradient_then_strategy
-
-
 def _jvp_of_grad(loss: Loss, params: Tree, direction: Tree) -> ValueSlopeProduct:
     (grads, value), (hd, _) = func.jvp(func.grad_and_value(loss), (params,), (direction,))
     return value, tree.vdot(direction, grads), hd
@@ -184,21 +183,26 @@ def _grad_of_jvp(loss: Loss, params: Tree, direction: Tree) -> ValueSlopeProduct
     return value, slope, hd
 
 
-_PRODUCTS: dict[Strategy, Callable[[Loss, Tree, Tree], ValueSlopeProduct]] = {
-    forward_over_reverse: _jvp_of_grad,
-    reverse_over_reverse: _vjp_of_grad,
-    reverse_over_forward: _grad_of_jvp,
-}
-
-
 def _contract(direction: Tree, value_slope_product: ValueSlopeProduct) -> Quadratic:
     value, slope, hd = value_slope_product
     return Quadratic(value, slope, tree.vdot(direction, hd))
 
 
-def _shared_double_backward(loss: Loss, params: Tree, direction: DirectionFunction) -> tuple[Tree, Tree, Quadratic]:
+def _shared_double_backward(loss: Loss, params: Tree, direction: DirectionFunction) -> Step:
     """As ``reverse_over_reverse``, the direction taken from the gradient that it differentiates."""
     grads, pullback, value = _gradient_pullback(loss, params)
     d = direction(grads)
     (hd,) = pullback(d)
-    return grads, d, Quadratic(value, tree.vdot(d, grads), tree.vdot(d, hd))
+    return Step(grads, d, Quadratic(value, tree.vdot(d, grads), tree.vdot(d, hd)))
+
+
+STRATEGIES: dict[str, Strategy] = {
+    strategy.name: strategy
+    for strategy in (
+        Strategy("forward_over_reverse", forward_over_reverse, _jvp_of_grad),
+        Strategy("reverse_over_reverse", reverse_over_reverse, _vjp_of_grad, _shared_double_backward),
+        Strategy("reverse_over_forward", reverse_over_forward, _grad_of_jvp),
+        Strategy("forward_over_forward", forward_over_forward),
+    )
+}
+DEFAULT_STRATEGY = "reverse_over_reverse"

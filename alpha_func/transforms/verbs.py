@@ -7,37 +7,23 @@ directions or over examples, ``grad`` through α* (of a captured loss where it h
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from alpha_func import tree
-from alpha_func.capture import CapturedLoss
-from alpha_func.capture.running import engine as schemes
-from alpha_func.data_sets.microbatches import MicrobatchedLoss
-from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.quadratic import Quadratic
-from alpha_func.transforms import failures
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
-from alpha_func.transforms.guard import Guard, sealed
-from alpha_func.transforms.strategies import Strategy, gradient_and_line, hessian_vector
-from alpha_func.transforms.validation import aligned, check_params, require_callable, resolve_strategy, scalar_loss
+from alpha_func.transforms.engine import engine_of
+from alpha_func.transforms.strategies import Step, StrategyLike
+from alpha_func.transforms.validation import aligned, check_params, require_callable
 from alpha_func.tree import Tree
 
-DEFAULT_STRATEGY = "reverse_over_reverse"
 _LOSS_SIGNATURE = "(params, *args, **kwargs)"
 
 
-class Step(NamedTuple):
-    """What one step knows: the gradient g, the direction d = direction(g), and the quadratic along d."""
-
-    grads: Tree
-    direction: Tree
-    quadratic: Quadratic
-
-
-def quadratic_along(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) -> Callable[..., Quadratic]:
+def quadratic_along(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None) -> Callable[..., Quadratic]:
     """The local quadratic of a loss along a direction: value L(θ), slope dᵀg, curvature dᵀHd, exact to rounding.
 
     Args:
@@ -61,29 +47,16 @@ def quadratic_along(loss: Callable[..., Tensor], *, strategy: str | Strategy | N
     Quadratic(value=tensor(5.), slope=tensor(2.), curvature=tensor(2.))
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
-    if isinstance(loss, MicrobatchedLoss):
-        return _in_chunks(loss, strategy)
-    if strategy is None and isinstance(loss, CapturedLoss):
-        return _taylor(loss)
-    chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
-    guard = Guard(chosen)
+    engine = engine_of(loss, strategy)
 
     def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
         check_params(params)
-        d = aligned(params, direction, "direction")
-        loss_of_params = scalar_loss(loss, args, kwargs)
-
-        def attempt(strategy: Strategy) -> Quadratic:
-            return _accumulated(strategy(loss_of_params, params, d))
-
-        with twice_differentiable():
-            third = guard(loss, params, args, kwargs)
-            return _sealed(failures.run(attempt, chosen, loss_of_params, params), third)
+        return _accumulated(engine.quadratic(params, aligned(params, direction, "direction"), args, kwargs))
 
     return quadratic
 
 
-def optimal_alpha(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) -> Callable[..., Tensor]:
+def optimal_alpha(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None) -> Callable[..., Tensor]:
     """α* = −dᵀg / dᵀHd, where the local quadratic of the loss along d is stationary.
 
     The quadratic's ``alpha`` alone, with IEEE semantics: a zero direction gives NaN, zero curvature ±inf, and negative
@@ -109,7 +82,7 @@ def optimal_alpha(loss: Callable[..., Tensor], *, strategy: str | Strategy | Non
     return alpha
 
 
-def hvp(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) -> Callable[..., Tree]:
+def hvp(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None) -> Callable[..., Tree]:
     """The Hessian-vector product Hd, without H.
 
     Args:
@@ -125,22 +98,11 @@ def hvp(loss: Callable[..., Tensor], *, strategy: str | Strategy | None = None) 
     tensor([ 6., 12.])
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
-    if isinstance(loss, MicrobatchedLoss):
-        return _product_in_chunks(loss, strategy)
-    chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
-    guard = Guard(chosen)
+    engine = engine_of(loss, strategy)
 
     def product(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Tree:
         check_params(params)
-        d = aligned(params, direction, "direction")
-        loss_of_params = scalar_loss(loss, args, kwargs)
-
-        def attempt(strategy: Strategy) -> Tree:
-            return hessian_vector(strategy)(loss_of_params, params, d)
-
-        with twice_differentiable():
-            third = guard(loss, params, args, kwargs)
-            return tree.map(lambda leaf: sealed(leaf, third), failures.run(attempt, chosen, loss_of_params, params))
+        return engine.product(params, aligned(params, direction, "direction"), args, kwargs)
 
     return product
 
@@ -149,7 +111,7 @@ def grad_and_quadratic(
     loss: Callable[..., Tensor],
     direction: DirectionFunction = steepest_descent,
     *,
-    strategy: str | Strategy | None = None,
+    strategy: StrategyLike | None = None,
 ) -> Callable[..., Step]:
     """The gradient, a direction made of it, and the quadratic of the loss along that direction.
 
@@ -170,110 +132,17 @@ def grad_and_quadratic(
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
     require_callable("direction", direction, "(grads)")
-    if isinstance(loss, MicrobatchedLoss):
-        return _step_in_chunks(loss, direction, strategy)
-    if strategy is None and isinstance(loss, CapturedLoss):
-        return _adjoint(loss, direction)
-    chosen = resolve_strategy(strategy or DEFAULT_STRATEGY)
-    guard = Guard(chosen)
+    engine = engine_of(loss, strategy)
 
     def step(params: Tree, *args: Any, **kwargs: Any) -> Step:
         check_params(params)
-        loss_of_params = scalar_loss(loss, args, kwargs)
 
-        own: list[Exception] = []
+        def checked(grads: Tree) -> Tree:
+            return aligned(params, direction(grads), "direction(grads)")
 
-        def checked_direction(grads: Tree) -> Tree:
-            try:
-                d = direction(grads)
-            except Exception as error:
-                own.append(error)
-                raise
-            return aligned(params, d, "direction(grads)")
-
-        def attempt(strategy: Strategy) -> Step:
-            grads, d, quadratic = gradient_and_line(strategy)(loss_of_params, params, checked_direction)
-            return Step(grads, d, _accumulated(quadratic))
-
-        with twice_differentiable():
-            third = guard(loss, params, args, kwargs)
-            grads, d, quadratic = failures.run(attempt, chosen, loss_of_params, params, own=own)
-            return Step(grads, d, _sealed(quadratic, third))
-
-    return step
-
-
-def _taylor(loss: CapturedLoss) -> Callable[..., Quadratic]:
-    """``quadratic_along`` of a captured loss: one forward sweep of its program."""
-    by_double_backward = quadratic_along(loss, strategy=DEFAULT_STRATEGY)
-
-    def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
-        check_params(params)
-        d = aligned(params, direction, "direction")
-        try:
-            return _accumulated(schemes.quadratic(loss, params, d, args, kwargs))
-        except schemes.NotSwept:
-            return by_double_backward(params, d, *args, **kwargs)
-
-    return quadratic
-
-
-def _adjoint(loss: CapturedLoss, direction: DirectionFunction) -> Callable[..., Step]:
-    """``grad_and_quadratic`` of a captured loss: its gradient program, and the second-order adjoint's."""
-    by_double_backward = grad_and_quadratic(loss, direction, strategy=DEFAULT_STRATEGY)
-
-    def checked_direction(grads: Tree) -> Tree:
-        return aligned(grads, direction(grads), "direction(grads)")
-
-    def step(params: Tree, *args: Any, **kwargs: Any) -> Step:
-        check_params(params)
-        try:
-            if direction is steepest_descent:
-                grads, d, quadratic = schemes.descent(loss, params, args, kwargs)
-            else:
-                grads, d, quadratic = schemes.along(loss, params, checked_direction, args, kwargs)
-        except schemes.NotSwept:
-            return by_double_backward(params, *args, **kwargs)
-        return Step(grads, d, _accumulated(quadratic))
-
-    return step
-
-
-def _sealed(quadratic: Quadratic, third: tuple[str, ...]) -> Quadratic:
-    return quadratic._replace(curvature=sealed(quadratic.curvature, third))
-
-
-def _in_chunks(loss: MicrobatchedLoss, strategy: str | Strategy | None) -> Callable[..., Quadratic]:
-    along = quadratic_along(loss.loss, strategy=strategy)
-
-    def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
-        check_params(params)
-        return loss.quadratic(along, params, aligned(params, direction, "direction"), args, kwargs)
-
-    return quadratic
-
-
-def _product_in_chunks(loss: MicrobatchedLoss, strategy: str | Strategy | None) -> Callable[..., Tree]:
-    along = hvp(loss.loss, strategy=strategy)
-
-    def product(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Tree:
-        check_params(params)
-        return loss.product(along, params, aligned(params, direction, "direction"), args, kwargs)
-
-    return product
-
-
-def _step_in_chunks(
-    loss: MicrobatchedLoss, direction: DirectionFunction, strategy: str | Strategy | None
-) -> Callable[..., Step]:
-    """Two passes: the direction is made of the whole gradient, which no chunk has."""
-    along = quadratic_along(loss.loss, strategy=strategy)
-
-    def step(params: Tree, *args: Any, **kwargs: Any) -> Step:
-        check_params(params)
-        grads = loss.gradient(params, args, kwargs)
-        d = aligned(params, direction(grads), "direction(grads)")
-        return Step(grads, d, loss.quadratic(along, params, d, args, kwargs))
+        # Engines know −g by its name: it needs no check, and a captured loss has a program for it.
+        found = engine.step(params, direction if direction is steepest_descent else checked, args, kwargs)
+        return found._replace(quadratic=_accumulated(found.quadratic))
 
     return step
 

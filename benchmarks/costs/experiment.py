@@ -7,14 +7,15 @@
 import statistics
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import torch
 
 from alpha_func.experiment.data import load
-from alpha_func.experiment.records import RecordFile
 from alpha_func.experiment.settings import Experiment, network
 from alpha_func.experiment.training import batches, observe, steps_of
+from alpha_func.observer.loggers import CSVLog
 
 ROUNDS, EPOCHS = 5, 100
 
@@ -37,10 +38,10 @@ def main() -> None:
         module = network(experiment, 10, 1)
         with (
             tempfile.TemporaryDirectory() as folder,
-            RecordFile(Path(folder) / "steps.csv", list(dict(module.named_parameters()))) as records,
+            closing(CSVLog(Path(folder) / "steps.csv")) as log,
         ):
             for record, _ in observe(experiment, data, module):
-                records.write(record)
+                log(record)
 
     plain(), observed()  # warm up
     ratios, per_step = [], []

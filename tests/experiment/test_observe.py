@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from alpha_func import functional_loss
+from alpha_func import StepRecord, functional_loss
 from alpha_func.experiment.cli import main
 from alpha_func.experiment.data import load
 from alpha_func.experiment.settings import Experiment, network
@@ -55,20 +55,26 @@ def test_records_are_those_of_plain_sgd_and_a_dense_hessian():
     for record, batch in zip(got, batches(experiment, data), strict=True):
         params = {name: p.detach().clone() for name, p in module.named_parameters()}
         truth = dense(loss, params, batch.inputs, batch.targets)
-        expected = truth.quadratic_along(-truth.gradient)
+        expected = truth.quadratic_along(-0.1 * truth.gradient)
         optimizer.zero_grad()
         nn.functional.mse_loss(module(batch.inputs), batch.targets).backward()
         optimizer.step()
         after = loss({name: p.detach() for name, p in module.named_parameters()}, batch.inputs, batch.targets)
-        norms = [p.grad.norm().item() for p in module.parameters()]
+        norms = {f"step_norm.{name}": 0.1 * p.grad.norm().item() for name, p in module.named_parameters()}
+        norm = 0.1 * truth.gradient.norm().item()
+        promised = -expected.slope.item() - expected.curvature.item() / 2
         assert record.loss == pytest.approx(expected.value.item(), rel=1e-12)
         assert record.slope == pytest.approx(expected.slope.item(), rel=1e-12)
         assert record.curvature == pytest.approx(expected.curvature.item(), rel=1e-11)
-        assert record.alpha == pytest.approx(expected.alpha.item(), rel=1e-11)
-        assert record.lr_over_alpha == pytest.approx(0.1 / expected.alpha.item(), rel=1e-11)
+        assert record.alpha_steps == pytest.approx(expected.alpha.item(), rel=1e-11)
+        assert record.alpha_lr == pytest.approx(0.1 * expected.alpha.item(), rel=1e-11)
         assert record.loss_after == pytest.approx(after.item(), rel=1e-12)
-        assert record.direction_norms == pytest.approx(norms, rel=1e-12)
-        assert record.direction_norm == pytest.approx(truth.gradient.norm().item(), rel=1e-12)
+        assert record.gain_ratio == pytest.approx((expected.value - after).item() / promised, rel=1e-9)
+        assert {name: record.more[name] for name in norms} == pytest.approx(norms, rel=1e-12)
+        assert record.step_norm == pytest.approx(norm, rel=1e-12)
+        assert record.directional_sharpness == pytest.approx(expected.curvature.item() / norm**2, rel=1e-10)
+        assert record.trained_slope == pytest.approx(expected.slope.item(), rel=1e-12)
+        assert record.agrees is True
 
 
 def test_every_kth_step_records_what_every_step_does_there():
@@ -77,12 +83,13 @@ def test_every_kth_step_records_what_every_step_does_there():
     assert [record.step for record in every_seventh] == list(range(0, 64, 7))
     for record in every_seventh:
         assert record.loss == pytest.approx(every_step[record.step].loss, rel=1e-6)
-        assert record.alpha == pytest.approx(every_step[record.step].alpha, rel=1e-4)
+        assert record.alpha_steps == pytest.approx(every_step[record.step].alpha_steps, rel=1e-4)
 
 
 def test_stepping_by_alpha_descends_a_quadratic_to_its_minimum():
-    got, *_ = records(lr=None, hidden=(), batch_size=1000, epochs=30, dtype="float64")
-    assert all(record.lr == record.alpha for record in got)
+    got, *_ = records(lr=None, hidden=(), batch_size=1000, epochs=20, dtype="float64")
+    assert [record.alpha_steps for record in got] == pytest.approx([1.0] * 20, rel=1e-12)
+    assert [record.lr for record in got] == pytest.approx([record.alpha_lr for record in got], rel=1e-12)
     for record in got:
         vertex = record.loss - record.slope**2 / (2 * record.curvature)
         assert record.loss_after == pytest.approx(vertex, rel=1e-12)
@@ -90,7 +97,7 @@ def test_stepping_by_alpha_descends_a_quadratic_to_its_minimum():
 
 def test_factor_scales_the_step_by_alpha():
     got, *_ = records(lr=None, factor=0.5, epochs=1)
-    assert all(record.lr == 0.5 * record.alpha for record in got if record.curvature > 0)
+    assert all(record.lr == pytest.approx(0.5 * record.alpha_lr, rel=1e-5) for record in got if record.curvature > 0)
 
 
 def test_alpha_is_not_stepped_by_where_the_curvature_is_not_positive():
@@ -124,13 +131,11 @@ def test_command_line_leaves_table_configuration_and_pictures(tmp_path, capsys):
     assert {path.name for path in out.iterdir()} == FILES
     table = pd.read_csv(out / "steps.csv")
     assert len(table) == 3 * 14
-    assert list(table.columns[:11]) == [
-        "epoch", "batch", "step", "loss", "slope", "curvature", "alpha", "lr", "lr_over_alpha", "loss_after",
-        "direction_norm",
+    assert list(table.columns) == [
+        *StepRecord._fields[:-1], "epoch", "batch", "optimizer",
+        *(f"step_norm.{name}" for name in ("0.weight", "0.bias", "2.weight", "2.bias")),
     ]  # fmt: skip
-    assert list(table.columns[15:]) == [
-        f"direction_norm.{name}" for name in ("0.weight", "0.bias", "2.weight", "2.bias")
-    ]
+    assert table.agrees.all()
     configuration = json.loads((out / "config.json").read_text())
     assert configuration["command"][:2] == ["alpha-func", "observe"]
     assert configuration["experiment"]["data"] == "diabetes"
@@ -153,7 +158,7 @@ def test_the_recorded_configuration_repeats_the_run(tmp_path):
 def test_verbose_prints_what_the_notebook_printed(tmp_path, capsys):
     observe_cli("--epochs", 11, "--batch-size", 500, "--verbose", "--out", tmp_path / "run")
     lines = capsys.readouterr().out.splitlines()
-    assert sum("direction norms 0.weight" in line for line in lines) == 11
+    assert sum("step norms 0.weight" in line for line in lines) == 11
     assert [line.split(":")[0] for line in lines if ": loss" in line] == ["epoch 0", "epoch 10"]
 
 

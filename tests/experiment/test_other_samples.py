@@ -11,11 +11,10 @@ from torch import nn
 from alpha_func import functional_loss
 from alpha_func.experiment.cli import main
 from alpha_func.experiment.data import load
+from alpha_func.experiment.other_samples import NAMES
 from alpha_func.experiment.settings import Experiment, network
 from alpha_func.experiment.training import batches
 from tests.helpers.reference import dense, flat
-
-NAMES = ("loss", "slope", "curvature", "alpha")
 
 
 def observe_cli(*arguments):
@@ -42,16 +41,16 @@ def test_both_are_the_live_optimizers_step_on_a_dense_hessian_of_those_samples(n
         module.zero_grad()
         nn.functional.mse_loss(module(batch.inputs), batch.targets).backward()
         optimizer.step()
-        d = (flat({key: p.detach() for key, p in module.named_parameters()}) - flat(before)) / 0.03
+        d = flat({key: p.detach() for key, p in module.named_parameters()}) - flat(before)
         after = pieces[(k + 1) % 7]  # the last one's is the first
         expected = {"held_out": (after.inputs, after.targets)} | (
             {} if k % 3 else {"full": (data.inputs, data.targets)}
         )
         for where, samples in expected.items():
             q = dense(loss, before, *samples).quadratic_along(d)
-            for column, number in zip(NAMES, (*q, q.alpha), strict=True):
+            for column, number in zip(NAMES, (*q, q.alpha, 0.03 * q.alpha), strict=True):
                 assert table[f"{where}_{column}"][k] == pytest.approx(float(number), rel=1e-9), (where, column, k)
-        assert math.isnan(table.full_alpha[k]) == bool(k % 3)
+        assert math.isnan(table.full_alpha_lr[k]) == bool(k % 3)
 
 
 def test_they_change_nothing_of_what_else_is_recorded(tmp_path):
@@ -73,9 +72,9 @@ def test_the_report_gives_the_median_of_each_and_the_bias_shows(tmp_path, capsys
     shown = capsys.readouterr().out
     for where, column in (("", "alpha"), (" on a held-out batch", "held_out_alpha"), (" on all samples", "full_alpha")):
         (number,) = re.findall(rf"median α\*{where} +(-?\d\S*)", shown)
-        assert float(number) == pytest.approx(table[column].median(), rel=1e-3)
+        assert float(number) == pytest.approx(table[f"{column}_lr"].median(), rel=1e-3)
     # Of the same batch, the slope holds the noise that the direction was made of; of others it does not.
-    assert table.alpha.median() > 1.5 * table.full_alpha.median() > 0
+    assert table.alpha_lr.median() > 1.5 * table.full_alpha_lr.median() > 0
     means = table[["slope", "held_out_slope", "full_slope"]].mean()
     assert means.slope < 1.3 * means.full_slope < 0
     assert means.held_out_slope == pytest.approx(means.full_slope, abs=0.5 * abs(means.slope - means.full_slope))
@@ -130,4 +129,4 @@ def test_bad_use_is_one_line_and_nothing_written(name, tmp_path, capsys):
 def test_a_batch_that_is_all_samples_can_be_measured_on_all(tmp_path):
     assert observe_cli("--batch-size", 1000, "--epochs", 3, "--full-data", 1, "--out", tmp_path / "run") == 0
     table = pd.read_csv(tmp_path / "run" / "steps.csv")
-    assert torch.allclose(torch.tensor(table.alpha), torch.tensor(table.full_alpha), rtol=1e-5)
+    assert torch.allclose(torch.tensor(table.alpha_lr), torch.tensor(table.full_alpha_lr), rtol=1e-5)

@@ -120,7 +120,7 @@ def check(name: str, scheme: str, backend: str, dtype: torch.dtype) -> None:
     else:
         grads, along, quadratic = grad_and_quadratic(loss)(case.params, *case.args, **kwargs)
         assert torch.equal(flat(along), -flat(grads))
-    assert loss.program(case.params, *case.args, **kwargs).schemes["verified"], "the sweeps were not run"
+    assert loss.program(case.params, *case.args, **kwargs).schemes.verified, "the sweeps were not run"
     if scheme == "descent":
         truth = truth_of(name, tree.map(lambda leaf: leaf.double(), along))
     else:

@@ -12,12 +12,23 @@ import pytest
 
 from alpha_func import StepRecord
 from alpha_func.observer.loggers import CSVLog, JSONLinesLog, MLflowLog, TensorBoardLog, WandbLog
+from alpha_func.observer.record import columns
 
 RECORDS = [
-    StepRecord(0, 2.5, -0.5, 0.25, 2.0, 0.1, 0.2, 0.9, 0.0, 1.5, 0.01),
-    StepRecord(10, math.nan, -0.5, 0.0, math.inf, 0.1, -math.inf, 0.9, 0.0, 1.5, 0.01),
-]
-NUMBERS = [name for name in StepRecord._fields if name != "step"]
+    StepRecord(
+        0, 2.5, -0.5, 0.25, 2.0, 0.2, 0.1, 2.1, 1.1, 1.5, 0.11, 0.9, 0.0, 2.5, -0.5, 1.0, True, {"seconds": 0.01}
+    ),
+    StepRecord(
+        10, math.nan, -0.5, 0.0, math.inf, -math.inf, 0.1, math.nan, math.nan, 1.5, 0.0, 0.9, 0.0, math.nan,
+        -0.7, math.nan, False, {"seconds": 0.01},
+    ),
+]  # fmt: skip
+COLUMNS = [*StepRecord._fields[:-1], "seconds"]
+NUMBERS = [name for name in COLUMNS if name != "step"]
+
+
+def numbers(record):
+    return [float(value) for value in columns(record).values()]
 
 
 def test_a_csv_file_holds_the_records(tmp_path):
@@ -27,9 +38,10 @@ def test_a_csv_file_holds_the_records(tmp_path):
     with (tmp_path / "new" / "alpha.csv").open() as file:  # on disk before it is closed
         rows = list(csv.DictReader(file))
     log.close()
-    assert list(rows[0]) == list(StepRecord._fields)
+    assert list(rows[0]) == COLUMNS
     for row, record in zip(rows, RECORDS, strict=True):
-        assert [float(v) for v in row.values()] == pytest.approx(list(record), nan_ok=True)
+        read = [v == "True" if v in ("True", "False") else float(v) for v in row.values()]
+        assert read == pytest.approx(numbers(record), nan_ok=True)
 
 
 @pytest.mark.parametrize("kind", [CSVLog, JSONLinesLog])
@@ -67,8 +79,8 @@ def test_json_lines_are_json_and_floats_again(tmp_path):
 
     lines = [json.loads(line, parse_constant=refuse) for line in (tmp_path / "alpha.jsonl").read_text().splitlines()]
     for line, record in zip(lines, RECORDS, strict=True):
-        assert list(line) == list(StepRecord._fields)
-        assert [float(value) for value in line.values()] == pytest.approx(list(record), nan_ok=True)
+        assert list(line) == COLUMNS
+        assert [float(value) for value in line.values()] == pytest.approx(numbers(record), nan_ok=True)
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -89,7 +101,7 @@ def test_tensorboard_reads_the_scalars_back(tmp_path, own):
     for name in NUMBERS:
         scalars = events.Scalars(f"alpha_func/{name}")
         assert [s.step for s in scalars] == [0, 10]
-        assert [s.value for s in scalars] == pytest.approx([getattr(r, name) for r in RECORDS], nan_ok=True)
+        assert [s.value for s in scalars] == pytest.approx([float(columns(r)[name]) for r in RECORDS], nan_ok=True)
 
 
 def leveldb_records(content, header=7, block=32768):
@@ -136,7 +148,7 @@ def test_wandb_keeps_the_records_beside_the_callers_own_rows(tmp_path, monkeypat
     assert len(rows) == (4 if commit else 2)
     written = [row for row in rows if "alpha_func/step" in row]
     assert [json.loads(row["alpha_func/step"]) for row in written] == [0, 10]
-    assert json.loads(written[0]["alpha_func/alpha"]) == 2.0
+    assert json.loads(written[0]["alpha_func/alpha_steps"]) == 2.0
     assert [json.loads(row["mine"]) for row in rows if "mine" in row] == [0, 1]
 
 
@@ -156,7 +168,7 @@ def test_mlflow_keeps_the_history_of_every_metric(tmp_path, monkeypatch):
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "alpha_func/loss")
     assert [m.step for m in history] == [0, 10]
     assert [m.value for m in history] == pytest.approx([2.5, math.nan], nan_ok=True)
-    (alpha, _) = mlflow.MlflowClient().get_metric_history(run.info.run_id, "alpha_func/alpha")
+    (alpha, _) = mlflow.MlflowClient().get_metric_history(run.info.run_id, "alpha_func/alpha_steps")
     assert alpha.value == 2.0
 
 

@@ -84,7 +84,7 @@ def test_a_lightning_run_that_accumulates_and_clips_logs_to_its_own_loggers(tmp_
     )
     logger.save()
     with (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["alpha_func/alpha"]]
+        rows = [row for row in csv.DictReader(file) if row["alpha_func/alpha_steps"]]
     assert len(rows) == 6
     assert all(float(row["alpha_func/curvature"]) != 0 for row in rows)
 

@@ -21,7 +21,7 @@ from alpha_func import (
     quadratic_along,
     tree,
 )
-from alpha_func.transforms.guard import Guard
+from alpha_func.transforms.guard import Guard, formulas
 from tests.helpers.cases import MODULES, mse_net, squared_error
 from tests.helpers.reference import assert_close, double_backward
 
@@ -123,7 +123,7 @@ def test_later_looks_run_nothing():
         calls += 1
         return x.square().sum()
 
-    guard = Guard(STRATEGIES["reverse_over_reverse"])
+    guard = Guard(STRATEGIES["reverse_over_reverse"], formulas)
     for _ in range(3):
         guard(loss, torch.ones(2), (), {})
     assert calls == 1
@@ -131,7 +131,7 @@ def test_later_looks_run_nothing():
 
 def test_later_looks_are_cheap():
     case = mse_net()
-    guard = Guard(STRATEGIES["reverse_over_reverse"])
+    guard = Guard(STRATEGIES["reverse_over_reverse"], formulas)
     guard(case.loss, case.params, case.args, {})
     seconds = min(timeit.repeat(lambda: guard(case.loss, case.params, case.args, {}), number=200, repeat=5)) / 200
     assert seconds < 100e-6  # about 10 µs on a quiet machine

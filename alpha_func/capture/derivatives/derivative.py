@@ -3,6 +3,10 @@
     v = f(x)     a call of an operator; x its tensor operands, t their tangents, None where a tangent is zero
     λ            the adjoint of v
 
+A complex number is the two real ones that it is made of, with the inner product Re Σ λ̄·t: so an adjoint is the
+derivative by the real part plus i times that by the imaginary part, as PyTorch's gradients are, and the pullback of a
+function of one complex number is λ·conj(f′).
+
 ``first`` is Df[t], ``second`` is D²f[t, t], ``pullback`` is Dfᵀ[λ]. An operator has a law where its derivative is
 known in a closed form (linear, bilinear, a function of one number, softmax), and otherwise PyTorch's own: the jvp, the
 jvp of the jvp and the vjp of this one operator, traced.
@@ -17,6 +21,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from alpha_func.capture.builder.builder import Builder
+from alpha_func.capture.builder.operands import broadcast, conjugate, converted, filled, is_complex
+
+aten = torch.ops.aten
 
 Value = Any  # a node or a number; None for a zero tangent
 
@@ -35,13 +42,21 @@ FIRST: dict[Any, Rule] = {}
 SECOND: dict[Any, Rule] = {}
 SLOPE: dict[Any, Callable[[Builder, Call], Any]] = {}  # f′ of a function of one number, shared by both directions
 
+# The adjoints of the leading operands; those after them have none.
 PULLBACK: dict[Any, Callable[[Builder, Call, tuple[Any, ...], Any], list[Any]]] = {}
 
 
-def rules(first_rule: Rule, second_rule: Rule, *targets: Any) -> None:
-    """Enter these two into the tables."""
+def rules(first_rule: Rule, second_rule: Rule, *targets: Any, real: bool = False) -> None:
+    """Enter these two into the tables; ``real``: they hold for real operands alone."""
     for target in targets:
-        FIRST[target], SECOND[target] = first_rule, second_rule
+        FIRST[target], SECOND[target] = (_of_reals(r) if real else r for r in (first_rule, second_rule))
+
+
+def _of_reals(rule: Rule) -> Rule:
+    def rule_of_reals(b: Builder, call: Call, tangents: Any) -> Any:
+        return NotImplemented if any(map(is_complex, pytree.tree_leaves(call.args))) else rule(b, call, tangents)
+
+    return rule_of_reals
 
 
 def no_tangent(b: Builder, call: Call, tangents: Any) -> Any:
@@ -55,7 +70,7 @@ def first(b: Builder, call: Call, tangents: tuple[Any, ...]) -> Any:
         return _per_output(call, None)
     rule = FIRST.get(call.target)
     found = rule(b, call, tangents) if rule else NotImplemented
-    return _traced(b, call, tangents, _jvp) if found is NotImplemented else found
+    return _as_value(b, call, _traced(b, call, tangents, _jvp) if found is NotImplemented else found)
 
 
 def second(b: Builder, call: Call, tangents: tuple[Any, ...]) -> Any:
@@ -64,18 +79,32 @@ def second(b: Builder, call: Call, tangents: tuple[Any, ...]) -> Any:
         return _per_output(call, None)
     rule = SECOND.get(call.target)
     found = rule(b, call, tangents) if rule else NotImplemented
-    return _traced(b, call, tangents, _jvp_of_jvp) if found is NotImplemented else found
+    return _as_value(b, call, _traced(b, call, tangents, _jvp_of_jvp) if found is NotImplemented else found)
 
 
 def pullback(b: Builder, call: Call, active: tuple[Any, ...], adjoints: Any) -> list[Any]:
     """Dfᵀ[λ], for each operand where ``active`` (of the nesting of ``call.args``) is true, in order; else None."""
-    rule = PULLBACK.get(call.target)
-    if rule is not None:
-        return rule(b, call, active, adjoints)
-    slope = SLOPE.get(call.target)
-    if slope is not None:
-        return [b.call(torch.ops.aten.mul.Tensor, adjoints, slope(b, call)), *([None] * (len(call.args) - 1))]
-    return _traced(b, call, (active, adjoints), _vjp)
+    if call.target in PULLBACK:
+        found = PULLBACK[call.target](b, call, active, adjoints)
+    elif call.target in SLOPE:
+        found = [b.call(aten.mul.Tensor, adjoints, conjugate(b, SLOPE[call.target](b, call)))]
+    else:
+        return _traced(b, call, (active, adjoints), _vjp)
+    return found + [None] * (len(pytree.tree_leaves(active)) - len(found))
+
+
+def _as_value(b: Builder, call: Call, found: Any) -> Any:
+    """A derivative in the shape and dtype of its value, which the operands may have been broadcast or promoted to."""
+    if isinstance(found, (tuple, list)):
+        vals = call.value.meta["val"]
+        return [None if part is None else _like(b, part, val) for part, val in zip(found, vals, strict=True)]
+    return None if found is None else _like(b, found, call.value.meta["val"])
+
+
+def _like(b: Builder, x: Any, val: Tensor) -> Any:
+    if not isinstance(x, fx.Node):
+        return filled(b, val.shape, x, val.dtype, val.device)
+    return broadcast(b, converted(b, x, val.dtype), val.shape)
 
 
 def _per_output(call: Call, what: Any) -> Any:
@@ -105,7 +134,8 @@ def _traced(b: Builder, call: Call, tangents: Any, transform: Callable[..., Any]
 
         with b.mode:
             # One fake tensor for each operand, though two share theirs: make_fx tells its inputs apart by identity.
-            inputs = [torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device=v.device) for v in vals]
+            # Dense ones: PyTorch's forward mode takes no expanded tensor.
+            inputs = [torch.empty_like(v) for v in vals]
             # PyTorch's formulas write in place here and there (linalg_vector_norm).
             b.traces[key] = make_fx(func.functionalize(derivative))(*inputs)
     return b.inline(b.traces[key], [leaves[i] for i in where])
@@ -148,9 +178,3 @@ def _vjp(target: Any, args: Any, kwargs: Any, active_and_adjoints: Any) -> Any:
     back = func.vjp(with_adjoints, *at)[1]
     found = iter(back([a for a in adjoints if a is not None] if several else adjoints))
     return [next(found) if pick else None for pick in chosen]
-
-
-def is_differentiable(value: Any) -> bool:
-    """Whether a value can have a tangent: it is real and floating point."""
-    val = value.meta["val"] if isinstance(value, fx.Node) else None
-    return isinstance(val, torch.Tensor) and val.is_floating_point()

@@ -118,7 +118,9 @@ rules(_gelu, _gelu_second, aten.gelu.default)
 def _pow(b: Builder, call: Call, t: Any) -> Any:
     """v₁ = n·xⁿ⁻¹·t."""
     x, n = call.args
-    return times(b, t[0], b.call(aten.pow.Tensor_Scalar, x, n - 1), n) if n >= 1 else NotImplemented
+    if isinstance(n, complex) or n < 1:
+        return NotImplemented
+    return times(b, t[0], b.call(aten.pow.Tensor_Scalar, x, n - 1), n)
 
 
 def _pow_second(b: Builder, call: Call, t: Any) -> Any:
@@ -126,7 +128,7 @@ def _pow_second(b: Builder, call: Call, t: Any) -> Any:
     x, n = call.args
     if n == 1:
         return None
-    if n < 2:
+    if isinstance(n, complex) or n < 2:
         return NotImplemented
     rest = 1 if n == 2 else b.call(aten.pow.Tensor_Scalar, x, n - 2)
     return times(b, times(b, t[0], t[0]), rest, n * (n - 1))

@@ -4,9 +4,10 @@ from operator import getitem
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from alpha_func.capture.builder.builder import Builder, plus, times
-from alpha_func.capture.builder.operands import broadcast, filled_like
+from alpha_func.capture.builder.operands import filled_like
 from alpha_func.capture.derivatives.derivative import Call, no_tangent, rules
 
 aten = torch.ops.aten
@@ -18,28 +19,39 @@ rules(
     no_tangent,
     aten.bernoulli.default,
     aten.bernoulli.p,
-    aten.ceil.default,
     aten.detach.default,
     aten.empty_like.default,
-    aten.floor.default,
     aten.full_like.default,
     aten.new_zeros.default,
     aten.ones_like.default,
     aten.rand_like.default,
     aten.randn_like.default,
+    aten.zeros_like.default,
+)
+# Steps: constant on pieces of the real line, so of no complex number.
+rules(
+    no_tangent,
+    no_tangent,
+    aten.ceil.default,
+    aten.floor.default,
     aten.round.default,
     aten.sgn.default,
     aten.sign.default,
-    aten.zeros_like.default,
+    real=True,
 )
 
 
 # Linear in the first operand.
 
 
+def _others(t: Any) -> bool:
+    """Whether an operand after the first has a tangent."""
+    return any(leaf is not None for leaf in pytree.tree_leaves(t[1:]))
+
+
 def _in_first(b: Builder, call: Call, t: Any) -> Any:
     """f(x) linear in x: v₁ = f(t)."""
-    return b.call(call.target, t[0], *call.args[1:], **call.kwargs)
+    return NotImplemented if _others(t) else b.call(call.target, t[0], *call.args[1:], **call.kwargs)
 
 
 _LINEAR = (
@@ -56,6 +68,12 @@ _LINEAR = (
     aten.squeeze.dims,
     aten.slice.Tensor,
     aten.select.int,
+    aten._conj_physical.default,
+    aten._fft_c2c.default,
+    aten._fft_c2r.default,
+    aten._fft_r2c.default,
+    aten.view_as_complex.default,
+    aten.view_as_real.default,
     aten.sum.default,
     aten.sum.dim_IntList,
     aten.mean.default,
@@ -71,7 +89,6 @@ _LINEAR = (
     aten.gather.default,
     aten.index_select.default,
     aten.embedding.default,
-    aten.constant_pad_nd.default,
     aten.avg_pool2d.default,
     aten._adaptive_avg_pool2d.default,
     aten.diagonal.default,
@@ -85,6 +102,8 @@ _LINEAR = (
 
 def _linear_outputs(b: Builder, call: Call, t: Any) -> Any:
     """f(x) linear in x, of several outputs."""
+    if _others(t):
+        return NotImplemented
     node = b.call(call.target, t[0], *call.args[1:], **call.kwargs)
     return [b.call(getitem, node, i) for i in range(len(node.meta["val"]))]
 
@@ -108,6 +127,14 @@ def _nll(b: Builder, call: Call, t: Any) -> Any:
 rules(_nll, no_tangent, aten.nll_loss_forward.default, aten.nll_loss2d_forward.default)
 
 
+def _pad(b: Builder, call: Call, t: Any) -> Any:
+    """What is filled in is constant: v₁ = pad(t, 0)."""
+    return b.call(call.target, t[0], call.args[1])
+
+
+rules(_pad, no_tangent, aten.constant_pad_nd.default)
+
+
 def _masked_fill(b: Builder, call: Call, t: Any) -> Any:
     """Where it is filled nothing passes."""
     return NotImplemented if t[2] is not None else b.call(aten.masked_fill.Scalar, t[0], call.args[1], 0)
@@ -123,10 +150,19 @@ def _add(b: Builder, call: Call, t: Any) -> Any:
     """D(x + a·y) = t_x + a·t_y."""
     sign = -1 if call.target in (aten.sub.Tensor, aten.sub.Scalar) else 1
     y = times(b, t[1], sign * call.kwargs.get("alpha", 1)) if len(t) > 1 else None
-    return broadcast(b, plus(b, t[0], y), call.value.meta["val"].shape)
+    return plus(b, t[0], y)
 
 
 rules(_add, no_tangent, aten.add.Tensor, aten.sub.Tensor, aten.add.Scalar, aten.sub.Scalar)
+
+
+def _complex(b: Builder, call: Call, t: Any) -> Any:
+    """D(x + i·y) = t_x + i·t_y."""
+    parts = [filled_like(b, x, 0) if tx is None else tx for x, tx in zip(call.args, t, strict=True)]
+    return b.call(aten.complex.default, *parts)
+
+
+rules(_complex, no_tangent, aten.complex.default)
 
 
 def _cat(b: Builder, call: Call, t: Any) -> Any:
@@ -141,7 +177,7 @@ rules(_cat, no_tangent, aten.cat.default, aten.stack.default)
 def _where(b: Builder, call: Call, t: Any) -> Any:
     """D where(c, x, y) = where(c, t_x, t_y)."""
     branches = [filled_like(b, x, 0, ()) if tx is None else tx for x, tx in zip(call.args[1:], t[1:], strict=True)]
-    return broadcast(b, b.call(aten.where.self, call.args[0], *branches), call.value.meta["val"].shape)
+    return b.call(aten.where.self, call.args[0], *branches)
 
 
 rules(_where, no_tangent, aten.where.self)
@@ -162,9 +198,9 @@ def _max_pool(b: Builder, call: Call, t: Any) -> Any:
     """The tangent of each maximum, picked by its index."""
     indices = b.call(getitem, call.value, 1)
     shape = indices.meta["val"].shape
-    planes = b.call(aten.view.default, t[0], [*shape[:-2], -1])
-    picked = b.call(aten.gather.default, planes, -1, b.call(aten.view.default, indices, [*shape[:-2], -1]))
-    return [b.call(aten.view.default, picked, list(shape)), None]
+    planes = b.call(aten.reshape.default, t[0], [*shape[:-2], -1])
+    picked = b.call(aten.gather.default, planes, -1, b.call(aten.reshape.default, indices, [*shape[:-2], -1]))
+    return [b.call(aten.reshape.default, picked, list(shape)), None]
 
 
 rules(_max_pool, no_tangent, aten.max_pool2d_with_indices.default)

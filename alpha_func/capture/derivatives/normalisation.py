@@ -42,11 +42,11 @@ class _Normalised(NamedTuple):
 
     def scale(self, b: Builder) -> Any:
         """r, which broadcasts against y."""
-        return b.call(aten.view.default, self.rstd, self.groups.kept)
+        return b.call(aten.reshape.default, self.rstd, self.groups.kept)
 
     def statistic(self, b: Builder, value: Any) -> Any:
         """A value per group in the shape of the operator's statistics."""
-        return b.call(aten.view.default, value, list(shape_of(self.rstd)))
+        return b.call(aten.reshape.default, value, list(shape_of(self.rstd)))
 
 
 def _normalised(b: Builder, call: Call) -> _Normalised:
@@ -78,13 +78,13 @@ def _pullback(b: Builder, call: Call, active: Any, adjoints: Any) -> list[Any]:
     y, mean, rstd = (*adjoints, None, None)[:3]
     total = None if y is None else n.along(b, y)
     if mean is not None:
-        total = plus(b, total, times(b, b.call(aten.view.default, mean, n.groups.kept), 1 / n.groups.size))
+        total = plus(b, total, times(b, b.call(aten.reshape.default, mean, n.groups.kept), 1 / n.groups.size))
     if rstd is not None:
-        factor = times(b, n.scale(b), n.scale(b), b.call(aten.view.default, rstd, n.groups.kept), -1 / n.groups.size)
+        factor = times(b, n.scale(b), n.scale(b), b.call(aten.reshape.default, rstd, n.groups.kept), -1 / n.groups.size)
         total = plus(b, total, times(b, n.y, factor))
     if mean is not None and y is None and rstd is None:
         total = b.call(aten.expand.default, total, list(shape_of(call.args[0])))
-    return [total, *([None] * (len(call.args) - 1))]
+    return [total]
 
 
 rules(_first, _second, LAYER, BATCH)

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 
 from alpha_func.capture.builder.builder import Builder, plus, times
-from alpha_func.capture.builder.operands import broadcast
 from alpha_func.capture.derivatives.derivative import Call, first, rules
 
 aten = torch.ops.aten
@@ -17,8 +16,7 @@ def _bilinear(target: Any) -> None:
 
     def d(b: Builder, call: Call, t: Any) -> Any:
         x, y = call.args
-        total = plus(b, product(b, t[0], y), product(b, x, t[1]))
-        return broadcast(b, total, call.value.meta["val"].shape)
+        return plus(b, product(b, t[0], y), product(b, x, t[1]))
 
     def d2(b: Builder, call: Call, t: Any) -> Any:
         return times(b, product(b, t[0], t[1]), 2)
@@ -37,8 +35,7 @@ def _addmm(b: Builder, call: Call, t: Any) -> Any:
     _, x, y = call.args
     total = None if t[2] is None else b.call(aten.mm.default, x, t[2])
     if t[0] is not None:
-        shape = call.value.meta["val"].shape
-        total = broadcast(b, t[0], shape) if total is None else b.call(aten.addmm.default, t[0], x, t[2])
+        total = t[0] if total is None else b.call(aten.addmm.default, t[0], x, t[2])
     return plus(b, total, None if t[1] is None else b.call(aten.mm.default, t[1], y))
 
 
@@ -77,7 +74,7 @@ def _div(b: Builder, call: Call, t: Any) -> Any:
     """q = x/y: q₁ = (t_x − q·t_y)/y."""
     _, y = call.args
     top = plus(b, t[0], times(b, call.value, t[1], -1) if len(t) > 1 else None)
-    return broadcast(b, b.call(aten.div.Tensor, top, y), call.value.meta["val"].shape)
+    return b.call(aten.div.Tensor, top, y)
 
 
 def _div_second(b: Builder, call: Call, t: Any) -> Any:
@@ -85,7 +82,7 @@ def _div_second(b: Builder, call: Call, t: Any) -> Any:
     if t[1] is None:
         return None
     top = times(b, first(b, call, t), t[1], -2)
-    return broadcast(b, b.call(aten.div.Tensor, top, call.args[1]), call.value.meta["val"].shape)
+    return b.call(aten.div.Tensor, top, call.args[1])
 
 
 rules(_div, _div_second, aten.div.Tensor)

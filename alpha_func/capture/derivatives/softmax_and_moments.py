@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from alpha_func.capture.builder.builder import Builder, plus, times
-from alpha_func.capture.builder.operands import broadcast
+from alpha_func.capture.builder.operands import places
 from alpha_func.capture.derivatives.derivative import Call, rules
 
 aten = torch.ops.aten
@@ -44,7 +44,7 @@ def _log_softmax_second(b: Builder, call: Call, t: Any) -> Any:
     p = b.call(aten.exp.default, call.value)
     u = _centred(b, p, t[0], call.args[1])
     spread = b.call(aten.sum.dim_IntList, times(b, times(b, p, u), u), [call.args[1]], True)
-    return broadcast(b, times(b, spread, -1), call.value.meta["val"].shape)
+    return times(b, spread, -1)
 
 
 rules(_log_softmax, _log_softmax_second, aten._log_softmax.default)
@@ -54,7 +54,7 @@ def _variance(b: Builder, x: Any, t: Any, how: Any) -> tuple[Any, Any]:
     """D var(x)[t] = 2·mean((x − mean x)·t) and D mean(x)[t] = mean(t), the mean over n − correction entries."""
     dims, correction, keepdim = how
     shape = x.meta["val"].shape
-    dims = list(range(len(shape))) if not dims else [dim % len(shape) for dim in dims]
+    dims = places(dims, len(shape))
     count = math.prod(shape[dim] for dim in dims)
     centred = plus(b, x, times(b, b.call(aten.mean.dim, x, dims, True), -1))
     moment = b.call(aten.sum.dim_IntList, times(b, centred, t), dims, keepdim)
@@ -85,5 +85,5 @@ def _var_mean_second(b: Builder, call: Call, t: Any) -> Any:
     return [times(b, b.call(getitem, both, 0), 2), None]
 
 
-rules(_var, _var_second, aten.var.correction)
-rules(_var_mean, _var_mean_second, aten.var_mean.correction)
+rules(_var, _var_second, aten.var.correction, real=True)
+rules(_var_mean, _var_mean_second, aten.var_mean.correction, real=True)

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from alpha_func.capture.builder.builder import Builder, Law, fake_mode, finished, replay
-from alpha_func.capture.builder.operands import dtype_of, is_call, is_number, shape_of
+from alpha_func.capture.builder.operands import dtype_of, is_call, is_number, result_shape, shape_of
 
 aten = torch.ops.aten
 
@@ -33,7 +33,8 @@ def _sum_is_one_kernel(b: Builder, args: Any, kwargs: Any) -> Any:
         inner: Any
         inner, c = term.args if _is_multiple(term) else (term, 1)
         single = inner is term or inner in b.once
-        if single and is_call(inner, aten.mm.default) and dtype_of(x) == dtype_of(inner):
+        grows = shape_of(inner) != result_shape(x, inner)  # these kernels broadcast x to the product, never the product
+        if single and is_call(inner, aten.mm.default) and not grows and dtype_of(x) == dtype_of(inner):
             return b.write(aten.addmm.default, x, *inner.args, **({} if c == 1 else {"alpha": c}))
         if single and is_call(inner, aten.bmm.default) and shape_of(x) == shape_of(inner):
             return b.write(aten.baddbmm.default, x, *inner.args, **({} if c == 1 else {"alpha": c}))
@@ -54,7 +55,7 @@ def _inner_product_is_one_kernel(b: Builder, args: Any, kwargs: Any) -> Any:
     if order is None or dtype_of(x) != dtype_of(y) or dtype_of(x) not in (torch.float32, torch.float64):
         return None
     in_order = [b.write(aten.permute.default, operand, order) if order else operand for operand in (x, y)]
-    return b.write(aten.dot.default, *(b.write(aten.view.default, operand, [-1]) for operand in in_order))
+    return b.write(aten.dot.default, *(b.write(aten.reshape.default, operand, [-1]) for operand in in_order))
 
 
 def _dense_order(x: fx.Node, y: fx.Node) -> list[int] | None:

@@ -61,7 +61,7 @@ def _forward(target: Any) -> Law:
         centred = plus(b, x, times(b, mean, -1))
         rstd = b.call(aten.rsqrt.default, plus(b, groups.mean(b, times(b, centred, centred)), args[-1]))
         shape = groups.kept if target is LAYER else [shape_of(x)[1]]
-        return [times(b, centred, rstd), *(b.call(aten.view.default, part, shape) for part in (mean, rstd))]
+        return [times(b, centred, rstd), *(b.call(aten.reshape.default, part, shape) for part in (mean, rstd))]
 
     return normalisation_in_primitives
 
@@ -72,7 +72,8 @@ def _backward(target: Any) -> Law:
         t, x = args[:2]
         groups = groups_of(target, x, args[1:])
         m, r = (
-            b.call(aten.view.default, part, groups.kept) for part in (args[3:5] if target is LAYER_BACK else args[5:7])
+            b.call(aten.reshape.default, part, groups.kept)
+            for part in (args[3:5] if target is LAYER_BACK else args[5:7])
         )
         y = times(b, plus(b, x, times(b, m, -1)), r)
         along = plus(b, t, times(b, groups.mean(b, t), -1), times(b, y, groups.mean(b, times(b, y, t)), -1))

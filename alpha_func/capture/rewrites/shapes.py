@@ -5,13 +5,16 @@ from typing import Any
 import torch
 
 from alpha_func.capture.builder.builder import Builder, Law
-from alpha_func.capture.builder.operands import filled_like, is_call, is_zero, shape_of
+from alpha_func.capture.builder.operands import converted, is_call, is_inexact, places, shape_of
 from alpha_func.capture.rewrites.table import law
 
 aten = torch.ops.aten
 
 
-@law(aten.detach.default, aten.alias.default, aten.lift_fresh.default, aten.lift_fresh_copy.default)
+@law(
+    *(aten.detach.default, aten.alias.default, aten.lift_fresh.default, aten.lift_fresh_copy.default),
+    *(aten.resolve_conj.default, aten.resolve_neg.default),
+)
 def aliases_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
     """alias(x) = x."""
     return args[0]
@@ -47,7 +50,7 @@ def transposes_are_permutations(b: Builder, args: Any, kwargs: Any) -> Any:
     """transpose(x, i, j) = permute(x, ...)."""
     x, i, j = args
     dims = list(range(len(shape_of(x))))
-    if dims:
+    if dims:  # 0-d is its own transpose
         dims[i], dims[j] = dims[j], dims[i]
     return b.call(aten.permute.default, x, dims)
 
@@ -57,8 +60,6 @@ def permutations_compose(b: Builder, args: Any, kwargs: Any) -> Any:
     """permute(permute(x, p), q) = permute(x, p∘q), and the identity is none."""
     x, dims = args
     dims = [dim % len(dims) for dim in dims]
-    if is_zero(x):
-        return filled_like(b, x, 0, [shape_of(x)[dim] for dim in dims])
     if is_call(x, aten.permute.default):
         x, dims = x.args[0], [x.args[1][dim] for dim in dims]
     if dims == sorted(dims):
@@ -66,44 +67,43 @@ def permutations_compose(b: Builder, args: Any, kwargs: Any) -> Any:
     return b.write(aten.permute.default, x, dims)
 
 
-def _view_of(target: Any) -> Law:
-    def squeezes_are_views(b: Builder, args: Any, kwargs: Any) -> Any:
-        """squeeze(x) = view(x), unsqueeze(x) = view(x)."""
+def _reshape_of(target: Any) -> Law:
+    def squeezes_are_reshapes(b: Builder, args: Any, kwargs: Any) -> Any:
+        """squeeze(x) = reshape(x), unsqueeze(x) = reshape(x)."""
         with b.mode:
             shape = target(args[0].meta["val"], *args[1:]).shape
-        return b.call(aten.view.default, args[0], list(shape))
+        return b.call(aten.reshape.default, args[0], list(shape))
 
-    return squeezes_are_views
+    return squeezes_are_reshapes
 
 
 for _target in (aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims):
-    law(_target)(_view_of(_target))
+    law(_target)(_reshape_of(_target))
 
 
-@law(aten.view.default)
-def views_compose(b: Builder, args: Any, kwargs: Any) -> Any:
-    """view(view(x)) = view(x), and the view in the same shape is none."""
-    x, shape = args
+@law(aten.reshape.default, aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default)
+def reshapes_compose(b: Builder, args: Any, kwargs: Any) -> Any:
+    """view(x) = reshape(x), reshape(reshape(x)) = reshape(x), and the reshape to the same shape is none.
+
+    A view asks for strides, and those of an input may be others at the next call: a program has reshapes alone.
+    """
+    x, shape = args[:2]
     if -1 in shape:
         known = 1
         for size in shape:
             known *= size if size != -1 else 1
         shape = [x.meta["val"].numel() // known if size == -1 else size for size in shape]
-    if is_zero(x):
-        return filled_like(b, x, 0, shape)
-    while is_call(x, aten.view.default):
+    while is_call(x, aten.reshape.default):
         x = x.args[0]
-    return x if shape_of(x) == tuple(shape) else b.write(aten.view.default, x, list(shape))
+    return x if shape_of(x) == tuple(shape) else b.write(aten.reshape.default, x, list(shape))
 
 
 @law(aten.expand.default)
 def expands_compose(b: Builder, args: Any, kwargs: Any) -> Any:
-    """expand(expand(x)) = expand(x), the expand to the same shape is none, and of a filled tensor it is filled."""
+    """expand(expand(x)) = expand(x), and the expand to the same shape is none."""
     x, wanted = args[0], args[1]
     own = (1,) * (len(wanted) - len(shape_of(x))) + shape_of(x)
     shape = [size if new == -1 else new for size, new in zip(own, wanted, strict=True)]
-    if is_call(x, aten.full.default):
-        return filled_like(b, x, x.args[1], shape)
     if is_call(x, aten.expand.default):
         x = x.args[0]
     return x if shape_of(x) == tuple(shape) else b.write(aten.expand.default, x, shape)
@@ -111,11 +111,11 @@ def expands_compose(b: Builder, args: Any, kwargs: Any) -> Any:
 
 @law(aten.sum.dim_IntList)
 def sums_over_nothing_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
-    """Σ over dims of size 1 is a view."""
+    """Σ over dims of size 1 is a reshape, of integers as int64."""
     x, dims, *keepdim = args
     shape = shape_of(x)
-    over = {dim % len(shape) for dim in dims} if dims else set(range(len(shape)))
+    over = places(dims, len(shape))
     if kwargs or any(shape[dim] != 1 for dim in over):
         return None
     kept = [size for dim, size in enumerate(shape) if (keepdim and keepdim[0]) or dim not in over]
-    return b.call(aten.view.default, x, kept)
+    return b.call(aten.reshape.default, x if is_inexact(x) else converted(b, x, torch.int64), kept)

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-from alpha_func.capture.builder.builder import Builder, finished, is_impure, plus, take_any_strides, times
-from alpha_func.capture.builder.operands import filled_like
-from alpha_func.capture.sweeps.sweep import Coefficients, Values, backward, forward, propagate, second_terms, started
+from alpha_func.capture.builder.builder import Builder, finished, is_impure, plus, times
+from alpha_func.capture.builder.operands import conjugate, filled_like, real
+from alpha_func.capture.sweeps.sweep import Coefficients, Values, backward, extend, forward, second_terms, started
 
 aten = torch.ops.aten
 
@@ -75,13 +75,19 @@ def _gradient(lowered: fx.GraphModule, parameters: int) -> tuple[Builder, Values
 def _line(b: Builder, values: Values, adjoints: Coefficients, directions: list[fx.Node]) -> tuple[Any, Any]:
     """(slope, curvature)."""
     along: Coefficients = dict(zip(values.inputs, directions, strict=False))
-    propagate(b, values, along)
     curvature = None
-    for adjoint, bend in second_terms(b, values, along, adjoints):
-        curvature = plus(b, curvature, b.call(aten.sum.default, times(b, adjoint, bend)))
+    for node, call in values.calls.items():  # a tangent is gone when its last call is done
+        extend(b, node, call, along)
+        for adjoint, bend in second_terms(b, node, call, along, adjoints):
+            curvature = plus(b, curvature, _inner(b, adjoint, bend))
     zero = filled_like(b, values.output, 0)
     slope = along.get(values.result)
     return zero if slope is None else slope, zero if curvature is None else curvature
+
+
+def _inner(b: Builder, x: Any, y: Any) -> Any:
+    """⟨x, y⟩ = Re Σ x̄·y."""
+    return real(b, b.call(aten.sum.default, times(b, conjugate(b, x), y)))
 
 
 def _parted(b: Builder, first: list[Any], directions: list[fx.Node], second: list[Any]) -> TwoPrograms:
@@ -122,6 +128,5 @@ def _copied(b: Builder, nodes: list[fx.Node], inputs: list[fx.Node], outputs: li
     for node in nodes:
         env[node] = graph.node_copy(node, env.__getitem__)
     graph.output(tuple(env[node] for node in outputs))
-    take_any_strides(graph)
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or is_impure(node.target))
     return fx.GraphModule(b.constants, graph)

@@ -8,7 +8,7 @@ All are kept by the node of the *lowered* program, for two of its nodes may have
 (``detach``). A node of several outputs has a list of each.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import getitem
 from typing import Any, NamedTuple
 
@@ -18,8 +18,8 @@ from torch.utils import _pytree as pytree
 from alpha_func.capture import derivatives as rules  # noqa: F401  fills the tables
 from alpha_func.capture.builder.active import is_constant
 from alpha_func.capture.builder.builder import Builder, bound, fake_mode, plus
-from alpha_func.capture.builder.operands import filled_like
-from alpha_func.capture.derivatives.derivative import Call, first, is_differentiable, pullback, second
+from alpha_func.capture.builder.operands import filled_like, is_inexact
+from alpha_func.capture.derivatives.derivative import Call, first, pullback, second
 from alpha_func.capture.rewrites import LAWS
 
 Coefficients = dict[fx.Node, Any]
@@ -41,8 +41,13 @@ def started(lowered: fx.GraphModule) -> tuple[Builder, list[fx.Node]]:
     return b, [b.placeholder(str(node.target), b.as_fake(node.meta["val"])) for node in nodes]
 
 
-def forward(b: Builder, lowered: fx.GraphModule, inputs: list[fx.Node]) -> Values:
-    """Write the lowered program itself."""
+def forward(
+    b: Builder,
+    lowered: fx.GraphModule,
+    inputs: list[fx.Node],
+    follow: Callable[[fx.Node, Call], None] | None = None,
+) -> Values:
+    """Write the lowered program itself; ``follow`` writes what is to come right after each call."""
     placeholders = lowered.graph.find_nodes(op="placeholder")
     env: dict[fx.Node, Any] = dict(zip(placeholders, inputs, strict=True))
     calls: dict[fx.Node, Call] = {}
@@ -53,42 +58,41 @@ def forward(b: Builder, lowered: fx.GraphModule, inputs: list[fx.Node]) -> Value
             args, kwargs = bound(node, env)
             env[node] = b.call(node.target, *args, **kwargs)
             calls[node] = Call(node.target, args, kwargs, env[node])
+            if follow is not None:
+                follow(node, calls[node])
     (result,) = pytree.tree_leaves(lowered.graph.output_node().args[0])
     return Values(placeholders, calls, result, env[result])
 
 
-def propagate(b: Builder, values: Values, one: Coefficients, two: Coefficients | None = None) -> None:
-    """Extend the first coefficients, and the second where wanted, from the inputs to every value.
+def extend(b: Builder, node: fx.Node, call: Call, one: Coefficients, two: Coefficients | None = None) -> None:
+    """Extend the first coefficients, and the second where wanted, from the operands of a call to its value.
 
     t_v = Df[t], s_v = Df[s] + D²f[t, t].
     """
-    for node, call in values.calls.items():
-        if node.target is getitem:
-            source, i = _source(node)
-            for coefficients in (one, two):
-                if coefficients is not None and source in coefficients:
-                    coefficients[node] = coefficients[source][i]
-            continue
-        t = operands(node, one)
-        if _all_zero(t):
-            continue
-        one[node] = _differentiable(call, first(b, call, t))
-        if two is not None:
-            two[node] = _differentiable(call, _sum(b, first(b, call, operands(node, two)), second(b, call, t)))
+    if node.target is getitem:
+        source, i = _source(node)
+        for coefficients in (one, two):
+            if coefficients is not None and source in coefficients:
+                coefficients[node] = coefficients[source][i]
+        return
+    t = operands(node, one)
+    if _all_zero(t):
+        return
+    one[node] = _differentiable(call, first(b, call, t))
+    if two is not None:
+        two[node] = _differentiable(call, _sum(b, first(b, call, operands(node, two)), second(b, call, t)))
 
 
-def second_terms(b: Builder, values: Values, one: Coefficients, adjoints: Coefficients) -> Iterator[tuple[Any, Any]]:
-    """(λ_v, D²f_v[t, t]) for each output of each operator where neither is zero."""
-    for node, call in values.calls.items():
-        λ = adjoints.get(node)
-        if node.target is getitem or λ is None:
-            continue
-        t = operands(node, one)
-        if _all_zero(t):
-            continue
-        bends = second(b, call, t)
-        pairs = zip(λ, bends, strict=True) if isinstance(λ, list) else [(λ, bends)]
-        yield from ((adjoint, bend) for adjoint, bend in pairs if adjoint is not None and bend is not None)
+def second_terms(
+    b: Builder, node: fx.Node, call: Call, one: Coefficients, adjoints: Coefficients
+) -> Iterator[tuple[Any, Any]]:
+    """(λ_v, D²f_v[t, t]) for each output of a call where neither is zero."""
+    λ, t = adjoints.get(node), operands(node, one)
+    if node.target is getitem or λ is None or _all_zero(t):
+        return
+    bends = second(b, call, t)
+    pairs = zip(λ, bends, strict=True) if isinstance(λ, list) else [(λ, bends)]
+    yield from ((adjoint, bend) for adjoint, bend in pairs if adjoint is not None and bend is not None)
 
 
 def backward(b: Builder, values: Values, parameters: int) -> Coefficients:
@@ -133,8 +137,7 @@ def _active(values: Values, parameters: int) -> set[fx.Node]:
     for node, call in values.calls.items():
         if is_constant(node.target):
             continue
-        several = isinstance(call.value.meta["val"], (list, tuple))
-        if not active.isdisjoint(node.all_input_nodes) and (several or is_differentiable(call.value)):
+        if not active.isdisjoint(node.all_input_nodes) and is_inexact(call.value):
             active.add(node)
     return active
 
@@ -153,5 +156,5 @@ def _differentiable(call: Call, tangent: Any) -> Any:
     """The tangents of the outputs that can have one."""
     val = call.value.meta["val"]
     if isinstance(val, (list, tuple)):
-        return [t if v.is_floating_point() else None for t, v in zip(tangent, val, strict=True)]
-    return tangent if val.is_floating_point() else None
+        return [t if is_inexact(v) else None for t, v in zip(tangent, val, strict=True)]
+    return tangent if is_inexact(val) else None

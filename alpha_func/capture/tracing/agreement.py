@@ -102,7 +102,7 @@ def _near(got: Tensor, expected: Tensor, operands: list[Tensor]) -> bool:
     a, b = float(got), float(expected)
     if a == b or (math.isnan(a) and math.isnan(b)):
         return True
-    roundings = [_rounding(t) for t in (*operands, expected) if t.is_floating_point()]
+    roundings = [_rounding(t) for t in (*operands, expected) if t.is_floating_point() or t.is_complex()]
     return abs(a - b) <= _NEAR * max(roundings) * max(abs(a), abs(b)) < math.inf
 
 
@@ -137,7 +137,7 @@ class _Disturbed(fx.Interpreter):
         return tree.map(self._disturbed, super().run_node(n))
 
     def _disturbed(self, value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+        if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
             return value
         noise = (2 * torch.rand(value.shape, generator=self._noise) - 1).to(value) * _rounding(value)
         disturbed = value + value * noise

@@ -1,0 +1,120 @@
+"""What answers the verbs: every loss has an engine, and the verbs ask nothing else of it.
+
+    quadratic(params, direction, args, kwargs)   value, slope and curvature along a direction
+    product(params, direction, args, kwargs)     Hd
+    step(params, direction, args, kwargs)        the gradient, the direction made of it, the quadratic along that
+
+Here is the engine of a plain function: a strategy of torch.func, behind the guard. A loss that is made of another one
+(captured, cut into chunks) brings its own, as ``loss.engine(strategy)``. Engines trust: the verbs have validated.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+
+from alpha_func import tree
+from alpha_func.losses.kernels import twice_differentiable
+from alpha_func.losses.module_loss import LossOfLoss
+from alpha_func.quadratic import Quadratic
+from alpha_func.transforms import failures
+from alpha_func.transforms.directions import DirectionFunction
+from alpha_func.transforms.guard import Guard, Operators, formulas, sealed
+from alpha_func.transforms.strategies import DEFAULT_STRATEGY, Loss, Step, Strategy, StrategyLike
+from alpha_func.transforms.validation import resolve_strategy, scalar_loss
+from alpha_func.tree import Tree
+
+T = TypeVar("T")
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+class Engine(Protocol):
+    """How a loss answers the verbs."""
+
+    def quadratic(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
+        """The quadratic along ``direction``, which has the structure of ``params``."""
+        ...
+
+    def product(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Tree:
+        """Hd, of the structure of ``params``."""
+        ...
+
+    def step(self, params: Tree, direction: DirectionFunction, args: Args, kwargs: Kwargs) -> Step:
+        """The gradient, ``direction`` of it, and the quadratic along that."""
+        ...
+
+
+def engine_of(loss: Callable[..., Tensor], strategy: StrategyLike | None) -> Engine:
+    """The engine that a loss brings, or that of a plain function."""
+    return loss.engine(strategy) if isinstance(loss, LossOfLoss) else Uncaptured(loss, strategy)
+
+
+class Uncaptured:
+    """The engine of a function, differentiated as it is by a strategy.
+
+    Args:
+        loss: the function.
+        strategy: left out, double backward.
+        operators: what the guard looks at: the formulas that autograd runs, or the operators of a program.
+    """
+
+    def __init__(
+        self, loss: Callable[..., Tensor], strategy: StrategyLike | None, operators: Operators = formulas
+    ) -> None:
+        self._loss, self._strategy = loss, resolve_strategy(strategy or DEFAULT_STRATEGY)
+        self._guard = Guard(self._strategy, operators)
+
+    def quadratic(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
+        """The strategy's quadratic."""
+
+        def attempt(strategy: Strategy, loss: Loss) -> Quadratic:
+            return strategy.quadratic(loss, params, direction)
+
+        found, third = self._run(attempt, params, args, kwargs)
+        return _sealed(found, third)
+
+    def product(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Tree:
+        """The strategy's Hd."""
+
+        def attempt(strategy: Strategy, loss: Loss) -> Tree:
+            return strategy.product(loss, params, direction)
+
+        found, third = self._run(attempt, params, args, kwargs)
+        return tree.map(lambda leaf: sealed(leaf, third), found)
+
+    def step(self, params: Tree, direction: DirectionFunction, args: Args, kwargs: Kwargs) -> Step:
+        """The strategy's step."""
+        own: list[Exception] = []
+
+        def watched(grads: Tree) -> Tree:
+            try:
+                return direction(grads)
+            except Exception as error:
+                own.append(error)
+                raise
+
+        def attempt(strategy: Strategy, loss: Loss) -> Step:
+            return strategy.step(loss, params, watched)
+
+        found, third = self._run(attempt, params, args, kwargs, own)
+        return found._replace(quadratic=_sealed(found.quadratic, third))
+
+    def _run(
+        self,
+        attempt: Callable[[Strategy, Loss], T],
+        params: Tree,
+        args: Args,
+        kwargs: Kwargs,
+        own: Sequence[Exception] = (),
+    ) -> tuple[T, tuple[str, ...]]:
+        """What the attempt gives, and the operators whose third derivative is wrong."""
+        loss = scalar_loss(self._loss, args, kwargs)
+        with twice_differentiable():
+            third = self._guard(self._loss, params, args, kwargs)
+            found = failures.run(lambda s: attempt(s, loss), self._strategy, loss, params, own=own)
+        return found, third
+
+
+def _sealed(quadratic: Quadratic, third: tuple[str, ...]) -> Quadratic:
+    return quadratic._replace(curvature=sealed(quadratic.curvature, third))
