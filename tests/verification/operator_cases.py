@@ -12,7 +12,7 @@ from torch.testing._internal.opinfo.core import SampleInput
 from alpha_func import functional_loss, tree
 
 SAMPLES, LARGEST = 6, 20000  # an operator's samples, and the entries of one
-OURS = ("_weight_norm", "embedding.plain", "grad_of.", "lstm", "gru", "rnn_tanh")
+OURS = ("_weight_norm", "embedding.plain", "grad_of.", "bias_alone.", "full.", "lstm", "gru", "rnn_tanh")
 
 
 class _LowPrecision(Exception):  # noqa: N818
@@ -91,6 +91,10 @@ def cases() -> dict[str, tuple[Any, Any]]:
     listed["embedding.plain"] = (lambda w, i: nn.functional.embedding(i, w), _embedding_samples)
     for name, function in GRADIENTS.items():
         listed[f"grad_of.{name}"] = (partial(_gradient, function), _matrix_samples)
+    # op_db gives it a triangle; what it leaves unread is there in use.
+    listed["full.triangular_solve"] = (torch.triangular_solve, _square_samples)
+    for name, function in BIASED.items():
+        listed[f"bias_alone.{name}"] = (function, _bias_samples)
     for name in ("lstm", "gru", "rnn_tanh"):
         listed[name] = (getattr(torch, name), lambda name=name: _recurrent_samples(name))
     return listed
@@ -116,6 +120,14 @@ GRADIENTS = {
 }
 
 
+# A normalisation of data, without a weight, of which the bias is trained.
+BIASED = {
+    "layer_norm": lambda b, x: nn.functional.layer_norm(x, x.shape[1:], None, b),
+    "batch_norm": lambda b, x: nn.functional.batch_norm(x, None, None, None, b, training=True),
+    "batch_norm_eval": lambda b, x: nn.functional.batch_norm(x, x[0] * 0, x[0] * 0 + 1, None, b),
+}
+
+
 def _gradient(function: Any, x: Tensor) -> Tensor:
     return func.grad(lambda x: (2 * function(x)).sin().sum())(x)
 
@@ -123,6 +135,17 @@ def _gradient(function: Any, x: Tensor) -> Tensor:
 def _matrix_samples() -> Iterator[SampleInput]:
     for i in range(3):
         yield SampleInput(torch.randn(4, 6, generator=torch.Generator().manual_seed(i)).double().requires_grad_())
+
+
+def _square_samples() -> Iterator[SampleInput]:
+    for n in (2, 3):
+        a = _leaf(n, n) + 3 * torch.eye(n, dtype=torch.float64)
+        yield SampleInput(_leaf(n, 2).requires_grad_(), args=(a.requires_grad_(),))
+
+
+def _bias_samples() -> Iterator[SampleInput]:
+    for i, sample in enumerate(_matrix_samples()):
+        yield SampleInput(_leaf(6).roll(i).requires_grad_(), args=(sample.input.detach(),))
 
 
 def _leaf(*shape: int) -> Tensor:

@@ -59,6 +59,15 @@ def _of_reals(rule: Rule) -> Rule:
     return rule_of_reals
 
 
+def composed(formula: Callable[..., Any]) -> Rule:
+    """The rule that a derivative is ``formula(target, args, kwargs, tangents)``, of tensors, in torch's functions."""
+
+    def rule(b: Builder, call: Call, tangents: Any) -> Any:
+        return _traced(b, call, tangents, formula)
+
+    return rule
+
+
 def no_tangent(b: Builder, call: Call, tangents: Any) -> Any:
     """The rule of what is zero, for each output."""
     return _per_output(call, None)

@@ -1,5 +1,6 @@
 """Operators that are constant, or linear in their operands: v₁ = f(t), and no second derivative."""
 
+import math
 from operator import getitem
 from typing import Any
 
@@ -192,6 +193,15 @@ def _relu(b: Builder, call: Call, t: Any) -> Any:
 
 
 rules(_relu, no_tangent, aten.relu.default)
+
+
+def _nan_to_num(b: Builder, call: Call, t: Any) -> Any:
+    """A tangent passes where the operand is a number."""
+    finite = b.call(aten.lt.Scalar, b.call(aten.abs.default, call.args[0]), math.inf)
+    return b.call(aten.where.self, finite, t[0], filled_like(b, t[0], 0, ()))
+
+
+rules(_nan_to_num, no_tangent, aten.nan_to_num.default, real=True)
 
 
 def _max_pool(b: Builder, call: Call, t: Any) -> Any:

@@ -10,6 +10,7 @@ from alpha_func.capture.builder.operands import (
     Number,
     broadcast,
     converted,
+    dtype_of,
     filled_like,
     is_call,
     is_filled,
@@ -127,10 +128,12 @@ def differences_are_sums(b: Builder, args: Any, kwargs: Any) -> Any:
 
 @law(aten.pow.Tensor_Scalar)
 def small_powers_are_products(b: Builder, args: Any, kwargs: Any) -> Any:
-    """x¹ = x, x² = x·x."""
+    """x¹ = x, x² = x·x, x^½ = √x."""
     x, n = args
     if n == 1:
         return x
+    if n == 0.5:
+        return b.call(aten.sqrt.default, x)
     return b.call(aten.mul.Tensor, x, x) if n == 2 else None
 
 
@@ -195,6 +198,8 @@ def sums_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
     sums are merged."""
     x, y = args
     if kwargs.get("alpha", 1) != 1:
+        if dtype_of(x) is torch.bool:
+            return None
         return b.call(aten.add.Tensor, x, b.call(aten.mul.Tensor, y, kwargs["alpha"]))
     x, y = _ordered(x, y)
     if not isinstance(x, fx.Node):

@@ -75,10 +75,13 @@ def _gradient(lowered: fx.GraphModule, parameters: int) -> tuple[Builder, Values
 def _line(b: Builder, values: Values, adjoints: Coefficients, directions: list[fx.Node]) -> tuple[Any, Any]:
     """(slope, curvature)."""
     along: Coefficients = dict(zip(values.inputs, directions, strict=False))
+    drops_nan = any(call.target is aten.nan_to_num.default for call in values.calls.values())  # what came before: λ = 0
     curvature = None
     for node, call in values.calls.items():  # a tangent is gone when its last call is done
         extend(b, node, call, along)
         for adjoint, bend in second_terms(b, node, call, along, adjoints):
+            if drops_nan:
+                bend = b.call(aten.where.self, b.call(aten.eq.Scalar, adjoint, 0), filled_like(b, bend, 0, ()), bend)
             curvature = plus(b, curvature, _inner(b, adjoint, bend))
     zero = filled_like(b, values.output, 0)
     slope = along.get(values.result)
