@@ -125,11 +125,11 @@ def substitute(function: Callable[..., Any], composition: Callable[..., Any]) ->
     torch.compiler.substitute_in_graph(function, skip_signature_check=True)(composition)
 
 
-def recording_errors() -> tuple[type[Exception], type[Exception]]:
-    """What Dynamo raises: at its limit of graphs; for whatever it cannot record."""
-    from torch._dynamo import exc
+def limit_reached() -> type[Exception]:
+    """What Dynamo raises at its limit of graphs."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit
 
-    return exc.FailOnRecompileLimitHit, exc.TorchDynamoException
+    return FailOnRecompileLimitHit
 
 
 def allowed_in_graph(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

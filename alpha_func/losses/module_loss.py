@@ -4,6 +4,7 @@ torch.func differentiates pure functions; a module is not one. Its forward updat
 global RNG (dropout) and reads its own parameters. ``functional_loss`` takes all three out.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -116,12 +117,15 @@ class ModuleLoss:
     seen: set[bool] = field(init=False, default_factory=set)  # the modes, train and eval, that it has been called in
     places: tuple[Place, ...] = field(init=False)  # of the parameters, and of the buffers, in the model
     buffers: tuple[Place, ...] = field(init=False)
+    hooked: bool = field(init=False)  # whether there are backward hooks, which are no part of the loss
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "expected", frozenset(self.names))
         object.__setattr__(self, "places", tuple(_place(f"module.{name}") for name in self.names))
         object.__setattr__(self, "buffers", tuple(_place(name) for name, _ in self.model.named_buffers()))
         object.__setattr__(self, "tied", _has_ties(self.model))
+        hooked = any(m._backward_hooks or m._backward_pre_hooks for m in self.model.modules())
+        object.__setattr__(self, "hooked", hooked)
 
     def over(self, names: Iterable[str]) -> "ModuleLoss":
         """The same loss as a function of the parameters of these names; any other is read from the module."""
@@ -150,6 +154,10 @@ class ModuleLoss:
         """
         if len(params) != len(self.names):
             raise ValueError("params has other names")
+        if self.hooked:
+            for module in self.model.modules():
+                module._backward_hooks = OrderedDict()
+                module._backward_pre_hooks = OrderedDict()
         if self.tied:
             state = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
             for name, value in params.items():

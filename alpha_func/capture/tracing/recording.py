@@ -103,7 +103,7 @@ class Recorder:
                 torch.set_grad_enabled(grad)
 
     def _found(self, *call: Any) -> tuple[Recording, Sequence[Tensor]]:
-        full, failed = torch_private.recording_errors()
+        limit_reached = torch_private.limit_reached()
         while True:
             frame = self._frame or self._new_frame()
             try:
@@ -112,9 +112,9 @@ class Recorder:
                 recording, inputs = found.args
                 if recording.holds():
                     return recording, inputs
-            except full:  # Dynamo drops none of its graphs
+            except limit_reached:  # Dynamo drops none of its graphs
                 pass
-            except failed as error:
+            except Exception as error:  # Dynamo's, of whatever kind: the loss itself does not run
                 raise CaptureError(not_recorded(error)) from error
             else:
                 raise CaptureError(f"{_SWITCHED_OFF}, or {EAGER}")
