@@ -8,6 +8,7 @@ import threading
 import torch
 from torch import nn
 from torch._C._functorch import get_dynamic_layer_stack_depth, is_functorch_wrapped_tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 from torch.nn.modules import module as global_hooks
 
@@ -55,7 +56,6 @@ def of_process():
             torch.backends.cudnn.enabled,
             torch._C._get_mkldnn_enabled(),
         ),
-        "levels of torch.func": get_dynamic_layer_stack_depth(),
         "level of forward mode": forward_ad._current_level,
         "dispatch modes": torch._C._len_torch_dispatch_stack(),
         "function modes": torch._C._len_torch_function_stack(),
@@ -94,6 +94,13 @@ def _bits(tensor):
     return id(tensor), values.shape, values.cpu().clone().reshape(-1).view(torch.uint8)
 
 
+def _everything(source):
+    levels = get_dynamic_layer_stack_depth()
+    with temporarily_clear_interpreter_stack():  # within a transform, tensors have no bits
+        module = {} if source is None else of_module(source.model)
+        return of_process() | {"levels of torch.func": levels}, module
+
+
 def same(a, b):
     """Whether two of the above are equal."""
     if isinstance(a, torch.Tensor):
@@ -105,6 +112,13 @@ def same(a, b):
     return a == b
 
 
+def _loss_of(owner):
+    """The loss that a call is of: an engine's, or the loss itself."""
+    if hasattr(owner, "_lookup"):
+        return owner._lookup.__self__
+    return owner if callable(owner) else getattr(owner, "_loss", None)
+
+
 def watched(call):
     """A method of the library that fails where it has changed something."""
 
@@ -113,14 +127,14 @@ def watched(call):
         outermost = not getattr(_within, "call", False) and threading.current_thread() is threading.main_thread()
         if not outermost or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
             return call(self, *args, **kwargs)
-        source = module_loss_of(self if callable(self) else getattr(self, "_loss", None))
-        before = of_process(), of_module(source.model) if source is not None else {}
+        source = module_loss_of(_loss_of(self))
+        before = _everything(source)
         _within.call = True
         try:
             return call(self, *args, **kwargs)
         finally:
             _within.call = False
-            after = of_process(), of_module(source.model) if source is not None else {}
+            after = _everything(source)
             changed = [
                 name for was, now in zip(before, after, strict=True) for name in was if not same(was[name], now[name])
             ]
