@@ -8,6 +8,8 @@ seen: the module itself has no hook, and is copied, saved, scripted and compiled
 import copy
 import random
 import sys
+import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +26,7 @@ _EXACT = (torch.float32, torch.float64)
 _STRUCTURE = frozenset(nn.Module().__dict__) - {"training"}
 _CONTAINERS = (list, dict, set, deque)
 _measuring = 0  # observers at work: the module is then called by them, and not by the loop
+_NOTICE = r"Using `torch.compile\(module\)` when there are global hooks"  # it is this one hook, which fires once
 _Kept = tuple[Any, Any, Any]  # a value, what stands for it if it changes, and what tells that it has
 
 
@@ -72,7 +75,15 @@ class Watch:
         """Watch from now on."""
         if self._handle is None:
             self._parts = {id(part) for part in self._module.modules()}
-            self._handle = register_module_forward_pre_hook(self._on_call)
+            warnings.filterwarnings("ignore", message=_NOTICE)
+            on_call = weakref.WeakMethod(self._on_call)
+
+            def hook(module: nn.Module, args: Any) -> None:
+                if not torch.compiler.is_dynamo_compiling() and (watch := on_call()) is not None:
+                    watch(module, args)
+
+            self._handle = register_module_forward_pre_hook(hook)
+            weakref.finalize(self, self._handle.remove)
 
     def disarm(self) -> None:
         """Watch no longer."""
@@ -95,8 +106,6 @@ class Watch:
         )
 
     def _on_call(self, module: nn.Module, args: Any) -> None:
-        if torch.compiler.is_dynamo_compiling():
-            return
         if _measuring or id(module) not in self._parts or not torch.is_grad_enabled():
             return
         if torch._C._current_graph_task_id() != -1:  # a checkpoint that computes again, within backward

@@ -83,9 +83,10 @@ class Meter:
         self._measured += 1
         numbers = [*quadratic]
         if after:
-            with self._at(theta, batch) as (args, kwargs), torch.no_grad():
-                captured = self._of_names(tuple(theta))[0]
-                loss = captured or self._loss.over(theta)
+            captured = self._of_names(tuple(theta))[0]
+            loss = captured or self._loss.over(theta)
+            # A loss may take a gradient of its own; a program has it written out.
+            with self._at(theta, batch) as (args, kwargs), torch.set_grad_enabled(captured is None):
                 end = dict(zip(theta, torch._foreach_add(list(theta.values()), list(d.values())), strict=True))
                 numbers.append(loss(end, *args, **kwargs))
         found = torch.stack([number.detach().double() for number in numbers]).tolist()  # the device is waited for once
@@ -101,7 +102,7 @@ class Meter:
 
     def value(self, theta: dict[str, Tensor], batch: Batch) -> Tensor:
         """The loss itself at θ, by no program."""
-        with self._at(theta, batch) as (args, kwargs), torch.no_grad():
+        with self._at(theta, batch) as (args, kwargs):
             return scalar_loss(self._loss.over(theta), args, kwargs)(theta)
 
     def give_up_programs(self, why: str) -> None:
@@ -122,7 +123,9 @@ class Meter:
             stack.enter_context(torch.enable_grad())  # a closure or a caller may have left it off
             stack.enter_context(as_it_began(batch.beginning, self._modules, exact, skip))
             self._beginning = batch.beginning
-            yield each_tensor(exact, batch.args), each_tensor(exact, batch.kwargs)
+            # A program writes to no argument; what is tried before there is one may.
+            given = exact if self.by_program and self._measured else lambda value: exact(value).clone()
+            yield each_tensor(given, batch.args), each_tensor(given, batch.kwargs)
 
     def _quadratic(self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch) -> Quadratic:
         captured, along = self._of_names(tuple(theta))
@@ -176,10 +179,10 @@ class _BegunAnew(LossOfLoss):
     def __init__(self, loss: ModuleLoss, begun: Callable[[], AbstractContextManager[None]]):
         self.loss, self._begun = loss, begun
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss."""
         with self._begun():
-            return self.loss(*args, **kwargs)
+            return self.loss(params, *each_tensor(torch.clone, args), **each_tensor(torch.clone, kwargs))
 
     def engine(self, strategy: StrategyLike | None) -> Engine:
         """No program."""
