@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from alpha_func.losses.draws import draws_replayed, rng_state
+from alpha_func.losses.draws import RngState, draws_replayed, other_generators_kept, rng_state
 
 KEPT = 8  # beginnings; more calls of the module before a ``batch`` than that are of no interest
 _EXACT = (torch.float32, torch.float64)
@@ -34,15 +34,13 @@ class Beginning(NamedTuple):
     """What a forward began with.
 
     Attributes:
-        draws: the states of torch's generators.
-        others: those of Python's and NumPy's.
+        draws: where the generators stood.
         state: of every part of the module its attributes and buffers.
         tensors: the ids of the tensors that the module was called with, and their versions.
         weights: the versions of the parameters.
     """
 
-    draws: list[Tensor]
-    others: tuple[Any, Any]
+    draws: RngState
     state: list[tuple[dict[str, Any], dict[str, _Kept]]]
     tensors: dict[int, int]
     weights: list[int]
@@ -98,7 +96,6 @@ class Watch:
         self.begun.append(
             Beginning(
                 rng_state(),
-                other_generators(),
                 [kept for module in (self._module, *self._others) for kept in state_of(module)],
                 {id(value): value._version for value in tensors if isinstance(value, Tensor)},
                 versions(self._module),
@@ -135,30 +132,6 @@ def measuring() -> Iterator[None]:
 def versions(module: nn.Module) -> list[int]:
     """How often each parameter has been written to."""
     return [param._version for param in module.parameters()]
-
-
-def other_generators() -> tuple[Any, Any]:
-    """The states of Python's generator and of NumPy's."""
-    numpy = sys.modules.get("numpy")
-    return random.getstate(), numpy.random.get_state() if numpy else None
-
-
-@contextmanager
-def generators_kept(states: tuple[Any, Any] | None = None) -> Iterator[None]:
-    """Python's and NumPy's generators put back at the end; set to ``states`` before. torch's are kept by the loss."""
-    before = other_generators()
-    try:
-        if states is not None:
-            _set_others(states)
-        yield
-    finally:
-        _set_others(before)
-
-
-def _set_others(states: tuple[Any, Any]) -> None:
-    random.setstate(states[0])
-    if states[1] is not None:
-        sys.modules["numpy"].random.set_state(states[1])
 
 
 def state_of(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, _Kept]]]:
@@ -223,7 +196,7 @@ def as_it_began(
         skip: the ids of the parameters that the loss is a function of, and replaces itself.
     """
     with ExitStack() as stack:
-        stack.enter_context(generators_kept(None if beginning is None else beginning.others))
+        stack.enter_context(other_generators_kept())  # a trace draws from them as they stand
         stack.enter_context(draws_replayed(None if beginning is None else beginning.draws))
         for now, changes in _changes(beginning):
             stack.enter_context(_replaced(now, changes))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
-from alpha_func.errors import CaptureError, StrategyError
+from alpha_func.errors import CaptureError, ImpureLossError, StrategyError
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, functional_loss
 from alpha_func.observer.batches import Batch, each_tensor
@@ -136,9 +136,11 @@ class Meter:
             if captured is None:
                 raise
             self.give_up_programs(str(error))
-        except StrategyError:
-            raise
-        except Exception:  # inside torch.func some losses do not run that do without: checkpoints, autograd.grad
+        except (
+            Exception
+        ) as error:  # inside torch.func some losses do not run that do without: checkpoints, autograd.grad
+            if isinstance(error, ImpureLossError) or (isinstance(error, StrategyError) and error.__cause__ is None):
+                raise  # it is known to be wrong
             if captured is not None or self._strategy != BY_DOUBLE_BACKWARD:
                 raise
             return self._by_autograd(theta, d, batch)

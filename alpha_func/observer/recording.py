@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from alpha_func import tree
-from alpha_func.errors import CaptureError, ObserverError, StrategyError
+from alpha_func.errors import CaptureError, ImpureLossError, ObserverError, StrategyError
 from alpha_func.observer.batches import Batch
 from alpha_func.observer.measuring import Meter, exact
 from alpha_func.observer.record import StepRecord, divided, gain_ratio
@@ -115,7 +115,7 @@ class Recorder:
 
     def _explain(self, error: Exception, theta: dict[str, Tensor], batches: Sequence[Batch]) -> None:
         """Raise what the loss of the batches raises by itself, in words that say what to mend."""
-        if isinstance(error, StrategyError | CaptureError | torch.OutOfMemoryError):
+        if isinstance(error, StrategyError | CaptureError | ImpureLossError | torch.OutOfMemoryError):
             return
         for batch in batches:
             try:
