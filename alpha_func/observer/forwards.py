@@ -11,8 +11,9 @@ import sys
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
@@ -185,7 +186,10 @@ def _same(one: Any, other: Any) -> bool:
 
 @contextmanager
 def as_it_began(
-    beginning: Beginning | None, modules: Sequence[nn.Module], exact: Callable[[Tensor], Tensor], skip: set[int]
+    beginning: Beginning | None,
+    modules: Sequence[nn.Module],
+    exact: Callable[[Tensor], Tensor],
+    weights: Mapping[int, Tensor | None] = MappingProxyType({}),
 ) -> Iterator[None]:
     """Within, generators, modes, attributes and buffers are those of the beginning, and all tensors are exact.
 
@@ -193,7 +197,8 @@ def as_it_began(
         beginning: None leaves all as it is, but for ``exact``.
         modules: whose tensors are to be exact.
         exact: a tensor in float32 or better.
-        skip: the ids of the parameters that the loss is a function of, and replaces itself.
+        weights: by their ids the parameters that the loss is a function of, and replaces while it is called; a tensor
+            stands for one until the end, for what is computed again in a backward pass (checkpoints).
     """
     with ExitStack() as stack:
         stack.enter_context(other_generators_kept())  # a trace draws from them as they stand
@@ -203,13 +208,14 @@ def as_it_began(
         for module in modules:
             for part in module.modules():
                 for values in (part._parameters, part._buffers, vars(part)):
-                    changes = {name: exact(value) for name, value in values.items() if is_low(value, skip)}
+                    changes = {name: exact(value) for name, value in values.items() if is_low(value, weights)}
+                    changes |= {name: w for name, p in values.items() if (w := weights.get(id(p))) is not None}
                     if changes:
                         stack.enter_context(_replaced(values, changes))
         yield
 
 
-def is_low(value: Any, skip: set[int]) -> TypeGuard[Tensor]:
+def is_low(value: Any, skip: Container[int]) -> TypeGuard[Tensor]:
     """Whether it is a tensor in less than float32."""
     if not isinstance(value, Tensor) or id(value) in skip or not value.is_floating_point():
         return False

@@ -1,5 +1,6 @@
 """α* in Lightning: ``Trainer(callbacks=[LightningObserver(every=10)])``."""
 
+import dis
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -67,6 +68,7 @@ class LightningObserver(Callback):
 
         loss = self._loss or type(pl_module).training_step
         takes_index = _takes(loss, 3)
+        self._reads_index = takes_index and _reads_third(loss)
 
         def loss_of(module: Any, batch: Any, batch_idx: int) -> Tensor:
             with _silent(module):
@@ -85,7 +87,8 @@ class LightningObserver(Callback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Show the observer the batch."""
         if self.observer is not None:
-            self.observer.batch(batch, batch_idx)
+            # A program is captured for each number that it is called with: not for one that it does not read.
+            self.observer.batch(batch, batch_idx if self._reads_index else 0)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Show the numbers of a record."""
@@ -126,6 +129,18 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _reads_third(function: Any) -> bool:
+    """Whether a function reads its third argument; True where that cannot be told."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None or code.co_argcount < 3:
+        return True
+    name = code.co_varnames[2]
+    return name in code.co_cellvars or any(
+        each.opname.startswith("LOAD") and name in (each.argval if isinstance(each.argval, tuple) else (each.argval,))
+        for each in dis.get_instructions(code)
+    )
 
 
 @contextmanager

@@ -94,8 +94,8 @@ class Meter:
 
     def gradient(self, theta: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The gradient at θ of the loss itself, by no program."""
-        with self._at(theta, batch) as (args, kwargs):
-            params = {name: value.detach().requires_grad_() for name, value in theta.items()}
+        params = {name: value.detach().requires_grad_() for name, value in theta.items()}
+        with self._at(params, batch) as (args, kwargs):
             value = scalar_loss(self._loss.over(theta), args, kwargs)(params)
             grads = torch.autograd.grad(value, list(params.values()), materialize_grads=True)
         return dict(zip(theta, grads, strict=True))
@@ -115,13 +115,13 @@ class Meter:
     def _at(self, theta: Mapping[str, Tensor], batch: Batch) -> Iterator[tuple[Any, Any]]:
         """The batch's arguments, where everything else that its loss reads is what its forward began with."""
         named = dict(self._modules[0].named_parameters())
-        skip = {id(named[name]) for name in theta}
+        weights = {id(named[name]): value if value.requires_grad else None for name, value in theta.items()}
         with ExitStack() as stack:
             stack.enter_context(measuring())
             stack.enter_context(_without_autocast())
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())  # a closure or a caller may have left it off
-            stack.enter_context(as_it_began(batch.beginning, self._modules, exact, skip))
+            stack.enter_context(as_it_began(batch.beginning, self._modules, exact, weights))
             self._beginning = batch.beginning
             # A program writes to no argument; what is tried before there is one may.
             given = exact if self.by_program and self._measured else lambda value: exact(value).clone()
@@ -154,8 +154,8 @@ class Meter:
 
     def _by_autograd(self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch) -> Quadratic:
         """Double backward over a plain call, without torch.func."""
-        with self._at(theta, batch) as (args, kwargs), twice_differentiable():
-            params = {name: value.detach().requires_grad_() for name, value in theta.items()}
+        params = {name: value.detach().requires_grad_() for name, value in theta.items()}
+        with self._at(params, batch) as (args, kwargs), twice_differentiable():
             value = scalar_loss(self._loss.over(theta), args, kwargs)(params)
             grads = torch.autograd.grad(value, list(params.values()), create_graph=True, materialize_grads=True)
             slope = tree.vdot(list(grads), list(d.values()))
@@ -170,7 +170,7 @@ class Meter:
                 self._transforms.clear()
             loss = self._loss.over(names)
             captured = capture(loss, backend=self._backend) if self._strategy is None else None
-            begun = captured or _BegunAnew(loss, lambda: as_it_began(self._beginning, (), exact, set()))
+            begun = captured or _BegunAnew(loss, lambda: as_it_began(self._beginning, (), exact))
             self._transforms[names] = captured, quadratic_along(begun, strategy=self._strategy)
         return self._transforms[names]
 
