@@ -98,5 +98,7 @@ def linear_frame(axes: Axes, values: Array, show: Sequence[float]) -> None:
 def legend(axes: Axes) -> None:
     """What is labelled, if anything is."""
     if axes.get_legend_handles_labels()[0]:
-        many = sum(np.size(line.get_xdata()) for line in axes.get_lines()) > 20_000  # to find the best place takes seconds
+        many = (
+            sum(np.size(line.get_xdata()) for line in axes.get_lines()) > 20_000
+        )  # to find the best place takes seconds
         axes.legend(fontsize=8, framealpha=0.9, loc="upper right" if many else "best")
