@@ -1,5 +1,6 @@
 """The optimal step size α* = −dᵀg / dᵀHd of a loss along a direction, exactly, without forming the Hessian."""
 
+import alpha_func.experiment.starting  # noqa: F401  first: for Ctrl-C while the command line imports PyTorch
 from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
 from alpha_func.check import QuadraticCheck, check_quadratic

@@ -9,6 +9,10 @@ class CaptureError(RuntimeError):
     """A loss cannot be captured as a program; the message names the operator or line, and the remedy."""
 
 
+class ImpureLossError(ValueError):
+    """A loss is no function of its parameters; the message names what it reads, changes or draws, and the remedy."""
+
+
 class ObserverError(RuntimeError):
     """An observer cannot measure the loop's steps as it was set up; the message says what to mend."""
 

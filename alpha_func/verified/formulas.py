@@ -25,7 +25,16 @@ def derivative_nodes(
 ) -> set[str]:
     """The derivative formulas between the loss and its parameters, as autograd names them: one forward pass."""
     with torch.enable_grad():
-        value = loss(tree.map(_requiring_grad, params), *args, **kwargs)
+        return nodes_of(loss(requiring_grad(params), *args, **kwargs))
+
+
+def requiring_grad(params: Tree) -> Tree:
+    """Clones of the parameters at which a graph begins: what lies in the memory of the originals is none of them."""
+    return tree.map(_requiring_grad, params)
+
+
+def nodes_of(value: Any) -> set[str]:
+    """The derivative formulas that a value has been made by, as autograd names them."""
     if not isinstance(value, Tensor):
         return set()  # no loss, which the transform says
     roots = [value.grad_fn]  # each level of grad has a graph of its own
@@ -77,6 +86,6 @@ def _has_own_jvp(node: Any) -> bool:
 
 def _requiring_grad(leaf: Tensor) -> Tensor:
     if peek_interpreter_stack() is None:
-        return (leaf.clone() if leaf.is_inference() else leaf.detach()).requires_grad_()
+        return leaf.detach().clone().requires_grad_()
     # Under vmap or grad, autograd's own graph lies beneath the transform's: it starts at a plain tensor.
     return leaf + torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device, requires_grad=True)

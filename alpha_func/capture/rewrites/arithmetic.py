@@ -10,6 +10,7 @@ from alpha_func.capture.builder.operands import (
     Number,
     broadcast,
     converted,
+    dtype_of,
     filled_like,
     is_call,
     is_filled,
@@ -197,6 +198,8 @@ def sums_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
     sums are merged."""
     x, y = args
     if kwargs.get("alpha", 1) != 1:
+        if dtype_of(x) is torch.bool:
+            return None
         return b.call(aten.add.Tensor, x, b.call(aten.mul.Tensor, y, kwargs["alpha"]))
     x, y = _ordered(x, y)
     if not isinstance(x, fx.Node):

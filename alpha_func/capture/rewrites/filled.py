@@ -29,8 +29,8 @@ def constants_are_folded(target: Any) -> Law | None:
         # Of one entry each, with as many dimensions: promotion asks for these.
         args, kwargs = pytree.tree_map(lambda x: _one_entry(x) if isinstance(x, fx.Node) else x, (args, kwargs))
         value = target(*args, **kwargs)
-        if not isinstance(value, Tensor):
-            return None
+        if not isinstance(value, Tensor) or (value.is_complex() and not value.isfinite().all()):
+            return None  # Python does not read its own nan·i
         return filled(b, result_shape(*nodes), value.item(), value.dtype, nodes[0].meta["val"].device)
 
     return elementwise_of_fills_is_a_fill

@@ -132,6 +132,11 @@ def binary_cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None = None
     return (loss, loss.mean(), loss.sum())[reduction].to(x.dtype)
 
 
+def view_as_complex(x: Tensor) -> Tensor:
+    """x_0 + i·x_1. A view asks for strides, and those of an input may be others at the next call."""
+    return torch.complex(x.select(-1, 0), x.select(-1, 1))
+
+
 def gaussian_nll_loss(
     mean: Tensor, target: Tensor, var: Tensor, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
 ) -> Tensor:
@@ -267,10 +272,10 @@ BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten.normal.Tensor_Tensor: normal,
     aten.normal.Tensor_float: normal,
     aten.normal.float_Tensor: normal,
+    aten.view_as_complex.default: view_as_complex,
 }
 
 # Python functions of torch, before they become operators.
-BY_FUNCTION: dict[Any, Callable[..., Any]] = {
-    F.gaussian_nll_loss: gaussian_nll_loss,
-    F.linear_cross_entropy: linear_cross_entropy,
-}
+BY_FUNCTION: dict[Any, Callable[..., Any]] = {F.gaussian_nll_loss: gaussian_nll_loss}
+if hasattr(F, "linear_cross_entropy"):  # from torch 2.13 on
+    BY_FUNCTION[F.linear_cross_entropy] = linear_cross_entropy
