@@ -18,9 +18,11 @@ aten = torch.ops.aten
 
 def _laid_out(target: Any) -> Law:
     def what_is_read_as_it_lies_is_contiguous(b: Builder, args: Any, kwargs: Any) -> Any:
-        """f(x) = f(contiguous(x)), where x is contiguous as it is written here."""
+        """f(x) = f(contiguous(x)), where x is contiguous as it is written here, or f asks for it."""
         x, *rest = args
-        if not isinstance(x, fx.Node) or is_call(x, aten.contiguous.default) or not x.meta["val"].is_contiguous():
+        if not isinstance(x, fx.Node) or is_call(x, aten.contiguous.default):
+            return None
+        if target is not aten.view_as_complex.default and not x.meta["val"].is_contiguous():
             return None
         return b.write(target, b.write(aten.contiguous.default, x), *rest, **kwargs)
 
