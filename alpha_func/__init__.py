@@ -1,5 +1,6 @@
 """The optimal step size α* = −dᵀg / dᵀHd of a loss along a direction, exactly, without forming the Hessian."""
 
+import alpha_func.experiment.starting  # noqa: F401  first: for Ctrl-C while the command line imports PyTorch
 from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
 from alpha_func.check import QuadraticCheck, check_quadratic
@@ -9,7 +10,7 @@ from alpha_func.data_sets.held_out import TwoBatchStep, two_batch
 from alpha_func.data_sets.interval import AlphaInterval, alpha_interval
 from alpha_func.data_sets.microbatches import MicrobatchedLoss, microbatched
 from alpha_func.data_sets.per_example import per_example_quadratics
-from alpha_func.errors import BatchDependenceWarning, CaptureError, DistributedError, StrategyError
+from alpha_func.errors import BatchDependenceWarning, CaptureError, DistributedError, ObserverError, StrategyError
 from alpha_func.losses.module_loss import functional_loss
 from alpha_func.observer.observer import Observer
 from alpha_func.observer.record import StepRecord
@@ -39,6 +40,7 @@ __all__ = [
     "DistributedError",
     "MicrobatchedLoss",
     "Observer",
+    "ObserverError",
     "OptimizerStep",
     "Quadratic",
     "QuadraticCheck",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from alpha_func import tree
@@ -166,4 +167,6 @@ def _in_float64(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _double(leaf: Any) -> Any:
-    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+    if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
+        return leaf
+    return leaf.to(torch.complex128 if leaf.is_complex() else torch.float64)

@@ -134,10 +134,13 @@ def randn_like(x: Tree, *, generator: torch.Generator | None = None) -> Tree:
 def vdot(x: Tree, y: Tree) -> Tensor:
     """The inner product xᵀy, a 0-d tensor on the device of the first leaf.
 
+    A complex leaf is the real numbers that it is made of: its part is Re Σ x̄·y.
     Accumulates in float32 or better: the products of a bfloat16 tree are float32, of a float64 tree float64.
 
     >>> vdot({"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([3.0, 4.0])})
     tensor(11.)
+    >>> vdot(torch.tensor([1 + 2j]), torch.tensor([3 - 1j]))
+    tensor(1.)
     >>> vdot(torch.ones(2, dtype=torch.bfloat16), torch.ones(2, dtype=torch.bfloat16)).dtype
     torch.float32
     """
@@ -152,6 +155,8 @@ def vdot(x: Tree, y: Tree) -> Tensor:
 
 
 def _leaf_vdot(x: Tensor, y: Tensor) -> Tensor:
+    if x.is_complex():
+        x, y = (torch.view_as_real(leaf.resolve_conj()) for leaf in (x, y))
     if x.dtype != y.dtype or x.dtype not in (torch.float32, torch.float64):
         accumulator = accumulator_dtype(torch.promote_types(x.dtype, y.dtype))
         x, y = x.to(accumulator), y.to(accumulator)

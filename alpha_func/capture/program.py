@@ -27,6 +27,7 @@ from alpha_func.losses.draws import seeded_rng
 from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, lifted
 from alpha_func.losses.signature import Key, signature
 from alpha_func.transforms.engine import Engine, Uncaptured
+from alpha_func.transforms.guard import Looked
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import require_callable, scalar_loss
 from alpha_func.tree import Tree
@@ -280,11 +281,9 @@ def _name_inputs(graph: fx.Graph, params: Tree, states: dict[ModuleLoss, dict[st
         node.target = node.name
 
 
-def _operators(
-    loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[set[str], str]:
+def _operators(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Looked:
     assert isinstance(loss, CapturedLoss)
-    return active_operators(loss.program(params, *args, **kwargs)), "primitive"
+    return Looked(active_operators(loss.program(params, *args, **kwargs)), "primitive")
 
 
 def _is_operator(node: fx.Node) -> bool:

@@ -1,173 +1,118 @@
-"""The command line: ``alpha-func observe``."""
+"""The command line: ``alpha-func observe``, ``resume`` and ``plot``."""
 
 import argparse
 import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
-import alpha_func
-from alpha_func.experiment.optimizers import KINDS, InputError
-from alpha_func.experiment.settings import ACTIVATIONS, DTYPES, TASKS, WAYS, Experiment
+from alpha_func.experiment import options, streams
+from alpha_func.experiment.interrupts import Interrupts
+from alpha_func.experiment.optimizers import InputError
+
+if TYPE_CHECKING:  # they import what may not be installed
+    from alpha_func.experiment.run import Summary
+    from alpha_func.experiment.terminal import Terminal
 
 EXTRAS = ("matplotlib", "pandas", "rich", "sklearn")
-INTERRUPTED, BAD_INPUT = 130, 2
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, without the usage that argparse prints before it."""
-        self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, 2 for bad input, 130 when interrupted."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(arguments)
-    missing = [name for name in EXTRAS if importlib.util.find_spec(name) is None]
-    if missing:
-        return _refuse(f"{', '.join(missing)} is not installed: pip install 'alpha-func[observe]'")
+    """Run the command line and return its exit status: 0, 1 for a full disk, 2 for bad input, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    streams.speak_plainly()
+    command = "alpha-func"
     try:
-        return _observe(options, ["alpha-func", *arguments])
+        with Interrupts() as interrupts:
+            given = options.parsed(arguments)
+            command = f"alpha-func {given.command}"
+            missing = [name for name in EXTRAS if importlib.util.find_spec(name) is None]
+            if missing:
+                return _say(
+                    command, f"{', '.join(missing)} is not installed: pip install 'alpha-func[observe]'", BAD_INPUT
+                )
+            from alpha_func.experiment.terminal import Terminal
+
+            out = Terminal()
+            if given.command == "plot":
+                return _plot(given, out)
+            return _train(given, ["alpha-func", *arguments], out, interrupts)
     except InputError as error:
-        return _refuse(str(error))
+        return _say(command, str(error), BAD_INPUT)
     except KeyboardInterrupt:
-        return _refuse("interrupted before the first step; nothing recorded", INTERRUPTED)
+        return _say(command, "interrupted before the first step; nothing recorded", INTERRUPTED)
+    except MemoryError:
+        return _say(command, "out of memory: give smaller layers, a smaller --batch-size, or less data", FAILED)
+    finally:
+        streams.flush()
 
 
-def _refuse(message: str, status: int = BAD_INPUT) -> int:
-    print(f"alpha-func observe: {' '.join(message.split())}", file=sys.stderr)
+def _say(command: str, message: str, status: int) -> int:
+    print(f"{command}: {' '.join(message.split())}", file=sys.stderr)
     return status
 
 
-def _observe(options: argparse.Namespace, command: list[str]) -> int:
+def _train(given: argparse.Namespace, command: list[str], out: "Terminal", interrupts: Interrupts) -> int:
     from alpha_func.experiment.display import Display
-    from alpha_func.experiment.run import run
+    from alpha_func.experiment.run import resume, run
 
-    experiment = Experiment(
-        data=options.data,
-        target=options.target,
-        task=options.task,
-        hidden=options.hidden,
-        activation=options.activation,
-        optimizers=options.optimizer,
-        lr=options.lr,
-        momentum=options.momentum,
-        betas=options.betas,
-        weight_decay=options.weight_decay,
-        eps=options.eps,
-        factor=options.factor,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        shuffle=options.shuffle,
-        seed=options.seed,
-        dtype=options.dtype,
-        strategy=options.strategy,
-        every=options.every,
-        holdout_batch=options.holdout_batch,
-        full_data=options.full_data,
-    )
-    folder = options.out or Path("runs") / Path(options.data).stem
-    with Display(verbose=options.verbose, several=len(experiment.optimizers) > 1) as display:
-        summary = run(
-            experiment, folder, command=command, on_start=display.start, on_observation=display.show_observation
+    with Display(out, verbose=given.verbose) as display:
+        if given.command == "resume":
+            folder = given.folder
+            summary = resume(folder, show=display, interrupts=interrupts)
+        else:
+            folder = options.folder(given)
+            summary = run(options.experiment(given), folder, command=command, show=display, interrupts=interrupts)
+    return _finish(given, folder, summary, out)
+
+
+def _finish(given: argparse.Namespace, folder: Path, summary: "Summary", out: "Terminal") -> int:
+    """Show what the run came to and draw it; an interrupt ends this at once, and says what is there."""
+    from alpha_func.experiment.display import show_summary
+    from alpha_func.experiment.plot import plot_run
+
+    status = FAILED if summary.failure else INTERRUPTED if summary.interrupted else 0
+    command = f"alpha-func {given.command}"
+    if summary.failure:
+        _say(command, f"{summary.failure}; the {summary.recorded} rows recorded so far are kept", FAILED)
+    try:
+        show_summary(out, summary)
+        out.print(f"wrote {folder}")
+        if summary.recorded and not given.no_pictures:
+            for picture in plot_run(folder, given.format):
+                out.print(f"wrote {picture}")
+        if status:
+            out.print(f"to go on: alpha-func resume {folder}")
+    except KeyboardInterrupt:
+        more = "" if given.no_pictures else f"; alpha-func plot {folder} draws the pictures"
+        return _say(command, f"interrupted: {summary.recorded} rows are in {folder}{more}", INTERRUPTED)
+    except (InputError, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        later = f"{summary.recorded} rows are in {folder}; alpha-func plot {folder} draws them later"
+        return _say(command, f"cannot draw the pictures: {why}; {later}", FAILED)
+    return status
+
+
+def _plot(given: argparse.Namespace, out: "Terminal") -> int:
+    from alpha_func.experiment.plot import plot_records, plot_run
+
+    path: Path = given.path
+    try:
+        if path.is_dir() and given.out is None:
+            for picture in plot_run(path, given.format, title=given.title, ema=given.ema):
+                out.print(f"wrote {picture}")
+            return 0
+        picture = given.out or path.with_name(f"{path.stem}.{given.format}")
+        plot_records(path / "steps.csv" if path.is_dir() else path, picture, title=given.title, ema=given.ema)
+        out.print(f"wrote {picture}")
+    except KeyboardInterrupt:
+        return _say(
+            "alpha-func plot", "interrupted: pictures that it says it wrote are whole, others as they were", INTERRUPTED
         )
-    display.show_summary(summary)
-    return INTERRUPTED if summary.interrupted else 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="alpha-func", description=alpha_func.__doc__)
-    parser.add_argument("--version", action="version", version=f"alpha-func {alpha_func.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    observe = commands.add_parser(
-        "observe",
-        help="train a network and record the optimal step size α* along the way",
-        description="Train a network and record the optimal step size α* of every mini-batch step, under one optimizer "
-        "or several. The defaults are the first experiment: plain SGD, 10-5-1, ReLU, MSE, 1000 normal samples, batches "
-        "of 32, 100 epochs.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    default = Experiment()
-    data = observe.add_argument_group("data")
-    data.add_argument("--data", default=default.data, help="normal, diabetes, digits, or a CSV file")
-    data.add_argument("--target", metavar="COLUMN", help="the CSV file's column to predict")
-    data.add_argument("--task", choices=TASKS, help="what to train on a CSV file (default: regression)")
-    network = observe.add_argument_group("network")
-    network.add_argument(
-        "--hidden",
-        type=_sizes,
-        default=default.hidden,
-        metavar="SIZES",
-        help="hidden layers: 64,32; '' for none",
-    )
-    network.add_argument("--activation", choices=ACTIVATIONS, default=default.activation, help="between the layers")
-    network.add_argument("--dtype", choices=DTYPES, default=default.dtype, help="of parameters and data")
-    training = observe.add_argument_group("training")
-    training.add_argument(
-        "--optimizer",
-        type=_names,
-        default=",".join(default.optimizers),
-        metavar="NAMES",
-        help=f"one, or several to compare: {', '.join(KINDS)}; options of their own after colons: "
-        "sgd,adam:lr=0.001; muon steps the biases by AdamW",
-    )
-    training.add_argument(
-        "--lr", type=_learning_rate, default=default.lr, metavar="RATE", help="a number, or alpha to step by α* itself"
-    )
-    training.add_argument("--momentum", type=float, metavar="M", help="of momentum, nesterov, rmsprop, muon")
-    training.add_argument("--betas", type=_pair, metavar="B1,B2", help="of adam, adamw")
-    training.add_argument("--weight-decay", type=float, metavar="W", help="of every optimizer")
-    training.add_argument("--eps", type=float, metavar="E", help="of adam, adamw, rmsprop, adagrad")
-    training.add_argument("--factor", type=float, default=default.factor, help="with --lr alpha: step by FACTOR·α*")
-    training.add_argument("--epochs", type=int, default=default.epochs, help="passes over the data")
-    training.add_argument("--batch-size", type=int, default=default.batch_size, help="samples a step")
-    training.add_argument("--shuffle", action="store_true", help="draw the batches anew every epoch")
-    training.add_argument("--seed", type=int, default=default.seed, help="of weights, drawn data and shuffling")
-    observing = observe.add_argument_group("observing")
-    observing.add_argument("--strategy", choices=WAYS, default=default.strategy, help="how dᵀHd is computed")
-    observing.add_argument("--every", type=int, default=default.every, metavar="K", help="record every K-th step")
-    observing.add_argument(
-        "--holdout-batch",
-        action="store_true",
-        help="measure each direction on the next mini-batch too: its α* is not biased by the direction's own noise",
-    )
-    observing.add_argument(
-        "--full-data", type=int, metavar="K", help="measure every K-th step's direction on all samples too"
-    )
-    observing.add_argument("--out", type=Path, metavar="FOLDER", help="a new folder for the files (default: runs/DATA)")
-    observing.add_argument(
-        "--verbose", action="store_true", help="print direction norms every epoch and the loss every tenth"
-    )
-    return parser
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(","))
-
-
-def _pair(text: str) -> tuple[float, float]:
-    try:
-        first, second = map(float, text.replace("/", ",").split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no pair of betas: give two numbers such as 0.9,0.999") from None
-    return first, second
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(size) for size in text.split(",") if size.strip())
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of sizes: give whole numbers such as 64,32") from None
-
-
-def _learning_rate(text: str) -> float | None:
-    if text == "alpha":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no learning rate: give a number such as 0.01, or alpha"
-        ) from None
+    except OSError as error:
+        return _say(
+            "alpha-func plot", f"cannot write the picture: {error.strerror or error}: choose another --out", FAILED
+        )
+    return 0

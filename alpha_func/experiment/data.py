@@ -1,6 +1,6 @@
-"""The data of a run, as tensors: drawn, from scikit-learn, or from the user's CSV file."""
+"""The data of a run, as tensors: drawn, from scikit-learn, or from the user's table."""
 
-from pathlib import Path
+import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,17 +10,30 @@ from torch import Tensor, nn
 
 from alpha_func.experiment.optimizers import InputError
 from alpha_func.experiment.settings import DTYPES, Experiment
+from alpha_func.experiment.tables import read
 
 SAMPLES, FEATURES = 1000, 10  # of the first experiment
+KNOWN = ("normal", "diabetes", "digits")
 
 
 class Data(NamedTuple):
-    """inputs (samples × features), targets (samples × 1, or samples for classes), and what to train on them."""
+    """inputs (samples × features), targets (samples × outputs, or samples for classes), and what to train on them.
+
+    ``notes`` say in a sentence each what was done to the user's table.
+    """
 
     inputs: Tensor
     targets: Tensor
     outputs: int
     criterion: nn.Module
+    notes: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """A hash of the numbers: a run goes on with the data that it began with."""
+        found = hashlib.sha256()
+        for samples in (self.inputs, self.targets):
+            found.update(samples.double().numpy().tobytes())
+        return found.hexdigest()
 
 
 def load(experiment: Experiment) -> Data:
@@ -35,18 +48,28 @@ def load(experiment: Experiment) -> Data:
     >>> data.inputs.shape, data.targets.shape
     (torch.Size([1000, 10]), torch.Size([1000, 1]))
     """
-    if experiment.target is not None and experiment.data in ("normal", "diabetes", "digits"):
-        raise InputError(f"target is for a CSV file: --data {experiment.data} has a target of its own")
+    if experiment.data in KNOWN:
+        given = {"target": experiment.target, "leave out": experiment.leave_out}
+        for name, value in given.items():
+            if value:
+                raise InputError(f"{name} is for a CSV file: --data {experiment.data} has columns of its own")
     if experiment.data == "normal":
         return _normal(experiment)
-    if experiment.data in ("diabetes", "digits"):
+    if experiment.data in KNOWN:
         return _from_scikit_learn(experiment)
-    return _from_csv(experiment)
+    inputs, target, notes = read(experiment)
+    task = experiment.task or "regression"
+    targets = pd.factorize(target, sort=True)[0] if task == "classification" else target.to_numpy()
+    constant = [str(name) for name, column in inputs.items() if not _standardised(column).any()]
+    if constant:
+        notes.append(f"constant, so 0 in every row: {', '.join(constant[:12])}{', ...' * (len(constant) > 12)}")
+    return _data(experiment, inputs.to_numpy(), targets, task)._replace(notes=tuple(notes))
 
 
 def _normal(experiment: Experiment) -> Data:
     if experiment.task == "classification":
         raise InputError("--data normal is a regression: leave --task out, or choose --data digits")
+    _check_loss(experiment, "regression")
     generator = torch.Generator().manual_seed(experiment.seed)
     inputs = torch.randn(SAMPLES, FEATURES, generator=generator)
     targets = torch.randn(SAMPLES, 1, generator=generator)
@@ -67,64 +90,31 @@ def _from_scikit_learn(experiment: Experiment) -> Data:
     return _data(experiment, inputs, targets, task)
 
 
-def _from_csv(experiment: Experiment) -> Data:
-    path = Path(experiment.data)
-    if not path.is_file():
-        raise InputError(f"data file {experiment.data} does not exist: give a CSV file, or normal, diabetes, digits")
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"data file {path} is no readable CSV: {str(error).splitlines()[0]}") from error
-    columns = ", ".join(map(str, table.columns[:12])) + (", ..." if len(table.columns) > 12 else "")
-    if experiment.target is None:
-        raise InputError(f"--target is missing: name the column of {path} to predict; it has {columns}")
-    if experiment.target not in table.columns:
-        raise InputError(f"target {experiment.target!r} is not a column of {path}: it has {columns}")
-    if len(table.columns) < 2:
-        raise InputError(f"{path} has the target alone: at least one column to predict from is needed")
-    if table.empty:
-        raise InputError(f"{path} has no rows below its header")
-    task = experiment.task or "regression"
-    inputs = table.drop(columns=experiment.target).apply(lambda column: _numbers(column, path))
-    target = table[experiment.target]
-    if task == "classification":
-        if target.isna().any():
-            raise InputError(f"target {experiment.target!r} of {path} is missing in data row {_first(target.isna())}")
-        targets = pd.factorize(target, sort=True)[0]
-    else:
-        targets = _numbers(target, path, hint="; for class labels use --task classification").to_numpy()
-    return _data(experiment, inputs.to_numpy(), targets, task)
-
-
-def _numbers(column: Any, path: Path, hint: str = "; remove the column or make it numbers") -> Any:
-    numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
-    text = numbers.isna() & column.notna()
-    if text.any():
-        row = _first(text)
-        raise InputError(f"column {column.name!r} of {path} has text in data row {row}: {column.iloc[row - 1]!r}{hint}")
-    bad = ~np.isfinite(numbers)
-    if bad.any():
-        row = _first(bad)
-        what = "NaN or nothing" if np.isnan(numbers.iloc[row - 1]) else "infinity"
-        raise InputError(f"column {column.name!r} of {path} has {what} in data row {row}: fill it in or remove the row")
-    return numbers
-
-
-def _first(mask: Any) -> int:
-    """The first row where a mask is true, counted from 1 below the header."""
-    return int(np.argmax(mask.to_numpy())) + 1
-
-
 def _data(experiment: Experiment, inputs: Any, targets: Any, task: str) -> Data:
+    _check_loss(experiment, task)
     dtype = DTYPES[experiment.dtype]
     x = torch.from_numpy(_standardised(inputs)).to(dtype)
-    if task == "classification":
-        return Data(x, torch.from_numpy(targets).long(), int(targets.max()) + 1, nn.CrossEntropyLoss())
-    y = torch.from_numpy(_standardised(targets.reshape(-1, 1))).to(dtype)
-    return Data(x, y, 1, nn.MSELoss())
+    if task == "regression":
+        y = torch.from_numpy(_standardised(targets.reshape(-1, 1))).to(dtype)
+        return Data(x, y, 1, nn.MSELoss())
+    labels = torch.from_numpy(targets).long()
+    classes = int(labels.max()) + 1
+    if experiment.loss == "mse":
+        return Data(x, nn.functional.one_hot(labels, classes).to(dtype), classes, nn.MSELoss())
+    return Data(x, labels, classes, nn.CrossEntropyLoss())
+
+
+def _check_loss(experiment: Experiment, task: str) -> None:
+    if task == "regression" and experiment.loss == "cross-entropy":
+        raise InputError("loss cross-entropy is for classes: say --task classification, or leave --loss out")
 
 
 def _standardised(columns: Any) -> Any:
+    """(column − mean) / standard deviation; a column that is constant up to rounding becomes 0."""
     columns = np.array(columns, dtype=np.float64)
-    deviation = columns.std(axis=0)
-    return (columns - columns.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)  # a constant column becomes 0
+    _, exponent = np.frexp(np.abs(columns).max(axis=0))
+    columns = np.ldexp(columns, -exponent)  # exact, and no square overflows
+    centred = columns - columns.mean(axis=0)
+    deviation = centred.std(axis=0)
+    constant = deviation <= 16 * np.finfo(np.float64).eps
+    return np.where(constant, 0.0, centred / np.where(constant, 1.0, deviation))

@@ -130,6 +130,9 @@ def algorithm(text: str, lr: float | None, shared: Mapping[str, Any]) -> Algorit
             lr = None if value == ALPHA else _positive(text, value)
         else:
             options[option] = _value(text, option, value)
+    for option, value in options.items():
+        if not all(map(math.isfinite, value if isinstance(value, tuple) else (value,))):
+            raise InputError(f"optimizer {text!r}: {option.replace('_', ' ')} is {value}: give a finite number")
     made = Algorithm(text, name, lr, options)
     try:
         made.direction()

@@ -36,12 +36,12 @@ def check_samples(experiment: Experiment, data: Data) -> None:
 of at most 500
     """
     samples = len(data.inputs)
-    if not experiment.holdout_batch or experiment.batch_size < samples:
+    if not experiment.holdout_batch or experiment.batch_of(samples) < samples:
         return
     remedy = f"give a --batch-size of at most {samples // 2}" if samples > 1 else "give more data"
     raise InputError(
         f"holdout batch needs two batches, and the data has {samples} sample{'s' * (samples != 1)}, one batch of "
-        f"{experiment.batch_size}: {remedy}"
+        f"{experiment.batch_of(samples)}: {remedy}"
     )
 
 
@@ -84,6 +84,6 @@ class Elsewhere:
 def _row(quadratic: Quadratic, steps: float, lr: float) -> list[float]:
     """The quadratic along ``steps`` times its direction, by ``NAMES``."""
     value, slope, curvature = (number.item() for number in quadratic)
-    slope, curvature = steps * slope, steps**2 * curvature
+    slope, curvature = steps * slope, steps * steps * curvature
     alpha = divided(-slope, curvature)
     return [value, slope, curvature, alpha, alpha * lr]

@@ -1,66 +1,53 @@
-"""A whole run: train, record, draw, and keep what there is when it is interrupted."""
+"""A whole run: train, record, keep what is needed to go on, and say what it came to."""
 
 import json
-import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
+import alpha_func
 from alpha_func.errors import StrategyError
+from alpha_func.experiment import lines
 from alpha_func.experiment import other_samples as elsewhere
 from alpha_func.experiment.data import Data, load
+from alpha_func.experiment.folder import CONFIGURATION, LINES, STATE, STEPS, new_run, old_run, written_whole
+from alpha_func.experiment.interrupts import Interrupts
 from alpha_func.experiment.optimizers import InputError
-from alpha_func.experiment.pictures import draw_alpha, draw_comparison, draw_lines
-from alpha_func.experiment.settings import Experiment, network
+from alpha_func.experiment.record_files import read_records
+from alpha_func.experiment.settings import Experiment, check_memory, network
+from alpha_func.experiment.summary import Course, cost, course
 from alpha_func.experiment.training import (
-    Line,
+    Batch,
     Observation,
-    median,
-    observe,
+    Training,
+    batches,
     plain_step_seconds,
     steps_of,
     training_loss,
 )
+from alpha_func.observer.line_file import LineFile
 from alpha_func.observer.loggers import CSVLog
 
-STEPS, CONFIGURATION, ALPHA_PICTURE, LINES_PICTURE = "steps.csv", "config.json", "alpha.png", "lines.png"
 LIBRARIES = ("torch", "numpy", "pandas", "scikit-learn", "matplotlib")
+KEPT_EVERY = 10.0  # seconds between two states on disk, and at least 20 times what it takes to write one
+DIGITS = {"float32": 9, "bfloat16": 9, "float64": None}  # that tell a number of the dtype from every other
 
 
-@dataclass
-class Course:
-    """What a run came to with one optimizer.
+class Show(Protocol):
+    """Who is told of a run; to raise KeyboardInterrupt ends it."""
 
-    Attributes:
-        optimizer: its label.             recorded: its rows in steps.csv.
-        alpha: median α*, a learning rate.
-        held_out_alpha, full_alpha: that of the next mini-batch, and of all samples, where they were measured.
-        non_positive: share of steps with curvature ≤ 0.
-        beyond_edge: share of steps with lr/α* > 2.
-        loss: median loss of the last epoch that was recorded.
-        cost: median time of a recorded step over one of plain training.
-        seconds: of its recorded steps alone.
-    """
+    def start(self, planned: int, names: Sequence[str], notes: Sequence[str]) -> None:
+        """Training begins."""
 
-    optimizer: str
-    recorded: int = 0
-    alpha: float = math.nan
-    held_out_alpha: float = math.nan
-    full_alpha: float = math.nan
-    non_positive: float = math.nan
-    beyond_edge: float = math.nan
-    loss: float = math.nan
-    cost: float = math.nan
-    seconds: list[float] = field(default_factory=list)
+    def observed(self, observation: Observation) -> None:
+        """A record is on disk."""
 
 
 @dataclass
@@ -68,121 +55,229 @@ class Summary:
     """What a run came to.
 
     Attributes:
-        planned: steps of the whole run.
+        planned: steps of the whole run that are to be recorded, of each optimizer.
         courses: one for each optimizer.
-        interrupted: whether Ctrl-C ended it.
-        files: what it left.
+        interrupted: whether a signal ended it.
+        failure: what else ended it before its time, in words.
     """
 
     planned: int
-    courses: dict[str, Course]
-    files: list[Path]
+    courses: list[Course] = field(default_factory=list)
     interrupted: bool = False
+    failure: str = ""
 
     @property
     def recorded(self) -> int:
         """Rows in steps.csv."""
-        return sum(course.recorded for course in self.courses.values())
+        return sum(course.recorded for course in self.courses)
 
 
 def run(
-    experiment: Experiment,
-    folder: Path,
-    *,
-    command: Sequence[str] = (),
-    on_start: Callable[[int, Sequence[str]], None] = lambda steps, names: None,
-    on_observation: Callable[[Observation], None] = lambda observation: None,
+    experiment: Experiment, folder: Path, *, command: Sequence[str] = (), show: Show, interrupts: Interrupts
 ) -> Summary:
-    """Run an experiment into a new folder: steps.csv, config.json, alpha.png, lines.png.
+    """Run an experiment into a new folder: steps.csv, config.json, lines.jsonl, and state.pt until its end.
 
     Args:
         experiment: what to run.
         folder: where its files go; made, and refused if it holds a run already.
         command: the command line, kept in config.json.
-        on_start: called with the number of steps and the names of the parameters.
-        on_observation: called after each record is on disk.
+        show: is told of it.
+        interrupts: what may end it before its time.
 
     Raises:
         InputError: the data or the folder cannot be used; nothing was written.
     """
+    prepared = _prepare(experiment)
+    configuration = _configuration(experiment, command, prepared.data)
+    with new_run(folder, json.dumps(configuration, indent=2) + "\n"):
+        return _go_on(prepared, folder, {}, show, interrupts)
+
+
+def resume(folder: Path, *, show: Show, interrupts: Interrupts) -> Summary:
+    """Go on with a run that was interrupted or killed, as if it had not been; it ends with the same rows and numbers.
+
+    Raises:
+        InputError: there is no such run, it is at its end, or its data is another; nothing was changed.
+    """
+    with old_run(folder) as text:
+        try:
+            configuration = json.loads(text)
+            experiment, fingerprint = Experiment.of(configuration["experiment"]), configuration["data"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{folder / CONFIGURATION} is no configuration of a run: start a new one") from error
+        prepared = _prepare(experiment)
+        if prepared.data.fingerprint() != fingerprint:
+            raise InputError(f"{experiment.data} is not the data that the run in {folder} began with: start a new one")
+        return _go_on(prepared, folder, _read_state(folder, prepared), show, interrupts)
+
+
+@dataclass
+class _Prepared:
+    experiment: Experiment
+    data: Data
+    module: nn.Module
+    loss: Callable[..., Tensor]
+
+    def planned(self) -> int:
+        return len(range(0, steps_of(self.experiment, self.data), self.experiment.every))
+
+    def trainings(self) -> list[Training]:
+        return [
+            Training(self.experiment, self.data, self.module, algorithm, self.loss)
+            for algorithm in self.experiment.algorithms()
+        ]
+
+
+def _prepare(experiment: Experiment) -> _Prepared:
     data = load(experiment)
     elsewhere.check_samples(experiment, data)
+    check_memory(experiment, data.inputs.shape[1], data.outputs, len(data.inputs))
     module = network(experiment, data.inputs.shape[1], data.outputs)
-    names = [name for name, _ in module.named_parameters()]
-    loss = training_loss(experiment, data, module)
-    _check_strategy(experiment, data, module, loss)
-    _make(folder)
-    (folder / CONFIGURATION).write_text(json.dumps(_configuration(experiment, command), indent=2) + "\n")
-    courses = {label: Course(label) for label in experiment.optimizers}
-    summary = Summary(steps_of(experiment, data), courses, [folder / STEPS, folder / CONFIGURATION])
-    lines: list[Line] = []
-    on_start(summary.planned, names)
-    try:
-        with closing(CSVLog(folder / STEPS)) as log:
-            started, previous = time.perf_counter(), dict.fromkeys(courses, -1)
-            for record, line in _side_by_side(experiment, data, module, loss):
-                log(record)
-                label = record.more["optimizer"]
-                course = courses[label]
-                course.recorded += 1
-                if line is not None:
-                    lines.append(line)
-                elif record.step == previous[label] + 1 and not (
-                    experiment.full_data != 1 and experiment.measures_all(record.step)
-                ):  # the step alone: no line sampled, not all samples measured, no unrecorded steps before it
-                    course.seconds.append(time.perf_counter() - started)
-                on_observation(Observation(record, line))
-                previous[label] = record.step
-                started = time.perf_counter()
-    except KeyboardInterrupt:
-        summary.interrupted = True
-    if summary.recorded:
-        _finish(summary, experiment, data, folder, lines)
+    prepared = _Prepared(experiment, data, module, training_loss(experiment, data, module))
+    first = next(batches(experiment, data))
+    for training in prepared.trainings():  # so that what cannot run is known before anything is written
+        try:
+            training.step(first)
+        except StrategyError as error:
+            raise InputError(str(error)) from error
+        except (RuntimeError, ValueError, ArithmeticError) as error:
+            raise InputError(f"optimizer {training.algorithm.label!r} cannot take its first step: {error}") from error
+    return prepared
+
+
+def _go_on(prepared: _Prepared, folder: Path, state: Mapping[str, Any], show: Show, interrupts: Interrupts) -> Summary:
+    experiment, data = prepared.experiment, prepared.data
+    trainings = prepared.trainings()
+    for training in trainings:
+        if state:
+            training.state = state["trainings"][training.algorithm.label]
+    show.start(steps_of(experiment, data), [name for name, _ in prepared.module.named_parameters()], data.notes)
+    summary = Summary(prepared.planned())
+    seconds: dict[str, list[float]] = {label: [] for label in experiment.optimizers}
+    with _Files(folder, state, DIGITS[experiment.dtype]) as files:
+        try:
+            for batch in batches(experiment, data, state.get("step", -1), state.get("rng")):
+                found = [_timed(training, batch, seconds, experiment) for training in trainings]
+                with interrupts.whole():
+                    files.write([observation for observation in found if observation is not None])
+                    files.at(batch, trainings)
+                for observation in found:
+                    if observation is not None:
+                        show.observed(observation)
+        except KeyboardInterrupt:
+            summary.interrupted = True
+        except (MemoryError, OSError, RuntimeError) as error:
+            summary.failure = _in_words(error, folder)
+        with interrupts.whole():
+            files.end(finished=not (summary.interrupted or summary.failure))
+    summary.failure = summary.failure or files.failure
+    _tell(summary, prepared, folder, seconds)
     return summary
 
 
-def _side_by_side(
-    experiment: Experiment, data: Data, module: nn.Module, loss: Callable[..., Tensor]
-) -> Iterator[Observation]:
-    """Step after step what every optimizer does there, so that an interrupted run compares them too."""
-    runs = [observe(experiment, data, module, algorithm, loss=loss) for algorithm in experiment.algorithms()]
-    while True:  # one after another: zip would take a step of each before it gives the first
-        for each in runs:
-            observation = next(each, None)
-            if observation is None:  # all of them are of one length
-                return
-            yield observation
+def _timed(
+    training: Training, batch: Batch, seconds: dict[str, list[float]], experiment: Experiment
+) -> Observation | None:
+    started = time.thread_time()  # of the processor: a busy machine does not count
+    observation = training.step(batch)
+    more = experiment.full_data != 1 and experiment.measures_all(batch.step)
+    if observation is not None and observation.line is None and not more:  # a recorded step as most of them are
+        seconds[training.algorithm.label].append(time.thread_time() - started)
+    return observation
 
 
-def _check_strategy(experiment: Experiment, data: Data, module: nn.Module, loss: Callable[..., Tensor]) -> None:
-    """Take a first step, so that a strategy that cannot run is known before anything is written."""
+class _Files:
+    """steps.csv, lines.jsonl and, until the end of the run, state.pt."""
+
+    def __init__(self, folder: Path, state: Mapping[str, Any], digits: int | None):
+        self._folder, self.failure = folder, ""
+        for name in (STEPS, LINES):  # what came after the state is done again
+            size, path = state.get(name, 0), folder / name
+            if path.exists():
+                with path.open("r+b") as file:
+                    file.truncate(size)
+        self._steps = CSVLog(folder / STEPS, append=True, digits=digits)
+        self._lines = LineFile(folder / LINES, append=True)
+        self._state: dict[str, Any] = dict(state)
+        self._due = time.monotonic() + KEPT_EVERY
+
+    def __enter__(self) -> "_Files":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._steps.close()
+        self._lines.close()
+
+    def write(self, observations: Sequence[Observation]) -> None:
+        """The rows and lines of one step."""
+        for record, line in observations:
+            self._steps(record)
+            if line is not None:
+                self._lines.write(lines.as_json(line))
+
+    def at(self, batch: Batch, trainings: Sequence[Training]) -> None:
+        """All is written of this batch; now and then keep where that is."""
+        self._state = {
+            "step": batch.step,
+            "rng": batch.rng,
+            "trainings": {training.algorithm.label: training.state for training in trainings},
+        }
+        if time.monotonic() >= self._due:
+            started = time.monotonic()
+            self._keep()
+            ended = time.monotonic()
+            self._due = ended + max(KEPT_EVERY, 20 * (ended - started))
+
+    def end(self, *, finished: bool) -> None:
+        """Nothing more comes."""
+        try:
+            if finished:
+                (self._folder / STATE).unlink(missing_ok=True)
+            elif "trainings" in self._state:
+                self._keep()
+        except OSError as error:
+            self.failure = _in_words(error, self._folder)
+
+    def _keep(self) -> None:
+        sizes = {name: (self._folder / name).stat().st_size for name in (STEPS, LINES)}
+        written_whole(self._folder / STATE, lambda file: torch.save({**self._state, **sizes}, file))
+
+
+def _read_state(folder: Path, prepared: _Prepared) -> dict[str, Any]:
+    path = folder / STATE
+    if not path.exists():
+        rows = prepared.planned() * len(prepared.experiment.optimizers)
+        steps = folder / STEPS
+        if steps.exists() and steps.read_bytes().count(b"\n") > rows:
+            raise InputError(f"the run in {folder} is at its end: nothing to go on with; alpha-func plot draws it anew")
+        return {}  # killed before the first state: from the start
     try:
-        for algorithm in experiment.algorithms():
-            next(observe(experiment, data, module, algorithm, loss=loss))
-    except StrategyError as error:
-        raise InputError(str(error)) from error
+        state = torch.load(path, weights_only=True)
+        sizes = {name: (folder / name).stat().st_size for name in (STEPS, LINES)}
+        if any(sizes[name] < state[name] for name in sizes):
+            raise ValueError("rows were removed")
+        for training in prepared.trainings():
+            training.state = state["trainings"][training.algorithm.label]
+    except Exception as error:  # whatever a broken file makes torch.load raise
+        raise InputError(f"{path} cannot be gone on from ({error}): start a new run") from error
+    return state
 
 
-def _make(folder: Path) -> None:
-    for name in (STEPS, CONFIGURATION, ALPHA_PICTURE, LINES_PICTURE):
-        if (folder / name).exists():
-            raise InputError(f"{folder} already holds a run ({name}): choose another --out, or remove that folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".alpha-func-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"cannot write to {folder} ({error.strerror}): choose another --out") from error
+def _in_words(error: BaseException, folder: Path) -> str:
+    if isinstance(error, OSError):
+        return f"cannot write to {folder}: {error.strerror or error}"
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}"
 
 
-def _configuration(experiment: Experiment, command: Sequence[str]) -> dict[str, Any]:
+def _configuration(experiment: Experiment, command: Sequence[str], data: Data) -> dict[str, Any]:
     return {
         "command": list(command),
         "experiment": experiment.settings(),
+        "data": data.fingerprint(),
         "versions": {
             "python": platform.python_version(),
-            "alpha-func": version("alpha-func"),
+            "alpha-func": alpha_func.__version__,
             **{library: version(library) for library in LIBRARIES},
         },
         "platform": platform.platform(),
@@ -191,32 +286,13 @@ def _configuration(experiment: Experiment, command: Sequence[str]) -> dict[str, 
     }
 
 
-def _finish(summary: Summary, experiment: Experiment, data: Data, folder: Path, lines: list[Line]) -> None:
-    table = pd.read_csv(folder / STEPS)
-    for algorithm in experiment.algorithms():
-        course, rows = summary.courses[algorithm.label], table[table.optimizer == algorithm.label]
-        course.alpha = float(rows.alpha_lr.median())
-        course.held_out_alpha, course.full_alpha = (
-            float(rows[name].median()) if name in rows else math.nan for name in ("held_out_alpha_lr", "full_alpha_lr")
-        )
-        course.non_positive = float((rows.curvature <= 0).mean())
-        course.beyond_edge = float(((rows.alpha_steps > 0) & (rows.alpha_steps < 0.5)).mean())
-        course.loss = float(rows.loss[rows.epoch == rows.epoch.max()].median())
-        fresh = network(experiment, data.inputs.shape[1], data.outputs)
-        course.cost = median(course.seconds) / plain_step_seconds(experiment, data, fresh, algorithm)
-    title = _title(experiment)
-    draw = draw_alpha if len(experiment.optimizers) == 1 else draw_comparison
-    draw(table, folder / ALPHA_PICTURE, title=title)
-    steps = len({line.step for line in lines})
-    draw_lines(lines, folder / LINES_PICTURE, title=f"{title}: the loss along d at {steps} steps")
-    summary.files += [folder / ALPHA_PICTURE, folder / LINES_PICTURE]
-
-
-def _title(experiment: Experiment) -> str:
-    network = f"{experiment.activation} {'-'.join(map(str, experiment.hidden)) or 'linear'}"
-    optimizers = "plain SGD" if experiment.optimizers == ("sgd",) else ", ".join(experiment.optimizers)
-    shared = "".join(f", {name.replace('_', ' ')} {value}" for name, value in experiment.shared_options().items())
-    title = f"{Path(experiment.data).name}, {network}, {optimizers}{shared}"
-    if all("lr=" in label for label in experiment.optimizers):
-        return title
-    return f"{title}, lr {experiment.lr:g}" if experiment.lr is not None else f"{title}, lr = {experiment.factor:g}·α*"
+def _tell(summary: Summary, prepared: _Prepared, folder: Path, seconds: Mapping[str, list[float]]) -> None:
+    table = read_records(folder / STEPS, allow_empty=True)
+    for algorithm in prepared.experiment.algorithms():
+        label = algorithm.label
+        rows = table[table.optimizer == label] if len(table) else table
+        found = course(rows, label, prepared.experiment.ema) if len(rows) else Course(label)
+        if found.recorded and not summary.failure:
+            fresh = network(prepared.experiment, prepared.data.inputs.shape[1], prepared.data.outputs)
+            found.cost = cost(seconds[label], plain_step_seconds(prepared.experiment, prepared.data, fresh, algorithm))
+        summary.courses.append(found)

@@ -35,11 +35,13 @@ class Measured(NamedTuple):
     def per_learning_rate(self) -> Quadratic:
         """The quadratic with α a learning rate."""
         value, slope, curvature = self.quadratic
-        return Quadratic(value, slope / self.unit, curvature / self.unit**2)
+        return Quadratic(value, slope / self.unit, curvature / self.unit / self.unit)
 
 
 class Stepper(Protocol):
-    """An optimizer at work; it has a state, which both methods advance by one step."""
+    """An optimizer at work; both methods advance its state by one step, and make a new one of it."""
+
+    state: State | None
 
     def advance(self, params: Tree, x: Tensor, y: Tensor) -> Tree:
         """The parameters after the optimizer's step."""
@@ -52,6 +54,8 @@ class Stepper(Protocol):
 
 class SteepestDescent:
     """Plain SGD: d = −g, so that α is a learning rate as it stands."""
+
+    state: State | None = None
 
     def __init__(self, lr: float, gradient: Callable[..., Tree], measured: Measurement):
         self._lr, self._gradient, self._step = lr, gradient, measured(steepest_descent)
@@ -77,13 +81,13 @@ class Stateful:
     def __init__(self, lr: float, direction: Direction, gradient: Callable[..., Tree], measured: Measurement):
         self._lr, self._direction, self._gradient = lr, direction, gradient
         self._step = measured(self._take)
-        self._state: State | None = None
+        self.state: State | None = None
         self._params: Tree = None
         self._taken: OptimizerStep
 
     def _take(self, grads: Tree) -> Tree:
-        state = self._direction.init(self._params) if self._state is None else self._state
-        self._state = state
+        state = self._direction.init(self._params) if self.state is None else self.state
+        self.state = state
         self._taken = self._direction.step(grads, state, self._params)
         return self._taken.direction
 
@@ -91,14 +95,14 @@ class Stateful:
         """θ + d."""
         self._params = params
         self._take(self._gradient(params, x, y))
-        self._state = self._taken.state
+        self.state = self._taken.state
         return self._taken.params
 
     def measure(self, params: Tree, x: Tensor, y: Tensor) -> Measured:
         """Along the step that the optimizer takes."""
         self._params = params
         grads, d, quadratic = self._step(params, x, y)
-        before, self._state = self._state, self._taken.state
+        before, self.state = self.state, self._taken.state
         assert before is not None
         share = weight_decay_share(self._direction, d, grads, before, params)
         slope = tree.vdot(d, grads)

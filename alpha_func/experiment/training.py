@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, func, nn
@@ -52,7 +52,10 @@ class Observation(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Where a mini-batch stands in the run, its samples, and the next mini-batch of its epoch, or the first."""
+    """Where a mini-batch stands in the run, its samples, and the next mini-batch of its epoch, or the first.
+
+    ``rng`` is the state of the shuffling generator from which its epoch's order was drawn.
+    """
 
     epoch: int
     batch: int
@@ -60,10 +63,13 @@ class Batch(NamedTuple):
     inputs: Tensor
     targets: Tensor
     held_out: tuple[Tensor, Tensor]
+    rng: Tensor
 
 
-def batches(experiment: Experiment, data: Data) -> Iterator[Batch]:
+def batches(experiment: Experiment, data: Data, after: int = -1, rng: Tensor | None = None) -> Iterator[Batch]:
     """The mini-batches of a run: in order, or shuffled anew every epoch from the seed.
+
+    They are those after the step ``after``, with the ``rng`` of that step's batch.
 
     >>> from alpha_func.experiment.data import load
     >>> experiment = Experiment(epochs=2)
@@ -71,17 +77,20 @@ def batches(experiment: Experiment, data: Data) -> Iterator[Batch]:
     64
     """
     generator = torch.Generator().manual_seed(experiment.seed)
-    step = 0
-    for epoch in range(experiment.epochs):
-        inputs, targets = data.inputs, data.targets
+    if rng is not None:
+        generator.set_state(rng)
+    size = experiment.batch_of(len(data.inputs))
+    per_epoch = math.ceil(len(data.inputs) / size)
+    for epoch in range(max(after, 0) // per_epoch, experiment.epochs):
+        inputs, targets, drawn_from = data.inputs, data.targets, generator.get_state()
         if experiment.shuffle:
             order = torch.randperm(len(inputs), generator=generator)
             inputs, targets = inputs[order], targets[order]
-        size = experiment.batch_size
         pieces = list(zip(torch.split(inputs, size), torch.split(targets, size), strict=True))
         for batch, (x, y) in enumerate(pieces):
-            yield Batch(epoch, batch, step, x, y, pieces[(batch + 1) % len(pieces)])
-            step += 1
+            step = epoch * per_epoch + batch
+            if step > after:
+                yield Batch(epoch, batch, step, x, y, pieces[(batch + 1) % per_epoch], drawn_from)
 
 
 def steps_of(experiment: Experiment, data: Data) -> int:
@@ -91,13 +100,77 @@ def steps_of(experiment: Experiment, data: Data) -> int:
     >>> steps_of(Experiment(), load(Experiment()))
     3200
     """
-    return experiment.epochs * math.ceil(len(data.inputs) / experiment.batch_size)
+    return experiment.epochs * math.ceil(len(data.inputs) / experiment.batch_of(len(data.inputs)))
 
 
 def training_loss(experiment: Experiment, data: Data, module: nn.Module) -> Callable[..., Tensor]:
     """The loss of a run, captured if its strategy says so; the optimizers of one run can share it."""
     loss, _ = functional_loss(module, data.criterion)
     return capture(loss) if experiment.strategy == CAPTURED else loss
+
+
+class Training:
+    """One optimizer's way from the module's parameters, which are not changed; ``step`` takes the step of a batch.
+
+    With ``lr=None`` a step is factor·α*, or factor times the moving average of α*. Where the curvature is not positive
+    α* is no minimum, and the last learning rate that led to one is used. ``loss`` is ``training_loss``'s.
+    """
+
+    def __init__(
+        self, experiment: Experiment, data: Data, module: nn.Module, algorithm: Algorithm, loss: Callable[..., Tensor]
+    ):
+        self.algorithm = algorithm
+        plain_loss, self._params = functional_loss(module, data.criterion)
+        self._experiment, self._loss = experiment, loss
+        self._stepper = _stepper(experiment, algorithm, loss, func.grad(plain_loss))
+        self._lines = line_steps(experiment, steps_of(experiment, data))
+        self._elsewhere = Elsewhere(experiment, data, loss)
+        self._lr = algorithm.nominal_lr
+        self._average = (0.0, 0.0)  # of α*: its sum with decaying weights, and theirs
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Where it stands, for ``torch.save``; a step makes new tensors and changes none of these."""
+        return {"params": self._params, "optimizer": self._stepper.state, "lr": self._lr, "average": self._average}
+
+    @state.setter
+    def state(self, state: Mapping[str, Any]) -> None:
+        self._params, self._stepper.state = state["params"], state["optimizer"]
+        self._lr, self._average = state["lr"], tuple(state["average"])
+
+    def step(self, batch: Batch) -> Observation | None:
+        """Take the step of a batch; None where it is not recorded."""
+        x, y, algorithm = batch.inputs, batch.targets, self.algorithm
+        observed = batch.step % self._experiment.every == 0
+        if not observed and algorithm.lr is not None:
+            self._params = self._stepper.advance(self._params, x, y)
+            return None
+        params, measured = self._params, self._stepper.measure(self._params, x, y)
+        after = measured.params
+        if algorithm.lr is None:
+            self._choose_lr(measured)
+            after = tree.axpy(self._lr / measured.unit, measured.direction, params)
+        observation = None
+        if observed:
+            others = self._elsewhere(params, measured, batch.held_out, batch.step, self._lr)
+            record = _record(batch, algorithm, measured, others, self._lr, self._loss(after, x, y))
+            line = None
+            if batch.step in self._lines:
+                line = _line(record, scalar_loss(self._loss, (x, y), {}), params, measured)
+            observation = Observation(record, line)
+        self._params = after
+        return observation
+
+    def _choose_lr(self, measured: Measured) -> None:
+        alpha = measured.unit * measured.quadratic.alpha.item()
+        if not (measured.quadratic.is_minimum and math.isfinite(alpha)):
+            return
+        beta = self._experiment.ema or 0.0
+        total, weight = (beta * old + (1 - beta) * new for old, new in zip(self._average, (alpha, 1.0), strict=True))
+        self._average = total, weight
+        lr = self._experiment.factor * (total / weight)
+        if abs(lr / measured.unit) <= torch.finfo(measured.quadratic.value.dtype).max:
+            self._lr = lr
 
 
 def observe(
@@ -108,41 +181,16 @@ def observe(
     *,
     loss: Callable[..., Tensor] | None = None,
 ) -> Iterator[Observation]:
-    """Train from the module's parameters (it is not changed), and yield what was observed at every ``every``-th step.
+    """Train from the module's parameters, and yield what was observed at every ``every``-th step.
 
-    With ``lr=None`` a step is factor·α*. Where the curvature is not positive α* is no minimum, and the last learning
-    rate that led to one is used. Of several optimizers, ``algorithm`` says which; left out, it is the first. ``loss``
-    is ``training_loss``'s.
+    Of several optimizers, ``algorithm`` says which; left out, it is the first. ``loss`` is ``training_loss``'s.
     """
-    algorithm = algorithm or experiment.algorithms()[0]
     loss = loss or training_loss(experiment, data, module)
-    plain_loss, params = functional_loss(module, data.criterion)
-    stepper = _stepper(experiment, algorithm, loss, func.grad(plain_loss))
-    lines = line_steps(experiment, steps_of(experiment, data))
-    elsewhere = Elsewhere(experiment, data, loss)
-    lr = algorithm.nominal_lr
+    training = Training(experiment, data, module, algorithm or experiment.algorithms()[0], loss)
     for batch in batches(experiment, data):
-        x, y = batch.inputs, batch.targets
-        observed = batch.step % experiment.every == 0
-        if not observed and algorithm.lr is not None:
-            params = stepper.advance(params, x, y)
-            continue
-        measured = stepper.measure(params, x, y)
-        after = measured.params
-        if algorithm.lr is None:
-            alpha = measured.unit * measured.quadratic.alpha.item()
-            if measured.quadratic.is_minimum and math.isfinite(alpha):
-                lr = experiment.factor * alpha
-            after = tree.axpy(lr / measured.unit, measured.direction, params)
-        if observed:
-            others = elsewhere(params, measured, batch.held_out, batch.step, lr)
-            record = _record(batch, algorithm, measured, others, lr, loss(after, x, y))
-            line = None
-            if batch.step in lines:
-                on_batch = scalar_loss(loss, (x, y), {})
-                line = _line(record, on_batch, params, measured)
-            yield Observation(record, line)
-        params = after
+        observation = training.step(batch)
+        if observation is not None:
+            yield observation
 
 
 def _stepper(
@@ -166,7 +214,12 @@ def _record(
     numbers = torch.stack([*measured.quadratic, measured.slope, loss_after, *leaves])
     value, slope, curvature, trained, after, *norms = numbers.tolist()  # the device is waited for once
     steps = lr / measured.unit  # the step that is taken, in directions
-    slope, trained, curvature, norms = steps * slope, steps * trained, steps**2 * curvature, [steps * n for n in norms]
+    slope, trained, curvature, norms = (
+        steps * slope,
+        steps * trained,
+        steps * steps * curvature,
+        [steps * n for n in norms],
+    )
     alpha, norm, dtype = divided(-slope, curvature), math.hypot(*norms), leaves[0].dtype
     agrees = agreeing(trained, slope, scale=abs(divided(trained, measured.cosine)), dtype=dtype)
     return StepRecord(
@@ -180,7 +233,7 @@ def _record(
         loss_after=after,
         gain_ratio=gain_ratio(value, slope, curvature, after, eps=torch.finfo(dtype).eps),
         step_norm=norm,
-        directional_sharpness=divided(curvature, norm**2),
+        directional_sharpness=divided(curvature, norm * norm),
         cosine=measured.cosine,
         weight_decay_share=measured.weight_decay_share,
         trained_loss=value,
@@ -214,6 +267,7 @@ def _line(record: StepRecord, loss: Loss, params: Tree, measured: Measured) -> L
     alpha, lr = record.alpha_lr, record.lr
     reach = abs(alpha) if math.isfinite(alpha) and alpha else lr
     end = max(2.2 * reach, min(1.2 * lr, 6 * reach))
+    end = min(end, measured.unit * torch.finfo(measured.quadratic.value.dtype).max)
     alphas = torch.linspace(-end if alpha < 0 else -0.25 * end, end, POINTS, dtype=torch.float64)
     at = (tree.axpy(a / measured.unit, measured.direction, params) for a in alphas.tolist())
     losses = torch.stack([loss(point).double() for point in at])
@@ -221,29 +275,22 @@ def _line(record: StepRecord, loss: Loss, params: Tree, measured: Measured) -> L
 
 
 def plain_step_seconds(
-    experiment: Experiment, data: Data, module: nn.Module, algorithm: Algorithm, *, limit: int = 300
-) -> float:
-    """The median time of a step of the same training unobserved: module, criterion, backward, torch.optim.
+    experiment: Experiment, data: Data, module: nn.Module, algorithm: Algorithm, *, steps: int = 300
+) -> list[float]:
+    """What the processor took for each step of the same training unobserved: module, criterion, backward, torch.optim.
 
-    The module is trained: pass a fresh one.
+    As many as asked for, and no more than fit in a second. The module is trained: pass a fresh one.
     """
     optimizers = algorithm.optimizers(module)
-    seconds = []
-    for batch in islice(batches(experiment, data), limit):
-        started = time.perf_counter()
+    seconds: list[float] = []
+    for batch in islice(batches(experiment, data), steps):
+        started = time.thread_time()
         for optimizer in optimizers:
             optimizer.zero_grad()
         data.criterion(module(batch.inputs), batch.targets).backward()
         for optimizer in optimizers:
             optimizer.step()
-        seconds.append(time.perf_counter() - started)
-    return median(seconds)
-
-
-def median(numbers: Sequence[float]) -> float:
-    """The middle of the numbers that are not NaN; NaN where there are none.
-
-    >>> median([3.0, 1.0, math.nan, 2.0])
-    2.0
-    """
-    return torch.tensor(numbers, dtype=torch.float64).nanmedian().item() if numbers else math.nan
+        seconds.append(time.thread_time() - started)
+        if sum(seconds) > 1:
+            break
+    return seconds

@@ -4,11 +4,16 @@ Fused kernels have hand-written first derivatives and no second: flash and effic
 layer of ``nn.TransformerEncoderLayer`` in eval mode. The compositions they stand for have every derivative.
 """
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+_lock = threading.Lock()
+_users = 0  # the settings are the process's: the first thread that comes changes them, the last puts them back
+_settings = ExitStack()
 
 
 @contextmanager
@@ -19,10 +24,17 @@ def twice_differentiable() -> Iterator[None]:
     ...     torch.backends.cuda.flash_sdp_enabled(), torch.backends.mha.get_fastpath_enabled()
     (False, False)
     """
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    global _users
+    with _lock:
+        if not _users:
+            _settings.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+            torch.backends.mha.set_fastpath_enabled(False)
+            _settings.enter_context(sdpa_kernel(SDPBackend.MATH))
+        _users += 1
     try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
+        yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
+        with _lock:
+            _users -= 1
+            if not _users:
+                _settings.close()

@@ -5,19 +5,21 @@ global RNG (dropout) and reads its own parameters. ``functional_loss`` takes all
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
 from torch.func import functional_call
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from alpha_func.losses import dropout
+from alpha_func.losses import backward, dropout
 from alpha_func.losses.draws import seeded_rng
+from alpha_func.losses.looking import can_look, look_in_progress, looking
 from alpha_func.losses.module_state import ModuleState
+from alpha_func.losses.restoring import restored
 from alpha_func.losses.sharding import refuse_sharded
 
 
@@ -78,8 +80,12 @@ def functional_loss(
     if not params:
         raise ValueError("module has no parameter with requires_grad=True; unfreeze at least one")
     for name, part in module.named_modules():
-        if getattr(part, "max_norm", None) is not None and isinstance(part, nn.Embedding | nn.EmbeddingBag):
-            raise ValueError(_RESCALES.format(f"module has {type(part).__name__} {name!r}", part.max_norm))
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag):
+            what = f"module has {type(part).__name__} {name!r}"
+            if part.max_norm is not None:
+                raise ValueError(backward.RESCALES.format(what, part.max_norm))
+            if part.scale_grad_by_freq:
+                raise ValueError(backward.COUNTS.format(what))
     model: nn.Module
     if loss_of is not None:
         model = _ByFunction(module, loss_of)
@@ -120,16 +126,21 @@ class ModuleLoss:
         if _lifting is not None:
             return self.with_state(_lifting(self), params, *args, **kwargs)
         self._check(params)
-        state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        with seeded_rng(self.seed):
-            return self._run(state, params, args, kwargs)
+        with seeded_rng(self.seed), restored(self.model) as aside:
+            look = look_in_progress()
+            if look is not None:
+                look.protect(self._trained(), aside.clones)
+                look.seen_by.append(partial(self.seen.add, self.model.training))
+            elif (aside.may_alias or self.model.training not in self.seen) and can_look():
+                self._look(params, args, kwargs)
+            return self._run({}, params, args, kwargs)
 
     def with_state(
         self, state: Mapping[str, Tensor], params: Mapping[str, Tensor], *args: Any, **kwargs: Any
     ) -> Tensor:
         """The loss as a function of its state too, as ``state.tensors()`` gives it; draws from the RNG as it stands."""
         self._check(params)
-        with self.state.attributes_replaced(state) as registered:
+        with self.state.attributes_replaced(state) as registered, self.state.attributes_kept():
             return self._run({name: value.clone() for name, value in registered.items()}, params, args, kwargs)
 
     def _check(self, params: Mapping[str, Tensor]) -> None:
@@ -140,14 +151,22 @@ class ModuleLoss:
         if params.keys() != self.expected:
             raise ValueError(_name_mismatch(params.keys(), self.expected))
 
+    def _look(self, params: Mapping[str, Tensor], args: Any, kwargs: Any) -> None:
+        """Call it once to see what it reads and writes; clones of the parameters show what reads the module's own."""
+        clones = {name: value.clone() for name, value in params.items()}
+        with suppress(RuntimeError), looking(clones, (args, kwargs)):  # its own errors the call itself raises
+            self(clones, *args, **kwargs)
+
+    def _trained(self) -> list[tuple[str, Tensor]]:
+        own = dict(self.model.named_parameters(remove_duplicate=False))
+        return [(name, own[f"module.{name}"]) for name in self.names if f"module.{name}" in own]
+
     def _run(self, state: dict[str, Tensor], params: Mapping[str, Tensor], args: Any, kwargs: Any) -> Tensor:
         state.update({f"module.{name}": value for name, value in params.items()})
         # A transform's dropout would have another mask than a plain call's; at the first call, for what it refuses.
         watched = peek_interpreter_stack() is not None or self.model.training not in self.seen
-        with self.state.attributes_kept(), Watched() if watched else nullcontext():
-            value = functional_call(self.model, state, args, kwargs, tie_weights=self.tied)
-        self.seen.add(self.model.training)
-        return value
+        with Watched() if watched else nullcontext():
+            return functional_call(self.model, state, args, kwargs, tie_weights=self.tied)
 
 
 class LossOfLoss:
@@ -184,25 +203,15 @@ def lifted(state_of: Callable[[ModuleLoss], Mapping[str, Tensor]]) -> Iterator[N
         _lifting = outer
 
 
-_RESCALES = (
-    "{} with max_norm={}: it rescales its weight in place at every call, and its derivative ignores that; "
-    "set max_norm=None"
-)
-
-
 class Watched(TorchFunctionMode):
-    """A call whose dropout draws the masks of a plain call, and whose look-ups do not write to their table."""
+    """A call whose dropout draws the masks of a plain call, and whose derivatives are those of its values."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The call, with dropout replaced, and a look-up with ``max_norm`` refused."""
-        kwargs = kwargs or {}
-        max_norm = kwargs.get("max_norm", args[3] if len(args) > 3 else None) if func in _LOOK_UPS else None
-        if max_norm is not None:
-            raise ValueError(_RESCALES.format(f"the loss calls F.{func.__name__}", max_norm))
-        return dropout.BY_FUNCTION.get(func, func)(*args, **kwargs)
+        """The call, by what stands for it."""
+        return _INSTEAD.get(func, func)(*args, **(kwargs or {}))
 
 
-_LOOK_UPS = (F.embedding, F.embedding_bag)
+_INSTEAD = {**dropout.BY_FUNCTION, **backward.BY_FUNCTION}
 
 
 class _Supervised(nn.Module):

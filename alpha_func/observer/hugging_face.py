@@ -44,9 +44,7 @@ class TrainerObserver(TrainerCallback):
         self._leave()  # a run before this one may have ended in an error
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         options = {"start": state.global_step, **self._options}
-        self.observer = Observer(
-            _Unwrapped(model), None, optimizer, accumulate=args.gradient_accumulation_steps, **options
-        )
+        self.observer = Observer(_Unwrapped(model), None, optimizer, **options)
         self._hook = model.register_forward_pre_hook(self._on_forward, with_kwargs=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -61,10 +59,8 @@ class TrainerObserver(TrainerCallback):
 
     def _on_forward(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         observer = self.observer
-        if observer is None or not module.training or observer.measuring:
+        if observer is None or not module.training:
             return
-        # Where the Trainer divides by the items of all batches of a step, their losses are summed.
-        observer.meter.total = kwargs.get("num_items_in_batch") is not None
         observer.forward_begins()
         observer.batch(*args, **kwargs)
 

@@ -60,7 +60,6 @@ class LightningObserver(Callback):
             None,
             trainer.optimizers[0],
             log=to_loggers if self._log is None else self._log,
-            accumulate=trainer.accumulate_grad_batches,
             **self._options,
         )
 

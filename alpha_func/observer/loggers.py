@@ -8,9 +8,10 @@ import csv
 import json
 import math
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from alpha_func.observer.extras import required
+from alpha_func.observer.line_file import LineFile
 from alpha_func.observer.record import Record, columns
 
 
@@ -19,11 +20,13 @@ class CSVLog:
 
     Args:
         path: of the file; its folder is made.
-        append: go on with a file of the same columns instead of refusing one that exists.
+        append: go on with a file of the same columns instead of refusing one that exists; a torn last row is removed.
+        digits: significant digits of a number; None: as many as tell it from every other.
 
     Raises:
         FileExistsError: the file exists, and ``append`` is not set.
         ValueError: at a record, the file has other columns.
+        OSError: at a record, the disk is full; the rows before it are kept.
 
     >>> import tempfile
     >>> from collections import namedtuple
@@ -35,9 +38,9 @@ class CSVLog:
     ['step,alpha_steps', '0,1.5']
     """
 
-    def __init__(self, path: str | Path, *, append: bool = False):
-        self._path = Path(path)
-        self._file = _opened(self._path, append)
+    def __init__(self, path: str | Path, *, append: bool = False, digits: int | None = None):
+        self._path, self._digits = Path(path), digits
+        self._file = LineFile(path, append=append)
         self._writer = csv.writer(self._file, lineterminator="\n")
         self._columns: list[str] | None = None
 
@@ -46,20 +49,22 @@ class CSVLog:
         fields = columns(record)
         if self._columns is None:
             self._begin(list(fields))
-        self._writer.writerow(fields.values())
+        self._writer.writerow(map(self._text, fields.values()))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
     def _begin(self, columns: list[str]) -> None:
-        with self._path.open(newline="", encoding="utf-8") as file:
-            found = next(csv.reader(file), None)
-        if found is None:
+        found = next(csv.reader([self._file.first_line()]), None)
+        if not found:
             self._writer.writerow(columns)
         elif found != columns:
             raise ValueError(f"{self._path} has the columns {found}, expected {columns}: append to a file of them")
         self._columns = columns
+
+    def _text(self, value: Any) -> Any:
+        return f"{value:.{self._digits}g}" if self._digits and isinstance(value, float) else value
 
 
 class JSONLinesLog:
@@ -69,14 +74,14 @@ class JSONLinesLog:
 
     Args:
         path: of the file; its folder is made.
-        append: go on with a file that exists instead of refusing it.
+        append: go on with a file that exists instead of refusing it; a torn last line is removed.
 
     Raises:
         FileExistsError: the file exists, and ``append`` is not set.
     """
 
     def __init__(self, path: str | Path, *, append: bool = False):
-        self._file = _opened(Path(path), append)
+        self._file = LineFile(path, append=append)
 
     def __call__(self, record: Record) -> None:
         """Write a line."""
@@ -171,15 +176,6 @@ class MLflowLog:
     def __call__(self, record: Record) -> None:
         """Log the metrics."""
         self._mlflow.log_metrics(record_numbers(record, self._prefix), step=record.step, run_id=self._run_id)
-
-
-def _opened(path: Path, append: bool) -> IO[str]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        # Line buffered: a row is one system call, so a kill cannot cut it in two.
-        return path.open("a" if append else "x", newline="", buffering=1, encoding="utf-8")
-    except FileExistsError:
-        raise FileExistsError(f"{path} exists: choose another path, or say append=True to go on with it") from None
 
 
 def record_numbers(record: Record, prefix: str = "") -> dict[str, float]:

@@ -1,15 +1,14 @@
-"""The quadratic of a training step that has been taken: of the loss that a module and a criterion make, along θ⁺ − θ.
+"""The loss of a training step that has been taken: its quadratic along θ⁺ − θ, its gradient, and where the step ended.
 
 By the captured loss where it can be, and by double backward where it cannot. Nothing of the module or of any global
 random generator changes.
 """
 
-import copy
 import logging
-import random
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -17,90 +16,148 @@ from torch import Tensor, nn
 
 from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
-from alpha_func.errors import CaptureError
-from alpha_func.losses.draws import draws_replayed
-from alpha_func.losses.module_loss import ModuleLoss, functional_loss
+from alpha_func.errors import CaptureError, StrategyError
+from alpha_func.losses.kernels import twice_differentiable
+from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, functional_loss
+from alpha_func.observer.batches import Batch, each_tensor
+from alpha_func.observer.forwards import Beginning, as_it_began, measuring
 from alpha_func.quadratic import Quadratic
+from alpha_func.transforms.engine import Engine, Uncaptured
 from alpha_func.transforms.strategies import StrategyLike
+from alpha_func.transforms.validation import scalar_loss
 from alpha_func.transforms.verbs import quadratic_along
 
 logger = logging.getLogger("alpha_func")
 KEPT_LOSSES = 8  # one for each set of parameters that was trained
 TRIED_CAPTURES = 12  # before a loss that is captured anew at most measurements is given up as a program
+PATIENCE = 5.0  # seconds until a first measurement says what it is doing
+BY_DOUBLE_BACKWARD = "reverse_over_reverse"
 _EXACT = (torch.float32, torch.float64)
 
 
-class Batch(NamedTuple):
-    """What a loss was called with, and the state of the random generators where its forward began, where known."""
+class Part(NamedTuple):
+    """Of one batch: h(0), h′(0), h″(0) and h(1), or NaN where that was not asked for."""
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    rng: Sequence[Tensor] | None = None
+    value: float
+    slope: float
+    curvature: float
+    after: float
 
 
 class Meter:
-    """``meter(before, after, batches)``: the quadratic along the step from ``before`` to ``after``.
+    """Measures the loss of a batch, in float32 or better.
 
     Args:
-        module: read at every call, never changed. Where it computes in less than float32, a copy in float32 is kept.
-        criterion: as for ``functional_loss``.
+        module: read at every call, never changed.
+        criterion, loss_of: as for ``functional_loss``.
         strategy: as for ``quadratic_along``; None captures the loss, and falls back to double backward where it cannot.
         backend: of ``capture``.
-        total: whether several batches are summed; they are averaged otherwise.
     """
 
     def __init__(
         self,
         module: nn.Module,
         criterion: Callable[[Any, Any], Tensor] | None,
+        loss_of: Callable[..., Tensor] | None,
         *,
         strategy: StrategyLike | None = None,
         backend: str = "eager",
-        total: bool = False,
     ):
-        self._source, self._strategy, self._backend, self.total = module, strategy, backend, total
-        self._copy: nn.Module | None = None
-        if any(value.is_floating_point() and value.dtype not in _EXACT for value in _tensors(module)):
-            self._copy = copy.deepcopy(module).float()
-            criterion = copy.deepcopy(criterion).float() if isinstance(criterion, nn.Module) else criterion
-        self._loss: ModuleLoss = functional_loss(self._copy or module, criterion)[0]
+        self._modules = [module, *([criterion] if isinstance(criterion, nn.Module) else [])]
+        self._strategy, self._backend = strategy, backend
+        self._loss: ModuleLoss = functional_loss(module, criterion, loss_of=loss_of)[0]
         self._transforms: dict[tuple[str, ...], tuple[CapturedLoss | None, Callable[..., Quadratic]]] = {}
         self._measured = 0
+        self._beginning: Beginning | None = None
         self._of_names(self._loss.names)  # refuses a strategy or a backend that there is not
 
-    def __call__(
-        self, before: Mapping[str, Tensor], after: Mapping[str, Tensor], batches: Sequence[Batch]
-    ) -> tuple[dict[str, Tensor], Quadratic]:
-        """(d, the quadratic along d at ``before``), d = after − before in float32 or better, the batches together."""
-        theta = {name: _exact(value) for name, value in before.items()}
-        d = {name: _exact(value.detach()) - theta[name] for name, value in after.items()}
+    @property
+    def by_program(self) -> bool:
+        """Whether the loss is measured by a captured program."""
+        return self._strategy is None
+
+    def part(self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch, *, after: bool) -> Part:
+        """The quadratic along d at θ, and the loss at θ + d if it is asked for."""
+        with _patient(self._measured == 0):
+            quadratic = self._quadratic(theta, d, batch)
+        self._measured += 1
+        numbers = [*quadratic]
+        if after:
+            with self._at(theta, batch) as (args, kwargs), torch.no_grad():
+                captured = self._of_names(tuple(theta))[0]
+                loss = captured or self._loss.over(theta)
+                end = dict(zip(theta, torch._foreach_add(list(theta.values()), list(d.values())), strict=True))
+                numbers.append(loss(end, *args, **kwargs))
+        found = torch.stack([number.detach().double() for number in numbers]).tolist()  # the device is waited for once
+        return Part(found[0], found[1], found[2], found[3] if after else math.nan)
+
+    def gradient(self, theta: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The gradient at θ of the loss itself, by no program."""
+        with self._at(theta, batch) as (args, kwargs):
+            params = {name: value.detach().requires_grad_() for name, value in theta.items()}
+            value = scalar_loss(self._loss.over(theta), args, kwargs)(params)
+            grads = torch.autograd.grad(value, list(params.values()), materialize_grads=True)
+        return dict(zip(theta, grads, strict=True))
+
+    def value(self, theta: dict[str, Tensor], batch: Batch) -> Tensor:
+        """The loss itself at θ, by no program."""
+        with self._at(theta, batch) as (args, kwargs), torch.no_grad():
+            return scalar_loss(self._loss.over(theta), args, kwargs)(theta)
+
+    def give_up_programs(self, why: str) -> None:
+        """Measure by double backward from now on."""
+        self._strategy = BY_DOUBLE_BACKWARD
+        self._transforms.clear()
+        logger.warning("the loss is measured without a captured program from here on, by double backward: %s", why)
+
+    @contextmanager
+    def _at(self, theta: Mapping[str, Tensor], batch: Batch) -> Iterator[tuple[Any, Any]]:
+        """The batch's arguments, where everything else that its loss reads is what its forward began with."""
+        named = dict(self._modules[0].named_parameters())
+        skip = {id(named[name]) for name in theta}
         with ExitStack() as stack:
-            stack.enter_context(_generators_kept())
+            stack.enter_context(measuring())
             stack.enter_context(_without_autocast())
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())  # a closure or a caller may have left it off
-            self._follow()
-            parts = [self._along(theta, d, batch) for batch in batches]
-        together = torch.stack([torch.stack(q).detach().cpu().double() for q in parts]).sum(0)
-        self._measured += 1
-        return d, Quadratic(*(together if self.total else together / len(parts)))
+            stack.enter_context(as_it_began(batch.beginning, self._modules, exact, skip))
+            self._beginning = batch.beginning
+            yield each_tensor(exact, batch.args), each_tensor(exact, batch.kwargs)
 
-    def _along(self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch) -> Quadratic:
-        exact = _exact if self._copy is not None else _constant
-        args, kwargs = tree.map(exact, (batch.args, batch.kwargs))
-        with draws_replayed(batch.rng):
-            captured, along = self._of_names(tuple(theta))
-            if captured is None:
-                return along(theta, d, *args, **kwargs)
-            try:
+    def _quadratic(self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch) -> Quadratic:
+        captured, along = self._of_names(tuple(theta))
+        try:
+            with self._at(theta, batch) as (args, kwargs):
                 quadratic = along(theta, d, *args, **kwargs)
-            except CaptureError as error:
-                self._give_up(str(error))
-            else:
-                if captured.captured >= TRIED_CAPTURES and 2 * captured.captured > self._measured:
-                    self._give_up(f"{captured.captured} programs were captured in {self._measured + 1} measurements")
-                return quadratic
-            return self._of_names(tuple(theta))[1](theta, d, *args, **kwargs)
+        except CaptureError as error:
+            if captured is None:
+                raise
+            self.give_up_programs(str(error))
+        except StrategyError:
+            raise
+        except Exception:  # inside torch.func some losses do not run that do without: checkpoints, autograd.grad
+            if captured is not None or self._strategy != BY_DOUBLE_BACKWARD:
+                raise
+            return self._by_autograd(theta, d, batch)
+        else:
+            if captured is not None and captured.captured >= TRIED_CAPTURES and 2 * captured.captured > self._measured:
+                self.give_up_programs(
+                    f"{captured.captured} programs were captured in {self._measured + 1} measurements"
+                )
+            return quadratic
+        return self._quadratic(theta, d, batch)
+
+    def _by_autograd(self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch) -> Quadratic:
+        """Double backward over a plain call, without torch.func."""
+        with self._at(theta, batch) as (args, kwargs), twice_differentiable():
+            params = {name: value.detach().requires_grad_() for name, value in theta.items()}
+            value = scalar_loss(self._loss.over(theta), args, kwargs)(params)
+            grads = torch.autograd.grad(value, list(params.values()), create_graph=True, materialize_grads=True)
+            slope = tree.vdot(list(grads), list(d.values()))
+            if not slope.requires_grad:
+                return Quadratic(value.detach(), slope, torch.zeros_like(slope))
+            products = torch.autograd.grad(slope, list(params.values()), materialize_grads=True)
+            return Quadratic(value.detach(), slope.detach(), tree.vdot(list(products), list(d.values())))
 
     def _of_names(self, names: tuple[str, ...]) -> tuple[CapturedLoss | None, Callable[..., Quadratic]]:
         if names not in self._transforms:
@@ -108,53 +165,54 @@ class Meter:
                 self._transforms.clear()
             loss = self._loss.over(names)
             captured = capture(loss, backend=self._backend) if self._strategy is None else None
-            self._transforms[names] = captured, quadratic_along(captured or loss, strategy=self._strategy)
+            begun = captured or _BegunAnew(loss, lambda: as_it_began(self._beginning, (), exact, set()))
+            self._transforms[names] = captured, quadratic_along(begun, strategy=self._strategy)
         return self._transforms[names]
 
-    def _give_up(self, why: str) -> None:
-        self._strategy = "reverse_over_reverse"
-        self._transforms.clear()
-        logger.warning("the loss is measured without a captured program from here on, by double backward: %s", why)
 
-    def _follow(self) -> None:
-        """Bring the copy's mode, buffers and frozen parameters to where the module's are."""
-        if self._copy is None:
-            return
-        for part, source in zip(self._copy.modules(), self._source.modules(), strict=True):
-            part.training = source.training
-        with torch.no_grad():
-            for value, original in zip(_tensors(self._copy), _tensors(self._source), strict=True):
-                value.copy_(original)
+class _BegunAnew(LossOfLoss):
+    """A loss that begins every call alike: what runs it may call it more than once."""
 
+    def __init__(self, loss: ModuleLoss, begun: Callable[[], AbstractContextManager[None]]):
+        self.loss, self._begun = loss, begun
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss."""
+        with self._begun():
+            return self.loss(*args, **kwargs)
+
+    def engine(self, strategy: StrategyLike | None) -> Engine:
+        """No program."""
+        return Uncaptured(self, strategy)
 
 
-def _exact(value: Any) -> Any:
-    """A tensor in float32 or better, apart from the graph; integers and what is no tensor as they are."""
-    if not isinstance(value, Tensor):
-        return value
-    value = value.detach()
-    return value.float() if value.is_floating_point() and value.dtype not in _EXACT else value
-
-
-def _constant(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
+def exact(value: Tensor) -> Tensor:
+    """A tensor in float32 or better, integers as they are, apart from the graph; a parameter stays one."""
+    if not value.is_floating_point() or value.dtype in _EXACT:
+        return value if isinstance(value, nn.Parameter) else value.detach().requires_grad_(value.requires_grad)
+    made = value.detach().float()
+    return nn.Parameter(made, value.requires_grad) if isinstance(value, nn.Parameter) else made
 
 
 @contextmanager
-def _generators_kept() -> Iterator[None]:
-    """Python's and NumPy's generators put back: a forward may draw from them. torch's are kept by the loss."""
-    numpy = sys.modules.get("numpy")
-    python, arrays = random.getstate(), numpy.random.get_state() if numpy else None
+def _patient(first: bool) -> Iterator[None]:
+    """Say what takes so long, once."""
+    timer = threading.Timer(
+        PATIENCE,
+        logger.warning,
+        [
+            "the first measured step captures the loss as a program, which has taken %g seconds so far: later steps "
+            "use it; strategy='reverse_over_reverse' measures without one",
+            PATIENCE,
+        ],
+    )
+    timer.daemon = True
+    if first:
+        timer.start()
     try:
         yield
     finally:
-        random.setstate(python)
-        if numpy:
-            numpy.random.set_state(arrays)
+        timer.cancel()
 
 
 @contextmanager

@@ -8,27 +8,28 @@ So d is the very step that the loop took, whatever made it: any optimizer, clipp
 """
 
 import logging
-import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from alpha_func import tree
-from alpha_func.losses.draws import rng_state
+from alpha_func.errors import CaptureError, ObserverError, StrategyError
 from alpha_func.observer import setup
-from alpha_func.observer.measuring import Batch, Meter
-from alpha_func.observer.record import StepRecord, divided
-from alpha_func.observer.snapshot import Snapshot, given, snapshot, trained
+from alpha_func.observer.batches import Batch, handed_over
+from alpha_func.observer.forwards import Watch, versions
+from alpha_func.observer.measuring import Meter
+from alpha_func.observer.record import StepRecord
+from alpha_func.observer.recording import Recorder, Taken
+from alpha_func.observer.snapshot import Snapshot, gradients, snapshot, trained
+from alpha_func.observer.steps import Steps
 from alpha_func.transforms.strategies import StrategyLike
 
 logger = logging.getLogger("alpha_func")
 Log = Callable[[StepRecord], object]
+KEPT_BATCHES = 1024  # between two steps
 
 
 class Observer:
@@ -43,26 +44,32 @@ class Observer:
             observer.batch(inputs, targets)
             optimizer.step()
 
-    A step is measured with the quadratic of the batch's loss at θ, the parameters before it, along d = θ⁺ − θ, in
-    float32 or better, autocast or not. The loss has the dropout masks that the batch was trained with, unless another
-    call of the module came between or autocast draws others. Parameters, buffers, gradients, optimizer state and random
-    generators stay bit for bit what they are without it.
+    A step is measured with the quadratic of its batches' loss at θ, the parameters before it, along d = θ⁺ − θ, in
+    float32 or better, autocast or not. The loss is the one that the forward of the step began with: its dropout masks,
+    buffers, attributes and mode. Parameters, buffers, gradients, optimizer state and random generators stay bit for bit
+    what they are without it, and the model is copied, saved, scripted and compiled as without it.
 
-    The first step is where a set-up shows its mistakes: an error in measuring it is raised by ``optimizer.step()``.
-    After that nothing is: an error is logged (``logging``, "alpha_func"), the step has no record, and training goes on.
-    So it is, at any step, for an error of a logger and for memory that runs out. A loss that is not finite is recorded
-    as it is.
+    Every record says whether the loss that was measured is the loss that was trained: dᵀg of the gradient that the
+    optimizer was given is the slope of the latter. Where the two differ beyond rounding, ``agrees`` is False, and the
+    log (``logging``, "alpha_func") says once what was seen to differ. Several batches of one step are weighted as the
+    loop weights them. docs/observer.md says what can differ, and what to do.
+
+    The first step is where a set-up shows its mistakes: what you can mend is raised by ``optimizer.step()``. Nothing
+    else ever is: an error is logged, the step has no record, and training goes on. A loss that is not finite is
+    recorded as it is; a step that a GradScaler skips has no record.
 
     Args:
-        module: the model as it is called in the loop; for a wrapper such as DistributedDataParallel its ``.module``.
-        criterion: ``criterion(outputs, targets)``, the loss; None where the module's output is or holds the loss.
-        optimizer: a torch.optim optimizer of the module's parameters, all or some of them.
+        module: the model as it is called in the loop; of a compiled or DistributedDataParallel one the inner is taken.
+        criterion: ``criterion(outputs, targets)``, the loss; None where the module's output is or holds the loss, or
+            ``loss_of`` says what it is.
+        optimizer: a torch.optim optimizer of the module's parameters, all or some of them; or several that step one
+            after the other, whose steps are then measured as one.
+        loss_of: ``loss_of(module, *batch)``, for any other loss: ``lambda model, x, y: model(x, y)[1]``.
         every: measure step 0 and every so many steps; or a function of the step, true where it is to be measured.
         log: what is called with each ``StepRecord``, or several of such; see ``alpha_func.observer.loggers``.
-        accumulate: how many batches make a step, where gradients are accumulated: the last so many since the last step
-            are averaged.
         measure_on: measure on this batch instead: a tuple of arguments or a dict of keyword arguments of the loss, or
             a function of the step that returns one. Random draws are then seeded, alike at every step.
+        loss_after: evaluate the loss where the step ended too, for the gain ratio; one forward pass.
         strategy: as for ``quadratic_along``. Left out, the loss is captured, and where it cannot be, double backward
             measures it and the log says why.
         backend: of ``capture``.
@@ -70,10 +77,13 @@ class Observer:
 
     Raises:
         TypeError, ValueError: an argument is not as above, or they do not fit each other.
+        ObserverError: at the first measured step, what ``batch`` was given makes no loss, or it was given nothing.
 
-    A measured step costs about one and a half to two gradients, and memory for θ and d; any other step nothing. A batch
-    of new shapes is captured at its first measurement, which takes a second or so.
+    A measured step costs about one and a half to two gradients, and memory for θ, d and the batch; any other step
+    nothing. A gradient that is clipped costs one more, unless ``batch`` is told the loss. A batch of new shapes is
+    captured at its first measurement, which takes a second or so.
 
+    >>> import torch
     >>> module = torch.nn.Linear(2, 1)
     >>> optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     >>> inputs, targets = torch.ones(4, 2), torch.zeros(4, 1)
@@ -81,48 +91,48 @@ class Observer:
     ...     torch.nn.MSELoss()(module(inputs), targets).backward()
     ...     observer.batch(inputs, targets)
     ...     optimizer.step()
-    >>> round(observer.last.alpha_steps, 3)  # dᵀg = −0.1 ‖g‖², dᵀHd = 0.01·2·3 ‖g‖²
-    1.667
+    >>> round(observer.last.alpha_steps, 3), observer.last.agrees  # dᵀg = −0.1 ‖g‖², dᵀHd = 0.01·2·3 ‖g‖²
+    (1.667, True)
     """
 
     def __init__(
         self,
         module: nn.Module,
         criterion: Callable[[Any, Any], Tensor] | None,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         *,
+        loss_of: Callable[..., Tensor] | None = None,
         every: int | Callable[[int], bool] = 1,
         log: Log | Iterable[Log] = (),
-        accumulate: int = 1,
         measure_on: Any = None,
+        loss_after: bool = True,
         strategy: StrategyLike | None = None,
         backend: str = "eager",
         start: int = 0,
     ):
-        module, optimizer = setup.bare_module(module), setup.bare_optimizer(optimizer)
+        compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        module, self._optimizers = setup.bare_module(module), setup.bare_optimizers(optimizer)
         setup.check_criterion(criterion)
-        setup.check_parameters(module, optimizer)
+        setup.check_parameters(module, self._optimizers)
         self._is_due, self._logs = setup.schedule(every), setup.callables(log)
-        if not isinstance(accumulate, int) or accumulate < 1:
-            raise ValueError(f"accumulate must be a positive number of batches, got {accumulate!r}")
         if measure_on is not None and not callable(measure_on):
             setup.as_batch(measure_on)
-        self._module, self._criterion, self._optimizer = module, criterion, optimizer
+        self._module, self._criterion = module, criterion
         self._measure_on = measure_on
-        self.meter = Meter(module, criterion, strategy=strategy, backend=backend)
+        meter = Meter(module, criterion, loss_of, strategy=strategy, backend=backend)
+        self._recorder = Recorder(self._optimizers, meter, after=loss_after)
         self.step, self.last = start, None
         self._start = start
-        self._batches: deque[Batch] = deque(maxlen=accumulate)
-        self._drawn: list[Tensor] | None = None
         self._said: set[Any] = set()
         self._due: tuple[int, bool] = (-1, False)
-        self._before: Snapshot | None = None
-        self._stepping = self.measuring = False
-        self._handles: list[Any] = [
-            optimizer.register_step_pre_hook(self._on_step),
-            optimizer.register_step_post_hook(self._on_stepped),
-            module.register_forward_pre_hook(self._on_forward),
-        ]
+        others = [criterion] if isinstance(criterion, nn.Module) else []
+        self._watch = Watch(module, others=others, on_call=self._forget_abandoned)
+        self._watches = measure_on is None and not compiled  # compiled code draws masks of its own
+        self._steps = Steps(self._optimizers, self)
+        self._batches: list[Batch] = []
+        self._evaluated = False
+        self._last_gradient: list[tuple[int, int]] = []
+        self._forget()
 
     last: StepRecord | None
     """The last record."""
@@ -130,14 +140,16 @@ class Observer:
     step: int
     """The number of the next step."""
 
-    measuring: bool
-    """Whether a step is being measured now; the module is then called by the observer."""
+    def batch(self, *args: Any, loss: float | Tensor | None = None, **kwargs: Any) -> None:
+        """A batch of the step about to be taken: what the loss is called with; at once free where none is due.
 
-    def batch(self, *args: Any, **kwargs: Any) -> None:
-        """The batch of the step about to be taken: what the loss is called with; at once free where none is due.
+        With a criterion ``batch(inputs, targets)``, with ``loss_of`` its arguments after the module, without either the
+        arguments of the module. Where gradients are accumulated, call it for every batch of the step. What was handed
+        over is what is measured, whatever the loop does with its tensors afterwards.
 
-        With a criterion ``batch(inputs, targets)``, without one the arguments of the module. Where gradients are
-        accumulated, call it for every batch of the step.
+        Args:
+            args, kwargs: of the loss.
+            loss: what the loop's own loss of this batch is, to be compared with the measured one.
 
         Raises:
             TypeError: other than two arguments come with a criterion.
@@ -145,24 +157,35 @@ class Observer:
         if self._criterion is not None and (len(args) != 2 or kwargs):
             raise TypeError(
                 f"batch takes (inputs, targets), as criterion(module(inputs), targets), got {len(args)} arguments"
-                f"{f' and keywords {sorted(kwargs)}' if kwargs else ''}; pack several inputs in a module of your own"
+                f"{f' and keywords {sorted(kwargs)}' if kwargs else ''}; for another loss give Observer "
+                "loss_of=lambda model, *batch: ..."
             )
-        if self._measure_on is None and self._to_be_measured():
-            self._batches.append(Batch(args, kwargs, self._drawn))
-            self._drawn = None
+        if self._measure_on is not None or not self._to_be_measured() or self._evaluated:
+            return
+        try:
+            made = handed_over(args, kwargs, loss)
+        except Exception as error:
+            self._failed(error)
+            return
+        self._forget_abandoned()
+        if len(self._batches) < KEPT_BATCHES:
+            self._batches.append(self._begun(made))
+        self._forget_abandoned()
 
     def forward_begins(self) -> None:
-        """The loss of the next ``batch`` is about to draw its dropout masks.
+        """The loss of the next ``batch`` is about to be computed: its masks are drawn, its buffers read from here on.
 
-        A call of the module says so by itself; only a loop that computes its loss without one need do it.
+        A call of the module, or of any part of it, says so by itself; only a loop that computes its loss without one
+        need do it.
         """
-        self._on_forward(self._module, ())
+        if self._measure_on is None and self._to_be_measured():
+            self._watch.begin()
 
     def close(self) -> None:
         """Leave the loop: no step is measured any more, and loggers with a ``close`` are closed."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles, logs, self._logs = [], self._logs, []
+        self._steps.leave()
+        self._watch.disarm()
+        logs, self._logs = self._logs, []
         for log in logs:
             close = getattr(log, "close", None)
             if callable(close):
@@ -188,86 +211,120 @@ class Observer:
                 self._failed(error)
         return self._due[1]
 
-    def _on_forward(self, module: nn.Module, args: Any) -> None:
-        """Keep where the random generators stand, for the dropout masks of this call."""
-        if self.measuring or not module.training or self._measure_on is not None or not self._to_be_measured():
-            return
-        if self._batches and self._batches[-1].rng is None:  # ``batch`` came before the forward
-            self._batches[-1] = self._batches[-1]._replace(rng=rng_state())
-        else:
-            self._drawn = rng_state()
+    def _begun(self, batch: Batch) -> Batch:
+        """The batch with the beginning of its forward: of the call that had its tensors, else of the first."""
+        begun = self._watch.begun
+        if not begun:
+            return batch
+        own = [each for each in begun if batch.tensors.keys() & each.tensors.keys()]
+        found = own[-1] if own else begun[0]
+        begun.clear()
+        changed = any(batch.tensors.get(key, version) != version for key, version in found.tensors.items())
+        return batch._replace(beginning=found, changed=changed)
 
-    def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._stepping, self._before = True, None
+    def _forget_abandoned(self) -> None:
+        """Drop the batches whose gradient is gone: their step was never taken."""
+        if not self._batches or self._evaluated:
+            return
+        grads = gradients(trained(self._module, self._optimizers)).values()
+        if any(bool(grad.any()) for grad in grads):
+            if _stamps(grads) != self._last_gradient:
+                self._with_gradient = len(self._batches)
+        else:
+            del self._batches[: self._with_gradient]
+            self._with_gradient = 0
+
+    def _forget(self) -> None:
+        """Wait for the next step."""
+        self._batches.clear()
+        self._watch.disarm()
+        self._with_gradient = 0
+        self._before: Snapshot | None = None
+        self._grads: dict[str, Tensor] | None = None
+        self._weights_moved = self._evaluated = False
+        if self._to_be_measured():
+            self._last_gradient = _stamps(gradients(trained(self._module, self._optimizers)).values())
+            if self._watches:
+                self._watch.arm()
+
+    def step_begins(self) -> None:
+        """Keep θ."""
         if not self._to_be_measured():
             return
         begun = time.perf_counter()
         try:
-            setup.check_parameters(self._module, self._optimizer)  # a group may have been added
-            self._params = trained(self._module, self._optimizer)
-            self._before = snapshot(self._module, self._optimizer)
+            setup.check_parameters(self._module, self._optimizers)  # a group may have been added
+            self._params = trained(self._module, self._optimizers)
+            self._before = snapshot(self._params, self._optimizers)
+            self._weights_moved = self._have_weights_moved()
         except Exception as error:
             self._failed(error)
         self._seconds = time.perf_counter() - begun
 
-    def _on_stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self._stepping:  # of a class whose step calls its parent's
+    def closure_evaluated(self, loss: Any) -> None:
+        """Keep the gradient at θ: the optimizer may evaluate the closure elsewhere."""
+        if self._before is None:
             return
-        step, before, batches = self.step, self._before, list(self._batches)
-        self._stepping, self._before, self._drawn = False, None, None
-        self._batches.clear()
-        self.measuring = True
+        self._grads = {name: grad.clone() for name, grad in gradients(self._params).items()}
+        self._batches = [batch if batch.beginning else self._begun(batch) for batch in self._batches]
+        if len(self._batches) == 1 and self._batches[0].loss is None and isinstance(loss, Tensor | float):
+            self._batches[0] = self._batches[0]._replace(loss=loss.detach() if isinstance(loss, Tensor) else loss)
+        self._weights_moved = self._have_weights_moved()
+        self._evaluated = True
+
+    def optimizer_stepped(self, optimizer: Optimizer) -> None:
+        """Keep the gradient that it was given, before the loop lets go of it."""
+        if self._before is not None and not self._evaluated:
+            self._grads = {**(self._grads or {}), **gradients(trained(self._module, [optimizer]))}
+
+    def step_ended(self, why_not: str | None) -> None:
+        """Measure."""
         try:
-            record = None if before is None else self._measured(step, before, batches)
+            if self._before is not None and why_not is None:
+                self._measure(self._before)
+            elif self._before is not None:
+                logger.info("step %d has no record: %s", self.step, why_not)
         except Exception as error:
             self._failed(error)
-        else:
-            if record is not None:
-                self.last = record
-                for log in self._logs:
-                    self._guarded(log, log, record)
         finally:
-            self.measuring = False
             self.step += 1
+            self._forget()
 
-    def _measured(self, step: int, before: Snapshot, batches: list[Batch]) -> StepRecord:
+    def _have_weights_moved(self) -> bool:
+        now = versions(self._module)
+        return any(batch.beginning is not None and batch.beginning.weights != now for batch in self._batches)
+
+    def _measure(self, before: Snapshot) -> None:
         begun = time.perf_counter()
+        batches = self._batches_of_step()
+        calls, autocast = self._watch.calls, self._watch.autocast
+        self._watch.disarm()
+        own = self._measure_on is None
+        record = self._recorder.record(
+            Taken(
+                self.step, before, self._params, self._grads or {}, batches, own, calls, self._weights_moved, autocast
+            )
+        )
+        seconds = self._seconds + time.perf_counter() - begun
+        self.last = record._replace(more={"seconds": seconds})
+        for log in self._logs:
+            self._guarded(log, log, self.last)
+
+    def _batches_of_step(self) -> list[Batch]:
         if self._measure_on is not None:
-            batches = [setup.as_batch(self._measure_on(step) if callable(self._measure_on) else self._measure_on)]
-        if not batches:
-            raise RuntimeError(
+            asked = self._measure_on(self.step) if callable(self._measure_on) else self._measure_on
+            return [setup.as_batch(asked)]
+        if not self._batches:
+            raise ObserverError(
                 "the step has no batch to be measured on: call observer.batch(inputs, targets) before "
                 "optimizer.step(), or say Observer(..., measure_on=...)"
             )
-        after = {name: self._params[name] for name in before.params}
-        d, quadratic = self.meter(before.params, after, batches)
-        seen = given(self._optimizer, before, after, d)
-        value, slope, curvature = (number.item() for number in quadratic)
-        alpha, norm = divided(-slope, curvature), tree.norm(d).item()
-        return StepRecord(
-            step=step,
-            loss=value,
-            slope=slope,
-            curvature=curvature,
-            alpha_steps=alpha,
-            alpha_lr=alpha * seen.lr,
-            lr=before.lr,
-            loss_after=math.nan,
-            gain_ratio=math.nan,
-            step_norm=norm,
-            directional_sharpness=divided(curvature, norm**2),
-            cosine=seen.cosine,
-            weight_decay_share=seen.weight_decay_share,
-            trained_loss=math.nan,
-            trained_slope=seen.slope,
-            gradient_factor=math.nan,
-            agrees=None,
-            more={"seconds": self._seconds + time.perf_counter() - begun},
-        )
+        return [batch if batch.beginning else self._begun(batch) for batch in self._batches]
 
     def _failed(self, error: Exception) -> None:
-        """Raise at the first step, while nothing is lost; say once afterwards."""
-        if self.step == self._start and not isinstance(error, torch.OutOfMemoryError):
+        """Raise at the first step, while nothing is lost, what can be mended; say the rest, each kind once."""
+        mendable = isinstance(error, ObserverError | StrategyError | CaptureError | ValueError)
+        if self.step == self._start and mendable:
             raise error
         if type(error) not in self._said:
             self._said.add(type(error))
@@ -283,3 +340,8 @@ class Observer:
                 self._said.add(id(log))
                 name = getattr(log, "__qualname__", type(log).__qualname__)
                 logger.warning("logger %s failed, and training goes on: %s: %s", name, type(error).__name__, error)
+
+
+def _stamps(grads: Iterable[Tensor]) -> list[tuple[int, int]]:
+    """What tells whether gradients have been made anew or added to."""
+    return [(id(grad), grad._version) for grad in grads]

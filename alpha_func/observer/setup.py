@@ -1,14 +1,14 @@
 """What an observer is given, refused where its parts do not fit each other."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
-from alpha_func.observer.measuring import Batch
+from alpha_func.observer.batches import Batch
 from alpha_func.observer.snapshot import trained
 
 
@@ -16,17 +16,25 @@ def bare_module(module: Any) -> nn.Module:
     """The module itself: of a compiled one the original, which shares its parameters."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
-    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise TypeError(
-            f"module is wrapped in {type(module).__name__}: pass its .module, one process measures its batch"
-        )
+    if isinstance(module, nn.DataParallel):
+        raise TypeError("module is wrapped in DataParallel: pass its .module, one process measures its batch")
     module = getattr(module, "_orig_mod", module)
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        module = module.module
     for name, param in module.named_parameters():
         if isinstance(param, UninitializedParameter):
             raise ValueError(f"module's parameter {name!r} has no shape yet: run one forward before observing")
         if not param.is_floating_point():
             raise TypeError(f"module's parameter {name!r} is {param.dtype}: expected real floating point")
     return module
+
+
+def bare_optimizers(optimizer: Any) -> list[Optimizer]:
+    """The optimizer, or each of several, itself."""
+    given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
+    if not given or len({id(each) for each in given}) < len(given):
+        raise ValueError(f"optimizer must be one, or several that differ, got {len(given)} of them")
+    return [bare_optimizer(each) for each in given]
 
 
 def bare_optimizer(optimizer: Any) -> Optimizer:
@@ -42,17 +50,17 @@ def bare_optimizer(optimizer: Any) -> Optimizer:
     return optimizer
 
 
-def check_parameters(module: nn.Module, optimizer: Optimizer) -> None:
-    """Refuse an optimizer with a parameter that is none of the module's: a part of its step would go unseen.
+def check_parameters(module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    """Refuse optimizers with a parameter that is none of the module's: a part of its step would go unseen.
 
     >>> import torch
     >>> module, other = nn.Linear(2, 1), nn.Linear(2, 1)
-    >>> check_parameters(module, torch.optim.SGD(other.parameters(), lr=0.1))
+    >>> check_parameters(module, [torch.optim.SGD(other.parameters(), lr=0.1)])
     Traceback (most recent call last):
     ValueError: 2 of the 2 parameters of optimizer (of shapes (1, 2), (1,)) are not parameters of module: ...
     """
     own = {id(param) for param in module.parameters()}
-    held = [param for group in optimizer.param_groups for param in group["params"]]
+    held = [param for optimizer in optimizers for group in optimizer.param_groups for param in group["params"]]
     foreign = [tuple(param.shape) for param in held if id(param) not in own]
     if foreign:
         raise ValueError(
@@ -60,7 +68,7 @@ def check_parameters(module: nn.Module, optimizer: Optimizer) -> None:
             f"{', ...' if len(foreign) > 3 else ''}) are not parameters of module: pass the module that the optimizer "
             "was made for; where it trains several (a criterion with parameters, say), one module that holds them all"
         )
-    if not any(param.requires_grad for param in trained(module, optimizer).values()):
+    if not any(param.requires_grad for param in trained(module, optimizers).values()):
         raise ValueError("optimizer has no parameter of module with requires_grad=True: unfreeze at least one")
 
 

@@ -1,16 +1,16 @@
-"""A live optimizer's step before it is taken, and what the step is made of once it has been.
+"""A step of live optimizers before it is taken, and what the step is made of once it has been.
 
-θ   the parameters before     θ⁺   after     d = θ⁺ − θ     g   the gradient that the optimizer was given, ``.grad``
+θ   the parameters before     θ⁺   after     d = θ⁺ − θ     g   the gradient that the optimizers were given, ``.grad``
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
 from alpha_func import tree
 from alpha_func.optimizers.anatomy import weight_decay_share
@@ -28,51 +28,60 @@ class Snapshot(NamedTuple):
 
 
 class Given(NamedTuple):
-    """A step against the gradient that the optimizer was given; NaN where it is not known.
+    """A step against the gradient that the optimizers were given; NaN where it is not known.
 
-    ``lr`` is the learning rate that the step is proportional to, ``slope`` dᵀg.
+    ``lr`` is the learning rate that the step is proportional to, ``slope`` dᵀg, ``scale`` ‖d‖‖g‖.
     """
 
     lr: float
     slope: float
+    scale: float
     cosine: float
     weight_decay_share: float
 
 
-def trained(module: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:
-    """The module's parameters that the optimizer has, by name; tied ones once."""
-    held = {id(param) for group in optimizer.param_groups for param in group["params"]}
+def trained(module: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, nn.Parameter]:
+    """The module's parameters that the optimizers have, by name; tied ones once."""
+    held = {id(param) for optimizer in optimizers for group in optimizer.param_groups for param in group["params"]}
     return {name: param for name, param in module.named_parameters() if id(param) in held}
 
 
-def snapshot(module: nn.Module, optimizer: Optimizer) -> Snapshot:
-    """θ copied, of the parameters that a step can move; with weight decay the optimizer's state too."""
+def snapshot(params: Mapping[str, nn.Parameter], optimizers: Sequence[Optimizer]) -> Snapshot:
+    """θ copied, of the parameters that a step can move; with weight decay the optimizers' state too."""
     # A step moves what has a gradient, frozen or not; a closure may yet give one to what is not frozen.
-    moving = {n: p for n, p in trained(module, optimizer).items() if p.requires_grad or p.grad is not None}
+    moving = {n: p for n, p in params.items() if p.requires_grad or p.grad is not None}
     direction: Direction | None
     try:
-        direction, state = from_live_optimizer(optimizer, moving)
+        direction, state = from_live_optimizer(optimizers, moving)
     except (TypeError, ValueError):  # one that cannot be run on copies: LBFGS
         direction, state = None, {}
     if direction is not None and direction.decays_weights and not _decoupled(direction):
         state = tree.map(lambda value: value.clone() if isinstance(value, Tensor) else value, state)
-    lr = float(optimizer.param_groups[0].get("lr", math.nan))
+    lr = float(optimizers[0].param_groups[0].get("lr", math.nan))
     return Snapshot({name: param.detach().clone() for name, param in moving.items()}, lr, direction, state)
 
 
-def given(optimizer: Optimizer, before: Snapshot, after: Mapping[str, Tensor], d: Mapping[str, Tensor]) -> Given:
-    """The step d that was taken against ``.grad``; ``after`` are the live parameters, with their gradients."""
+def gradients(params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """``.grad`` of those that have one, dense."""
+    found = {name: param.grad for name, param in params.items() if param.grad is not None}
+    return {name: grad.to_dense() if grad.is_sparse else grad for name, grad in found.items()}
+
+
+def given(
+    optimizers: Sequence[Optimizer], before: Snapshot, grads: Mapping[str, Tensor], d: Mapping[str, Tensor]
+) -> Given:
+    """The step d that was taken against the gradient that it was made of."""
     direction = before.direction
     lr = math.nan if direction is None else direction.learning_rate
-    grads = {name: _dense(param.grad) for name, param in after.items() if param.grad is not None}
-    # LBFGS has gone on to gradients at other points. The rest leave .grad as the step used it.
-    if not grads or isinstance(optimizer, LBFGS):
-        return Given(lr, math.nan, math.nan, 0.0 if isinstance(optimizer, LBFGS) else math.nan)
+    undecayed = not any(group.get("weight_decay") for optimizer in optimizers for group in optimizer.param_groups)
+    grads = {name: grads[name] for name in d if name in grads}
+    if not grads:
+        return Given(lr, math.nan, math.nan, math.nan, 0.0 if undecayed else math.nan)
     moved = {name: d[name] for name in grads}  # what has no gradient has not moved
     slope = tree.vdot(moved, grads)
-    cosine = -slope / (tree.norm(moved) * tree.norm(grads))
-    share = torch.full((), math.nan)
-    if direction is not None:
+    scale = tree.norm(moved) * tree.norm(grads)
+    share = torch.full((), 0.0 if undecayed else math.nan)
+    if direction is not None and not undecayed:
         params = {name: before.params[name] for name in grads}
         if _decoupled(direction):
             share = _decoupled_share(direction, moved, grads, params)
@@ -80,9 +89,9 @@ def given(optimizer: Optimizer, before: Snapshot, after: Mapping[str, Tensor], d
             state = {name: before.state[name] for name in grads}
             with suppress(Exception):  # an optimizer of the user's own that does not run on copies
                 share = weight_decay_share(direction, moved, grads, state, params)
-    elif not any(group.get("weight_decay") for group in optimizer.param_groups):
-        share = torch.zeros(())
-    return Given(lr, slope.item(), cosine.item(), share.item())
+    numbers = torch.stack([slope.double().cpu(), scale.double().cpu(), share.double().cpu()]).tolist()
+    cosine = (-slope.double() / scale.double()).item()
+    return Given(lr, numbers[0], numbers[1], cosine, numbers[2])
 
 
 def _decoupled(direction: Direction) -> bool:
@@ -108,7 +117,3 @@ def _decoupled_share(
             theta, g = ({name: tree_[name] for name in own} for tree_ in (params, grads))
             part = part - decay * tree.vdot(theta, g).cpu()
     return part / tree.vdot(d, grads).cpu()
-
-
-def _dense(grad: Tensor) -> Tensor:
-    return grad.to_dense() if grad.is_sparse else grad

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.errors import StrategyError
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import LossOfLoss
 from alpha_func.quadratic import Quadratic
@@ -71,7 +72,7 @@ class Uncaptured:
         def attempt(strategy: Strategy, loss: Loss) -> Quadratic:
             return strategy.quadratic(loss, params, direction)
 
-        found, third = self._run(attempt, params, args, kwargs)
+        found, third = self._run(attempt, lambda found, _: (found, direction), params, args, kwargs)
         return _sealed(found, third)
 
     def product(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Tree:
@@ -80,7 +81,10 @@ class Uncaptured:
         def attempt(strategy: Strategy, loss: Loss) -> Tree:
             return strategy.product(loss, params, direction)
 
-        found, third = self._run(attempt, params, args, kwargs)
+        def line(_: Tree, loss: Loss) -> tuple[Quadratic, Tree]:
+            return self._strategy.quadratic(loss, params, direction), direction
+
+        found, third = self._run(attempt, line, params, args, kwargs)
         return tree.map(lambda leaf: sealed(leaf, third), found)
 
     def step(self, params: Tree, direction: DirectionFunction, args: Args, kwargs: Kwargs) -> Step:
@@ -97,23 +101,45 @@ class Uncaptured:
         def attempt(strategy: Strategy, loss: Loss) -> Step:
             return strategy.step(loss, params, watched)
 
-        found, third = self._run(attempt, params, args, kwargs, own)
+        def line(found: Step, _: Loss) -> tuple[Quadratic, Tree]:
+            return found.quadratic, found.direction
+
+        found, third = self._run(attempt, line, params, args, kwargs, own)
         return found._replace(quadratic=_sealed(found.quadratic, third))
 
     def _run(
         self,
         attempt: Callable[[Strategy, Loss], T],
+        line: Callable[[T, Loss], tuple[Quadratic, Tree]],
         params: Tree,
         args: Args,
         kwargs: Kwargs,
         own: Sequence[Exception] = (),
     ) -> tuple[T, tuple[str, ...]]:
-        """What the attempt gives, and the operators whose third derivative is wrong."""
+        """What the attempt gives, at a first call its ``line`` compared with plain autograd; the operators whose third
+        derivative is wrong."""
         loss = scalar_loss(self._loss, args, kwargs)
         with twice_differentiable():
-            third = self._guard(self._loss, params, args, kwargs)
-            found = failures.run(lambda s: attempt(s, loss), self._strategy, loss, params, own=own)
+            third, plainly = self._guard(self._loss, params, args, kwargs)
+            found = failures.run(
+                lambda s: attempt(s, loss),
+                self._strategy,
+                loss,
+                params,
+                captured=lambda: attempt(self._strategy, scalar_loss(_captured(self._loss), args, kwargs)),
+                own=own,
+            )
+            if plainly is not None:
+                plainly.require(*line(found, loss))
         return found, third
+
+
+def _captured(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    from alpha_func.capture import capture  # which is made of engines
+
+    if isinstance(loss, LossOfLoss):
+        raise StrategyError("it is captured already, or cannot be")
+    return capture(loss)
 
 
 def _sealed(quadratic: Quadratic, third: tuple[str, ...]) -> Quadratic:

@@ -10,6 +10,7 @@ import torch
 from torch import func
 
 from alpha_func.errors import StrategyError
+from alpha_func.transforms.remedies import first_that_runs, runs
 from alpha_func.transforms.strategies import STRATEGIES, Loss, Strategy
 from alpha_func.tree import Tree
 
@@ -21,13 +22,35 @@ _NAMED_IN_MESSAGE = re.compile(r"forward AD with (?:aten::)?(\w+)|derivative for
 _NAMED_BY_ANOMALY_MODE = re.compile(r"Error detected in (\w+?)Backward\d*\.")
 
 
+# What torch.func does not support in a loss that runs without it, and how to write that so that it does.
+_CAUSES = (
+    (
+        "functorch transform|used in the graph|does not require grad",
+        "take derivatives inside the loss by torch.func.grad or torch.func.vjp, not by torch.autograd.grad",
+    ),
+    ("saved tensor hooks", "call the loss without activation checkpointing and saved_tensors_hooks"),
+    (
+        "setup_context",
+        "write its autograd.Function with a setup_context and a backward that can be differentiated, or in torch "
+        "operators; torch.utils.checkpoint is one unless it is called with use_reentrant=False",
+    ),
+)
+
+
 def run(
-    attempt: Callable[[Strategy], T], strategy: Strategy, loss: Loss, params: Tree, *, own: Sequence[Exception] = ()
+    attempt: Callable[[Strategy], T],
+    strategy: Strategy,
+    loss: Loss,
+    params: Tree,
+    *,
+    captured: Callable[[], object] | None = None,
+    own: Sequence[Exception] = (),
 ) -> T:
     """``attempt(strategy)``, a failure of PyTorch's in it raised as a StrategyError.
 
     An error of the loss itself comes through as it is, and so does one whose operator cannot be named. So does one in
-    ``own``, where the attempt puts the errors of the caller's code that it ran besides the loss.
+    ``own``, where the attempt puts the errors of the caller's code that it ran besides the loss. ``captured`` is the
+    attempt on the captured loss.
     """
     try:
         return attempt(strategy)
@@ -36,35 +59,47 @@ def run(
     except RuntimeError as error:
         if any(error is one for one in own):
             raise
-        message = _explanation(error, attempt, strategy, loss, params)
+        message = _explanation(error, attempt, strategy, loss, params, captured)
         if message is None:
             raise
         raise StrategyError(message) from error
 
 
 def _explanation(
-    error: RuntimeError, attempt: Callable[[Strategy], T], strategy: Strategy, loss: Loss, params: Tree
+    error: RuntimeError,
+    attempt: Callable[[Strategy], T],
+    strategy: Strategy,
+    loss: Loss,
+    params: Tree,
+    captured: Callable[[], object] | None,
 ) -> str | None:
-    name = strategy.name
-    if not strategy.is_known or not _runs(lambda: func.grad(loss)(params)):
+    if not strategy.is_known or not runs(lambda: loss(params)):
         return None
+    by_capture = [("capture(loss)", captured)] if captured is not None else []
+    others: list[tuple[str, Callable[[], object]]] = [
+        (f"strategy={other!r}", partial(attempt, STRATEGIES[other]))
+        for other in _ALTERNATIVES
+        if other != strategy.name
+    ]
+    if not runs(lambda: func.grad(loss)(params)):
+        cause = next((remedy for pattern, remedy in _CAUSES if re.search(pattern, str(error))), None)
+        works = first_that_runs(by_capture)
+        if cause is None and works is None:
+            return None
+        remedy = f"use {works}, which runs on this loss" if works else cause
+        line = str(error).partition(". ")[0].partition("\n")[0]
+        return f"strategy {strategy.name!r} cannot run here: under torch.func the loss raises {line!r}; {remedy}"
     operator = _operator_in(str(error)) or _operator_by_anomaly_mode(lambda: attempt(strategy))
     if operator is None:
         return None
-    works = [other for other in _ALTERNATIVES if other != name and _runs(partial(attempt, STRATEGIES[other]))]
+    works = first_that_runs([*others, *by_capture])
     if works:
-        remedy = f"use strategy={works[0]!r}, which runs on this loss"
+        remedy = f"use {works}, which runs on this loss"
     else:
-        remedy = "no other strategy runs on this loss either; write the operator in simpler ones"
-    return f"strategy {name!r} cannot run here: PyTorch cannot differentiate {operator} twice this way; {remedy}"
-
-
-def _runs(attempt: Callable[[], object]) -> bool:
-    try:
-        attempt()
-    except RuntimeError:
-        return False
-    return True
+        remedy = "no other strategy runs on this loss either, captured or not; write the operator in simpler ones"
+    return (
+        f"strategy {strategy.name!r} cannot run here: PyTorch cannot differentiate {operator} twice this way; {remedy}"
+    )
 
 
 def _operator_in(message: str) -> str | None:
@@ -77,7 +112,7 @@ def _operator_by_anomaly_mode(attempt: Callable[[], object]) -> str | None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with torch.autograd.set_detect_anomaly(True, check_nan=False):
-            _runs(attempt)
+            runs(attempt)
     for warning in caught:
         found = _NAMED_BY_ANOMALY_MODE.search(str(warning.message))
         if found:

@@ -1,23 +1,26 @@
 """A look at the operators that a loss really runs, before a strategy differentiates them.
 
 PyTorch's formulas of some operators are wrong when they are differentiated again, without an error (pytorch#198017).
-Which ones, under which strategy, has been measured; see ``verified.table``. The look costs one forward pass, at the
-first call per signature.
+Which ones, under which strategy, has been measured; see ``verified.table``. The look costs two forward passes and a
+backward pass, at the first call per signature.
 """
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from alpha_func.errors import CaptureError, StrategyError
+from alpha_func import tree
+from alpha_func.errors import CaptureError, ImpureLossError, StrategyError
+from alpha_func.losses.looking import looking
 from alpha_func.losses.module_loss import Watched, module_loss_of
 from alpha_func.losses.signature import signature
+from alpha_func.transforms.plainly import Plainly
 from alpha_func.transforms.strategies import STRATEGIES, Strategy
 from alpha_func.tree import Tree
-from alpha_func.verified.formulas import ONCE, derivative_nodes
+from alpha_func.verified.formulas import ONCE, OWN_JVP, nodes_of, requiring_grad
 from alpha_func.verified.table import operator_of, table
 
 _KEPT_SIGNATURES = 256
@@ -25,12 +28,29 @@ _WRONG = ("wrong", "crash")
 _DIFFERENTIATE_A_BACKWARD = ("forward_over_reverse", "reverse_over_reverse")
 _warned: set[str] = set()
 
-# (loss, params, args, kwargs) -> the names of what differentiates it, and which table of ``verified`` knows them.
-Operators = Callable[[Callable[..., Tensor], Tree, tuple[Any, ...], dict[str, Any]], tuple[set[str], str]]
+
+class Looked(NamedTuple):
+    """What a look at a loss found.
+
+    Attributes:
+        names: of what differentiates it.
+        kind: which table of ``verified`` knows them.
+        plainly: the loss as plain autograd has it, to compare with; None where there is nothing to compare.
+    """
+
+    names: set[str]
+    kind: str
+    plainly: Plainly | None = None
+
+
+Operators = Callable[[Callable[..., Tensor], Tree, tuple[Any, ...], dict[str, Any]], Looked]
 
 # Not formulas: the bookkeeping of autograd for in-place writes and casts, and what stands for no gradient.
 _BOOKKEEPING = {"CopyBackwards", "CopySlices", "NotImplemented", "UndefinedGrad", "ToCopyBackward0", "AliasBackward0"}
 _BOOKKEEPING |= {"SqueezeBackward3", "SqueezeBackward5"}  # a view that vmap writes
+
+# Their gradient is that of the symmetric part; forward mode reads one triangle or takes the whole.
+_SYMMETRIC = {"LinalgCholeskyExBackward0", "LinalgEighBackward0"}
 
 # Exact twice, wrong a third time, silently (pytorch#196700, #196699): batch normalisation by whatever kernel.
 _WRONG_THIRD = {"NativeLayerNormBackward0", "NativeBatchNormBackward0[training]", "CudnnBatchNormBackward0[training]"}
@@ -51,28 +71,32 @@ class Guard:
 
     def __call__(
         self, loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[str, ...]:
-        """Look at the loss, unless this signature has been looked at; the operators whose third derivative is wrong."""
+    ) -> tuple[tuple[str, ...], Plainly | None]:
+        """Look at the loss, unless this signature has been looked at.
+
+        Returns:
+            The operators whose third derivative is wrong; at a first look, the loss as plain autograd has it.
+        """
         if self._name is None:  # the caller's own strategy
-            return ()
+            return (), None
         key = _key(loss, params, args, kwargs)
         if key in self._looked_at:
-            return self._looked_at[key]
+            return self._looked_at[key], None
         try:
-            names, kind = self._operators(loss, params, args, kwargs)
-        except CaptureError:
+            names, kind, plainly = self._operators(loss, params, args, kwargs)
+        except (CaptureError, ImpureLossError):
             raise
         except Exception as error:
             with Watched():
                 loss(params, *args, **kwargs)  # the loss's own error, where it is one
             _warn_once(f"the operators of the loss could not be looked at ({type(error).__name__}: {error})")
-            return ()
+            return (), None
         self._judge(names, kind)
         third = tuple(operator_of(name) for name in sorted(names & _WRONG_THIRD))
         if len(self._looked_at) >= _KEPT_SIGNATURES:
             self._looked_at.clear()
         self._looked_at[key] = third
-        return third
+        return third, plainly
 
     def _judge(self, names: set[str], kind: str) -> None:
         known, name = table(kind), self._name
@@ -83,6 +107,20 @@ class Guard:
                 f"{', '.join(once)} is an autograd.Function whose backward is marked once_differentiable: torch.func "
                 f"takes its derivative for zero, and so would strategy {name!r}; write a backward that can be "
                 "differentiated, or the function in torch operators"
+            )
+        own = sorted(operator_of(n) for n in names if n.endswith(OWN_JVP))
+        if own and name == "forward_over_forward":
+            raise StrategyError(
+                f"{', '.join(own)} is an autograd.Function with a jvp of its own: torch.func takes its derivative for "
+                f"zero, and so would strategy {name!r}; use strategy='reverse_over_reverse', or write the function in "
+                "torch operators"
+            )
+        symmetric = sorted(operator_of(n) for n in names & _SYMMETRIC)
+        if symmetric and name != "reverse_over_reverse":
+            raise StrategyError(
+                f"{', '.join(symmetric)} takes its matrix for symmetric, and strategy {name!r} gives another number "
+                "than the gradient does where its direction is not; use strategy='reverse_over_reverse' or "
+                "capture(loss), which take the symmetric part"
             )
         wrong = sorted(n for n in names if n in known and known[n][name] in _WRONG)
         if wrong:
@@ -106,12 +144,15 @@ class Guard:
         )
 
 
-def formulas(
-    loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[set[str], str]:
+def formulas(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Looked:
     """PyTorch's formulas that a backward pass of the loss runs."""
-    with Watched():
-        return derivative_nodes(loss, params, args, kwargs), "derivative"
+    leaves = requiring_grad(params)
+    with torch.enable_grad(), Watched():
+        with looking(leaves, (args, kwargs)) as look:
+            look.protect([(f"params{path}", leaf) for path, leaf in tree.named_leaves(params)])
+            loss(leaves, *args, **kwargs)
+        value = loss(leaves, *args, **kwargs)  # again: some operators run another formula while they are looked at
+    return Looked(nodes_of(value), "derivative", Plainly.of(value, leaves))
 
 
 def sealed(number: Tensor, third: tuple[str, ...]) -> Tensor:

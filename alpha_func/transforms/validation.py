@@ -43,19 +43,22 @@ reverse_over_forward, forward_over_forward
 
 
 def check_params(params: Tree) -> None:
-    """Refuse parameters that are not a non-empty pytree of real floating-point tensors.
+    """Refuse parameters that are not a non-empty pytree of floating-point tensors, real or complex.
+
+    A complex parameter is the two real ones that it is made of: its gradient is ∂L/∂Re + i·∂L/∂Im, as PyTorch's, and
+    inner products are real (``tree.vdot``).
 
     >>> import torch
     >>> check_params({"w": torch.ones(2, dtype=torch.int64)})
     Traceback (most recent call last):
-    TypeError: params['w'] is torch.int64: expected real floating point; convert it with .to(torch.float32)
+    TypeError: params['w'] is torch.int64: expected floating point; convert it with .to(torch.float32)
     """
-    if type(params) is dict and params and all(_is_real(leaf) for leaf in params.values()):
+    if type(params) is dict and params and all(_can_move(leaf) for leaf in params.values()):
         return
     leaves = tree.leaves(params)
     if not leaves:
         raise ValueError("params is an empty tree: pass at least one tensor")
-    if all(_is_real(leaf) for leaf in leaves):
+    if all(_can_move(leaf) for leaf in leaves):
         return
     for path, leaf in tree.named_leaves(params):
         refuse_dtensor(f"params{path}", leaf)
@@ -64,11 +67,9 @@ def check_params(params: Tree) -> None:
                 f"params{path} is a {type(leaf).__name__}: every leaf must be a tensor; "
                 "close over what is not a parameter, or pass it as a further argument of the loss"
             )
-        if leaf.is_complex():
-            raise TypeError(f"params{path} is {leaf.dtype}: expected real; pass torch.view_as_real of it instead")
-        if not leaf.is_floating_point():
+        if not _can_move(leaf):
             raise TypeError(
-                f"params{path} is {leaf.dtype}: expected real floating point; convert it with .to(torch.float32)"
+                f"params{path} is {leaf.dtype}: expected floating point; convert it with .to(torch.float32)"
             )
 
 
@@ -105,8 +106,9 @@ def aligned(params: Tree, other: Tree, name: str) -> Tree:
     return other
 
 
-def _is_real(leaf: object) -> bool:
-    return isinstance(leaf, Tensor) and leaf.is_floating_point() and not is_dtensor(leaf)
+def _can_move(leaf: object) -> bool:
+    inexact = isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+    return inexact and not is_dtensor(leaf)
 
 
 def _alike(params: Tree, other: Tree) -> bool:

@@ -6,12 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor, peek_interpreter_stack
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import Function, once_differentiable
 
 from alpha_func import tree
 from alpha_func.tree import Tree
 
-ONCE = "[once_differentiable]"  # after the name of an autograd.Function whose backward is marked so
+# After the name of an autograd.Function: its backward is marked so; it has a jvp of its own.
+ONCE = "[once_differentiable]"
+OWN_JVP = "[own_jvp]"
+_NORMALISATIONS = ("NativeLayerNormBackward0", "NativeBatchNormBackward0", "CudnnBatchNormBackward0")
 
 
 _ONCE_CODE = once_differentiable(lambda ctx: None).__code__
@@ -22,7 +25,16 @@ def derivative_nodes(
 ) -> set[str]:
     """The derivative formulas between the loss and its parameters, as autograd names them: one forward pass."""
     with torch.enable_grad():
-        value = loss(tree.map(_requiring_grad, params), *args, **kwargs)
+        return nodes_of(loss(requiring_grad(params), *args, **kwargs))
+
+
+def requiring_grad(params: Tree) -> Tree:
+    """Clones of the parameters at which a graph begins: what lies in the memory of the originals is none of them."""
+    return tree.map(_requiring_grad, params)
+
+
+def nodes_of(value: Any) -> set[str]:
+    """The derivative formulas that a value has been made by, as autograd names them."""
     if not isinstance(value, Tensor):
         return set()  # no loss, which the transform says
     roots = [value.grad_fn]  # each level of grad has a graph of its own
@@ -35,14 +47,24 @@ def derivative_nodes(
         node = waiting.pop()
         if node is None:
             continue
-        # Batch normalisation in eval mode is another formula under the same name.
-        mode = "[training]" if getattr(node, "_saved_training", False) else ""
-        names.add(node.name().removeprefix("torch::autograd::") + (ONCE if _is_once(node) else mode))
+        names |= _names(node)
         for following, _ in node.next_functions:
             if following not in seen:
                 seen.add(following)
                 waiting.append(following)
     return names - {"AccumulateGrad"}
+
+
+def _names(node: Any) -> set[str]:
+    """The name of a formula, with what its exactness depends on."""
+    name = node.name().removeprefix("torch::autograd::")
+    marks = {ONCE: _is_once(node), OWN_JVP: _has_own_jvp(node)}
+    if any(marks.values()):
+        return {name + mark for mark, found in marks.items() if found}
+    if name in _NORMALISATIONS and node._saved_weight is None and node.next_functions[0][0] is None:
+        return {name + "[bias_alone]"}
+    # Batch normalisation in eval mode is another formula under the same name.
+    return {name + ("[training]" if getattr(node, "_saved_training", False) else "")}
 
 
 def _is_once(node: Any) -> bool:
@@ -54,8 +76,16 @@ def _is_once(node: Any) -> bool:
     return getattr(backward, "__code__", None) is _ONCE_CODE
 
 
+def _has_own_jvp(node: Any) -> bool:
+    """Whether a node is an autograd.Function with a ``jvp``, under a transform too."""
+    functions = [getattr(node, "_forward_cls", None)]
+    for cell in getattr(getattr(functions[0], "backward", None), "__closure__", None) or ():
+        functions.append(cell.cell_contents)
+    return any(isinstance(f, type) and getattr(f, "jvp", Function.jvp) is not Function.jvp for f in functions)
+
+
 def _requiring_grad(leaf: Tensor) -> Tensor:
     if peek_interpreter_stack() is None:
-        return (leaf.clone() if leaf.is_inference() else leaf.detach()).requires_grad_()
+        return leaf.detach().clone().requires_grad_()
     # Under vmap or grad, autograd's own graph lies beneath the transform's: it starts at a plain tensor.
     return leaf + torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device, requires_grad=True)

@@ -14,7 +14,7 @@ from benchmarks.results import Results
 from benchmarks.settings import Settings
 from benchmarks.trials import Trial, case_of, judged, try_all
 
-SETTINGS = Settings(small=True, workers=1, threads=1, patience=60.0, extra=("tests.helpers.benchmarks_extra",))
+SETTINGS = Settings(small=True, workers=1, threads=1, patience=3600.0, extra=("tests.helpers.benchmarks_extra",))
 OURS = ("quadratic_along", "quadratic_along captured", "grad_and_quadratic", "grad_and_quadratic captured")
 RIGHT = ("vjp(grad)", "double backward", *OURS)
 

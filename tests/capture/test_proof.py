@@ -88,7 +88,7 @@ def test_a_wrong_law_is_named(monkeypatch):
     def a_product_is_its_first_factor(b, args, kwargs):
         return args[0] if getattr(args[1], "op", "") == "call_function" else None
 
-    monkeypatch.setitem(LAWS, aten.mul.Tensor, [a_product_is_its_first_factor, *LAWS[aten.mul.Tensor]])
+    monkeypatch.setitem(LAWS._all, aten.mul.Tensor, [a_product_is_its_first_factor, *LAWS[aten.mul.Tensor]])
     loss, params, d, batch = net()
     with pytest.raises(CaptureError, match="law a_product_is_its_first_factor"):
         quadratic_along(capture(loss, strict=True))(params, d, *batch)

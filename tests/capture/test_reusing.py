@@ -5,7 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from alpha_func.capture.builder.builder import Builder, finished
-from alpha_func.capture.running.reusing import reuse
+from alpha_func.capture.running.reusing import memory_of, reuse
 
 aten = torch.ops.aten
 LARGE = torch.arange(2**14, dtype=torch.float64).reshape(128, 128) / 2**14
@@ -112,3 +112,46 @@ def test_small_tensors_are_made_anew():
     x = torch.ones(3)
     program = reuse(written(lambda b, x: [b.call(aten.tanh.default, b.call(aten.exp.default, x))], x))
     assert in_place(program) == []
+
+
+def test_memory_that_a_foreign_operator_may_return_is_not_written_over():
+    wait = torch.ops._c10d_functional.wait_tensor.default  # returns its operand; its schema and its trace say a new one
+
+    def make(b, x):
+        y = b.call(aten.exp.default, x)
+        same = b.call(wait, y)
+        return [b.call(aten.mul.Tensor, x, 2), b.call(aten.sum.default, same), b.call(aten.mul.Tensor, same, 3)]
+
+    program = reuse(written(make, LARGE))
+    assert in_place(program) == []
+    _, total, triple = run(program, LARGE)
+    assert torch.equal(total, LARGE.exp().sum())
+    assert torch.equal(triple, LARGE.exp() * 3)
+
+
+# Some return their operand: by their schema, by their trace, or by neither.
+CALLS = {
+    "_conj_physical": (aten._conj_physical.default, torch.complex(LARGE, LARGE)),
+    "_to_copy": (aten._to_copy.default, LARGE),
+    "_unsafe_view": (aten._unsafe_view.default, LARGE, [-1]),
+    "abs": (aten.abs.default, LARGE),
+    "clone": (aten.clone.default, LARGE),
+    "conj_physical": (aten.conj_physical.default, LARGE),
+    "pad": (aten.constant_pad_nd.default, LARGE, [0, 0]),
+    "repeat": (aten.repeat.default, LARGE, [1, 1]),
+    "reshape": (aten.reshape.default, LARGE, [-1]),
+    "roll": (aten.roll.default, LARGE, [0], [0]),
+    "rot90": (aten.rot90.default, LARGE, 0),
+    "round": (aten.round.default, LARGE.long()),
+    "unsafe_split": (aten.unsafe_split.Tensor, LARGE, 64),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_is_taken_for_new_memory_is_new(name):
+    target, x, *rest = CALLS[name]
+    program = written(lambda b, x: b.call(target, x, *rest), x)
+    *nodes, call, _ = program.graph.nodes
+    found = run(program, x)
+    storages = {t.untyped_storage().data_ptr() for t in (found if isinstance(found, (list, tuple)) else [found])}
+    assert x.untyped_storage().data_ptr() not in storages or memory_of([*nodes, call])[call] != {call}

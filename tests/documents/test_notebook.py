@@ -16,9 +16,7 @@ SOURCE = Path(__file__).parents[2] / "examples" / "optimal_alpha.py"
 def cells(tmp_path_factory):
     notebook = tmp_path_factory.mktemp("notebook") / "optimal_alpha.ipynb"
     command = [sys.executable, "-m", "jupytext", "--to", "ipynb", "--execute", "--output", notebook, SOURCE]
-    ran = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert ran.returncode == 0, ran.stderr
     return json.loads(notebook.read_text())["cells"]
 

@@ -19,11 +19,11 @@ import alpha_func  # noqa: F401  likewise
 ROOT = Path(__file__).parents[2]
 
 
-def start(name, ranks, *, timeout=60.0, limit=100.0):
-    """Run a function on every rank: [(exit status, what it returned, its traceback)], and the seconds it took."""
+def start(name, ranks, *, timeout=60.0, limit=1000.0):
+    """Run a function on every rank: [(exit status, what it returned, its traceback)]; all are killed at the limit."""
     context = multiprocessing.get_context("forkserver")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    context.set_forkserver_preload(["ranks"])
+    context.set_forkserver_preload([__name__])
     with tempfile.TemporaryDirectory() as folder:
         begin = time.monotonic()
         rest = (ranks, f"{folder}/store", timeout, folder)
@@ -32,7 +32,6 @@ def start(name, ranks, *, timeout=60.0, limit=100.0):
             process.start()
         for process in running:
             process.join(max(limit - (time.monotonic() - begin), 0))
-        seconds = time.monotonic() - begin
         for process in running:
             process.kill()
             process.join()
@@ -41,7 +40,7 @@ def start(name, ranks, *, timeout=60.0, limit=100.0):
             printed, error = Path(folder, f"{rank}.json"), Path(folder, f"{rank}.error")
             found = json.loads(printed.read_text()) if printed.exists() else None
             results.append((process.exitcode, found, error.read_text() if error.exists() else ""))
-        return results, seconds
+        return results
 
 
 def run(name, rank, ranks, store, timeout, folder):

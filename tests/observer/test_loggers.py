@@ -7,6 +7,7 @@ import math
 import struct
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,67 @@ def test_a_file_is_refused_or_gone_on_with(tmp_path, kind):
     log(RECORDS[1])
     log.close()
     assert len(path.read_text().splitlines()) == (3 if kind is CSVLog else 2)
+
+
+@pytest.mark.parametrize("kind", [CSVLog, JSONLinesLog])
+@pytest.mark.parametrize("kept", ["nothing", "half a line", "a line", "a line and a half"])
+def test_a_torn_last_row_is_not_glued_to_the_next(tmp_path, kind, kept):
+    def lines_of(path, records, *, append=False):
+        log = kind(path, append=append)
+        for record in records:
+            log(record)
+        log.close()
+        return path.read_bytes()
+
+    whole = lines_of(tmp_path / "whole", RECORDS)
+    first = whole.index(b"\n") + 1
+    end = {"nothing": 0, "half a line": first // 2, "a line": first, "a line and a half": (first + len(whole)) // 2}[
+        kept
+    ]
+    torn = tmp_path / "torn"
+    torn.write_bytes(whole[:end])
+    kept_lines = whole[:end].count(b"\n")
+    rest = RECORDS[max(kept_lines - (kind is CSVLog), 0) :]
+    if whole[:end].endswith(b"\n") or not end:
+        assert lines_of(torn, rest, append=True) == whole
+    else:
+        with pytest.warns(UserWarning, match=r"torn line of \d+ bytes, which was removed"):
+            assert lines_of(torn, rest, append=True) == whole
+
+
+@pytest.mark.parametrize("kind", [CSVLog, JSONLinesLog])
+def test_a_full_disk_is_an_error_and_leaves_whole_rows(tmp_path, kind):
+    resource = pytest.importorskip("resource")
+    log = kind(tmp_path / "log")
+    log(RECORDS[0])
+    before = (tmp_path / "log").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limits[1]))  # room for a part of a row
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            log(RECORDS[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "log").read_bytes() == before
+    log(RECORDS[1])  # there is room again
+    log.close()
+    assert len((tmp_path / "log").read_bytes()) > len(before)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_device_that_is_full_says_so():
+    log = CSVLog("/dev/full", append=True)
+    with pytest.raises(OSError, match="No space left"):
+        log(RECORDS[0])
+    log.close()
+
+
+def test_numbers_have_the_digits_that_are_asked_for(tmp_path):
+    log = CSVLog(tmp_path / "log", digits=9)
+    log(RECORDS[0]._replace(loss=1 / 3))
+    log.close()
+    (row,) = csv.DictReader((tmp_path / "log").read_text().splitlines())
+    assert (row["step"], row["loss"]) == ("0", "0.333333333")
 
 
 def test_rows_of_other_columns_are_not_appended(tmp_path):
@@ -142,7 +204,7 @@ def test_wandb_keeps_the_records_beside_the_callers_own_rows(tmp_path, monkeypat
             if entry.WhichOneof("record_type") == "history":
                 yield {(i.key or "/".join(i.nested_key)): i.value_json for i in entry.history.item}
 
-    deadline = time.monotonic() + 20  # wandb's service writes on its own time
+    deadline = time.monotonic() + 600  # wandb's service writes on its own time
     while len(rows := list(history())) < (4 if commit else 2) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert len(rows) == (4 if commit else 2)

@@ -55,7 +55,6 @@ def params():
 BAD_PARAMS = {
     "integer": ({"w": ones(dtype=torch.int64)}, TypeError, r"params\['w'\] is torch.int64.*\.to\(torch.float32\)"),
     "boolean": ({"w": ones(dtype=torch.bool)}, TypeError, r"params\['w'\] is torch.bool.*\.to\(torch.float32\)"),
-    "complex": ({"w": ones(dtype=torch.cfloat)}, TypeError, r"params\['w'\] is torch.complex64.*view_as_real"),
     "one of many": ({"w": [ones(), (ones(dtype=torch.int8),)]}, TypeError, r"params\['w'\]\[1\]\[0\] is torch.int8"),
     "float": ({"w": 1.0}, TypeError, r"params\['w'\] is a float: every leaf must be a tensor; close over"),
     "none": ({"w": ones(), "b": None}, TypeError, r"params\['b'\] is a NoneType: every leaf must be a tensor"),

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from alpha_func.capture.builder.operands import is_inexact
 from alpha_func.verified.table import table
 
 # Linear or constant by definition, so never in a sample of their own.
@@ -48,18 +49,12 @@ def active_nodes(graph: fx.Graph, params: int) -> list[fx.Node]:
     for node in nodes[params:]:
         if node.op != "call_function" or active.isdisjoint(node.all_input_nodes):
             continue
-        if is_constant(node.target) or not _has_derivative(node.meta.get("val")):
+        if is_constant(node.target) or not is_inexact(node):
             continue
         active.add(node)
         if isinstance(node.target, torch._ops.OpOverload):
             passed.append(node)
     return passed
-
-
-def _has_derivative(value: object) -> bool:
-    if isinstance(value, (tuple, list)):
-        return any(_has_derivative(part) for part in value)
-    return not isinstance(value, torch.Tensor) or value.is_floating_point() or value.is_complex()
 
 
 def is_constant(target: Any) -> bool:

@@ -76,7 +76,7 @@ class Builder:
         key = None if is_impure(target) else _key((target, args, tuple(sorted(kwargs.items()))))
         if key is not None and key in self._known:
             return self._known[key]
-        val = self._run(target, args, kwargs)
+        val = self.fake_result(target, args, kwargs)
         node = self.graph.call_function(target, args, kwargs)
         node.meta["val"] = val
         if key is not None:
@@ -87,7 +87,8 @@ class Builder:
         """The outputs of a program, its calls written here."""
         return replay(module, inputs, self)
 
-    def _run(self, target: Any, args: Any, kwargs: Any) -> Any:
+    def fake_result(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Shape, dtype, strides and device of what a call returns."""
         vals, fake_kwargs = pytree.tree_map(lambda a: a.meta["val"] if isinstance(a, fx.Node) else a, (args, kwargs))
         with self.mode:
             return target(*vals, **fake_kwargs)

@@ -9,6 +9,8 @@ from alpha_func.capture.builder.builder import Builder
 
 aten = torch.ops.aten
 
+Number = bool | int | float | complex
+
 
 def shape_of(x: Any) -> tuple[int, ...]:
     """The shape; () of a number."""
@@ -27,23 +29,53 @@ def is_call(x: Any, target: Any) -> bool:
 
 def is_zero(x: Any) -> bool:
     """Whether x is a symbolic zero."""
-    return is_call(x, aten.full.default) and x.args[1] == 0
+    return is_filled(x) and x.args[1] == 0
 
 
 def is_number(x: Any) -> bool:
     """Whether x is a Python number."""
-    return isinstance(x, (int, float)) and not isinstance(x, bool)
+    return isinstance(x, (int, float, complex)) and not isinstance(x, bool)
 
 
-def filled(b: Builder, shape: Any, value: float, dtype: Any, device: Any) -> fx.Node:
-    """A tensor of one number: the normal form of zeros, ones and their kin."""
-    return b.write(aten.full.default, list(shape), value, dtype=dtype, device=device)
+def is_filled(x: Any) -> bool:
+    """Whether x is a tensor of one number."""
+    return is_call(x, aten.full.default)
 
 
-def filled_like(b: Builder, x: fx.Node, value: float, shape: Any = None) -> fx.Node:
+def is_inexact(x: Any) -> bool:
+    """Whether x is of floating point, real or complex: algebra holds for it (integers wrap around, and the sum of two
+    bools is a bool), and it can have a tangent; of several tensors, whether one is."""
+    val = x.meta["val"] if isinstance(x, fx.Node) else x
+    if isinstance(val, (list, tuple)):
+        return any(map(is_inexact, val))
+    return isinstance(val, torch.Tensor) and (val.is_floating_point() or val.is_complex())
+
+
+def filled(b: Builder, shape: Any, value: Number, dtype: torch.dtype, device: Any) -> fx.Node:
+    """A tensor of one number: the normal form of zeros, ones and their kin; the number as its dtype holds it."""
+    held = torch.full((), value, dtype=dtype, device="cpu").item()
+    return b.write(aten.full.default, list(shape), held, dtype=dtype, device=device)
+
+
+def filled_like(b: Builder, x: fx.Node, value: Number, shape: Any = None) -> fx.Node:
     """A tensor of one number, with the shape, dtype and device of x."""
     val = x.meta["val"]
     return filled(b, val.shape if shape is None else shape, value, val.dtype, val.device)
+
+
+def conjugate(b: Builder, x: Any) -> Any:
+    """The complex conjugate; a real tensor or number as it is."""
+    return b.call(aten._conj_physical.default, x) if isinstance(x, fx.Node) else x.conjugate()
+
+
+def is_complex(x: Any) -> bool:
+    """Whether x is a complex tensor or number."""
+    return isinstance(x, complex) or (isinstance(x, fx.Node) and x.meta["val"].is_complex())
+
+
+def real(b: Builder, x: Any) -> Any:
+    """The real part; a real tensor as it is."""
+    return b.call(aten.select.int, b.call(aten.view_as_real.default, x), -1, 0) if is_complex(x) else x
 
 
 def broadcast(b: Builder, x: Any, shape: Any) -> Any:
@@ -62,13 +94,18 @@ def result_dtype(x: Any, y: Any) -> torch.dtype:
     return torch.result_type(*val)
 
 
+def converted(b: Builder, x: Any, dtype: torch.dtype) -> Any:
+    """x in this dtype; a number, which takes that of its tensors, as it is."""
+    return x if dtype_of(x) in (None, dtype) else b.call(aten._to_copy.default, x, dtype=dtype)
+
+
 def places(dims: Any, rank: int) -> list[int]:
     """Dimensions of a tensor of this rank, counted from the front; all, where none are given. 0-d has none."""
     return sorted({dim % rank for dim in dims}) if dims and rank else list(range(rank))
 
 
-def multiple(x: Any) -> tuple[Any, float]:
-    """(y, c) with x = c·y."""
-    if is_call(x, aten.mul.Tensor) and is_number(x.args[1]):
+def multiple(x: Any) -> tuple[Any, Any]:
+    """(y, c) with x = c·y, both in the dtype of x, which is inexact."""
+    if is_call(x, aten.mul.Tensor) and is_number(x.args[1]) and is_inexact(x) and dtype_of(x.args[0]) == dtype_of(x):
         return x.args[0], x.args[1]
     return x, 1

@@ -3,6 +3,10 @@
     v = f(x)     a call of an operator; x its tensor operands, t their tangents, None where a tangent is zero
     λ            the adjoint of v
 
+A complex number is the two real ones that it is made of, with the inner product Re Σ λ̄·t: so an adjoint is the
+derivative by the real part plus i times that by the imaginary part, as PyTorch's gradients are, and the pullback of a
+function of one complex number is λ·conj(f′).
+
 ``first`` is Df[t], ``second`` is D²f[t, t], ``pullback`` is Dfᵀ[λ]. An operator has a law where its derivative is
 known in a closed form (linear, bilinear, a function of one number, softmax), and otherwise PyTorch's own: the jvp, the
 jvp of the jvp and the vjp of this one operator, traced.
@@ -17,7 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from alpha_func.capture.builder.builder import Builder
-from alpha_func.capture.builder.operands import broadcast, filled
+from alpha_func.capture.builder.operands import broadcast, conjugate, converted, filled, is_complex
 
 aten = torch.ops.aten
 
@@ -42,10 +46,26 @@ SLOPE: dict[Any, Callable[[Builder, Call], Any]] = {}  # f′ of a function of o
 PULLBACK: dict[Any, Callable[[Builder, Call, tuple[Any, ...], Any], list[Any]]] = {}
 
 
-def rules(first_rule: Rule, second_rule: Rule, *targets: Any) -> None:
-    """Enter these two into the tables."""
+def rules(first_rule: Rule, second_rule: Rule, *targets: Any, real: bool = False) -> None:
+    """Enter these two into the tables; ``real``: they hold for real operands alone."""
     for target in targets:
-        FIRST[target], SECOND[target] = first_rule, second_rule
+        FIRST[target], SECOND[target] = (_of_reals(r) if real else r for r in (first_rule, second_rule))
+
+
+def _of_reals(rule: Rule) -> Rule:
+    def rule_of_reals(b: Builder, call: Call, tangents: Any) -> Any:
+        return NotImplemented if any(map(is_complex, pytree.tree_leaves(call.args))) else rule(b, call, tangents)
+
+    return rule_of_reals
+
+
+def composed(formula: Callable[..., Any]) -> Rule:
+    """The rule that a derivative is ``formula(target, args, kwargs, tangents)``, of tensors, in torch's functions."""
+
+    def rule(b: Builder, call: Call, tangents: Any) -> Any:
+        return _traced(b, call, tangents, formula)
+
+    return rule
 
 
 def no_tangent(b: Builder, call: Call, tangents: Any) -> Any:
@@ -76,7 +96,7 @@ def pullback(b: Builder, call: Call, active: tuple[Any, ...], adjoints: Any) -> 
     if call.target in PULLBACK:
         found = PULLBACK[call.target](b, call, active, adjoints)
     elif call.target in SLOPE:
-        found = [b.call(aten.mul.Tensor, adjoints, SLOPE[call.target](b, call))]
+        found = [b.call(aten.mul.Tensor, adjoints, conjugate(b, SLOPE[call.target](b, call)))]
     else:
         return _traced(b, call, (active, adjoints), _vjp)
     return found + [None] * (len(pytree.tree_leaves(active)) - len(found))
@@ -93,7 +113,7 @@ def _as_value(b: Builder, call: Call, found: Any) -> Any:
 def _like(b: Builder, x: Any, val: Tensor) -> Any:
     if not isinstance(x, fx.Node):
         return filled(b, val.shape, x, val.dtype, val.device)
-    return broadcast(b, b.call(aten._to_copy.default, x, dtype=val.dtype), val.shape)
+    return broadcast(b, converted(b, x, val.dtype), val.shape)
 
 
 def _per_output(call: Call, what: Any) -> Any:
@@ -167,9 +187,3 @@ def _vjp(target: Any, args: Any, kwargs: Any, active_and_adjoints: Any) -> Any:
     back = func.vjp(with_adjoints, *at)[1]
     found = iter(back([a for a in adjoints if a is not None] if several else adjoints))
     return [next(found) if pick else None for pick in chosen]
-
-
-def is_differentiable(value: Any) -> bool:
-    """Whether a value can have a tangent: it is real and floating point."""
-    val = value.meta["val"] if isinstance(value, fx.Node) else None
-    return isinstance(val, torch.Tensor) and val.is_floating_point()

@@ -7,24 +7,37 @@ from typing import Any
 import torch
 
 from alpha_func.capture.builder.builder import Builder, plus, times
+from alpha_func.capture.builder.operands import filled_like
 from alpha_func.capture.derivatives.derivative import SLOPE, Call, rules
 
 aten = torch.ops.aten
 Unary = Callable[[Builder, Any, Any], Any]
 
 
-def _unary(target: Any, slope: Unary, *, ratio: Unary | None = None, bend: Unary | None = None) -> None:
+def _unary(
+    target: Any, slope: Unary, *, ratio: Unary | None = None, bend: Unary | None = None, singular: bool = False
+) -> None:
+    """Enter f by f′ and either r or f″; ``singular``: f′ is infinite at a number where f is not."""
+
     def d(b: Builder, call: Call, t: Any) -> Any:
-        return times(b, t[0], slope(b, call.args[0], call.value))
+        found = times(b, t[0], slope(b, call.args[0], call.value))
+        return _none_without_tangent(b, t[0], found) if singular else found
 
     def d2(b: Builder, call: Call, t: Any) -> Any:
         if bend is not None:
             return times(b, times(b, t[0], t[0]), bend(b, call.args[0], call.value))
         assert ratio is not None
-        return times(b, times(b, d(b, call, t), t[0]), ratio(b, call.args[0], call.value))
+        found = times(b, times(b, d(b, call, t), t[0]), ratio(b, call.args[0], call.value))
+        return _none_without_tangent(b, t[0], found) if singular else found
 
     rules(d, d2, target)
     SLOPE[target] = lambda b, call: slope(b, call.args[0], call.value)
+
+
+def _none_without_tangent(b: Builder, t: Any, found: Any) -> Any:
+    """A number that does not move leaves f where it is: 0, where 0·∞ would be nan (√ of what a clamp holds at 0)."""
+    still = b.call(aten.eq.Scalar, t, 0)
+    return b.call(aten.where.self, still, filled_like(b, found, 0, ()), found)
 
 
 def _affine(b: Builder, x: Any, scale: float, shift: float) -> Any:
@@ -67,6 +80,7 @@ _unary(
     aten.sqrt.default,
     lambda b, x, y: times(b, b.call(aten.reciprocal.default, y), 0.5),
     ratio=lambda b, x, y: times(b, b.call(aten.reciprocal.default, x), -0.5),
+    singular=True,
 )
 _unary(
     aten.erf.default,
@@ -118,7 +132,9 @@ rules(_gelu, _gelu_second, aten.gelu.default)
 def _pow(b: Builder, call: Call, t: Any) -> Any:
     """v₁ = n·xⁿ⁻¹·t."""
     x, n = call.args
-    return times(b, t[0], b.call(aten.pow.Tensor_Scalar, x, n - 1), n) if n >= 1 else NotImplemented
+    if isinstance(n, complex) or n < 1:
+        return NotImplemented
+    return times(b, t[0], b.call(aten.pow.Tensor_Scalar, x, n - 1), n)
 
 
 def _pow_second(b: Builder, call: Call, t: Any) -> Any:
@@ -126,7 +142,7 @@ def _pow_second(b: Builder, call: Call, t: Any) -> Any:
     x, n = call.args
     if n == 1:
         return None
-    if n < 2:
+    if isinstance(n, complex) or n < 2:
         return NotImplemented
     rest = 1 if n == 2 else b.call(aten.pow.Tensor_Scalar, x, n - 2)
     return times(b, times(b, t[0], t[0]), rest, n * (n - 1))

@@ -1,5 +1,6 @@
 """Operators that are constant, or linear in their operands: v₁ = f(t), and no second derivative."""
 
+import math
 from operator import getitem
 from typing import Any
 
@@ -19,19 +20,25 @@ rules(
     no_tangent,
     aten.bernoulli.default,
     aten.bernoulli.p,
-    aten.ceil.default,
     aten.detach.default,
     aten.empty_like.default,
-    aten.floor.default,
     aten.full_like.default,
     aten.new_zeros.default,
     aten.ones_like.default,
     aten.rand_like.default,
     aten.randn_like.default,
+    aten.zeros_like.default,
+)
+# Steps: constant on pieces of the real line, so of no complex number.
+rules(
+    no_tangent,
+    no_tangent,
+    aten.ceil.default,
+    aten.floor.default,
     aten.round.default,
     aten.sgn.default,
     aten.sign.default,
-    aten.zeros_like.default,
+    real=True,
 )
 
 
@@ -62,6 +69,12 @@ _LINEAR = (
     aten.squeeze.dims,
     aten.slice.Tensor,
     aten.select.int,
+    aten._conj_physical.default,
+    aten._fft_c2c.default,
+    aten._fft_c2r.default,
+    aten._fft_r2c.default,
+    aten.view_as_complex.default,
+    aten.view_as_real.default,
     aten.sum.default,
     aten.sum.dim_IntList,
     aten.mean.default,
@@ -144,6 +157,15 @@ def _add(b: Builder, call: Call, t: Any) -> Any:
 rules(_add, no_tangent, aten.add.Tensor, aten.sub.Tensor, aten.add.Scalar, aten.sub.Scalar)
 
 
+def _complex(b: Builder, call: Call, t: Any) -> Any:
+    """D(x + i·y) = t_x + i·t_y."""
+    parts = [filled_like(b, x, 0) if tx is None else tx for x, tx in zip(call.args, t, strict=True)]
+    return b.call(aten.complex.default, *parts)
+
+
+rules(_complex, no_tangent, aten.complex.default)
+
+
 def _cat(b: Builder, call: Call, t: Any) -> Any:
     """D cat(x, y) = cat(t_x, t_y)."""
     parts = [filled_like(b, x, 0) if tx is None else tx for x, tx in zip(call.args[0], t[0], strict=True)]
@@ -171,6 +193,15 @@ def _relu(b: Builder, call: Call, t: Any) -> Any:
 
 
 rules(_relu, no_tangent, aten.relu.default)
+
+
+def _nan_to_num(b: Builder, call: Call, t: Any) -> Any:
+    """A tangent passes where the operand is a number."""
+    finite = b.call(aten.lt.Scalar, b.call(aten.abs.default, call.args[0]), math.inf)
+    return b.call(aten.where.self, finite, t[0], filled_like(b, t[0], 0, ()))
+
+
+rules(_nan_to_num, no_tangent, aten.nan_to_num.default, real=True)
 
 
 def _max_pool(b: Builder, call: Call, t: Any) -> Any:

@@ -1,11 +1,11 @@
-"""Bilinear operators and quotients: D(x·y) = t_x·y + x·t_y, D²(x·y) = 2·t_x·t_y."""
+"""Bilinear operators, quotients and determinants: D(x·y) = t_x·y + x·t_y, D²(x·y) = 2·t_x·t_y."""
 
 from typing import Any
 
 import torch
 
 from alpha_func.capture.builder.builder import Builder, plus, times
-from alpha_func.capture.derivatives.derivative import Call, first, rules
+from alpha_func.capture.derivatives.derivative import Call, composed, first, rules
 
 aten = torch.ops.aten
 
@@ -86,3 +86,32 @@ def _div_second(b: Builder, call: Call, t: Any) -> Any:
 
 
 rules(_div, _div_second, aten.div.Tensor)
+
+
+def _in_singular_basis(x: Any, t: Any) -> tuple[Any, Any, Any]:
+    """det(U·Vᴴ), s and Uᴴ·t·V, of x = U·diag(s)·Vᴴ."""
+    left, s, right = torch.linalg.svd(x)
+    return torch.linalg.det(left @ right), s, left.mH @ t @ right.mH
+
+
+def _det(target: Any, args: Any, kwargs: Any, t: Any) -> Any:
+    """d = det x, u = t in the singular basis of x: D d[t] = det(U·Vᴴ)·Σ_i u_ii·Π_{k ≠ i} s_k.
+
+    Nothing is divided by, so x may be singular; PyTorch's divides, and its jvp of the jvp holds the factors constant.
+    """
+    sign, s, u = _in_singular_basis(args[0], t[0])
+    others = torch.where(torch.eye(s.shape[-1], dtype=torch.bool, device=s.device), 1, s[..., None, :]).prod(-1)
+    return [sign * (u.diagonal(dim1=-2, dim2=-1) * others).sum(-1), None, None]
+
+
+def _det_second(target: Any, args: Any, kwargs: Any, t: Any) -> Any:
+    """D²d[t, t] = det(U·Vᴴ)·Σ_ij (u_ii·u_jj − u_ij·u_ji)·Π_{k ≠ i, j} s_k."""
+    sign, s, u = _in_singular_basis(args[0], t[0])
+    own = torch.eye(s.shape[-1], dtype=torch.bool, device=s.device)
+    others = torch.where(own[:, None] | own[None], 1, s[..., None, None, :]).prod(-1)
+    diagonal = u.diagonal(dim1=-2, dim2=-1)
+    minors = diagonal[..., :, None] * diagonal[..., None, :] - u * u.mT
+    return [sign * (minors * others).sum((-2, -1)), None, None]
+
+
+rules(composed(_det), composed(_det_second), aten._linalg_det.default)

@@ -85,5 +85,5 @@ def _var_mean_second(b: Builder, call: Call, t: Any) -> Any:
     return [times(b, b.call(getitem, both, 0), 2), None]
 
 
-rules(_var, _var_second, aten.var.correction)
-rules(_var_mean, _var_mean_second, aten.var_mean.correction)
+rules(_var, _var_second, aten.var.correction, real=True)
+rules(_var_mean, _var_mean_second, aten.var_mean.correction, real=True)

@@ -7,10 +7,14 @@ from torch import fx
 
 from alpha_func.capture.builder.builder import Builder, Law
 from alpha_func.capture.builder.operands import (
+    Number,
     broadcast,
+    converted,
     dtype_of,
-    filled,
+    filled_like,
     is_call,
+    is_filled,
+    is_inexact,
     is_number,
     is_zero,
     multiple,
@@ -38,25 +42,76 @@ law(aten.sub.Scalar)(renamed(aten.sub.Tensor))
 law(aten.div.Scalar)(renamed(aten.div.Tensor))
 
 
+def _promoting(target: Any) -> Law:
+    def promotions_are_conversions(b: Builder, args: Any, kwargs: Any) -> Any:
+        """f(x, y) = f(x as the dtype of the result, y as it), where torch computes in that dtype.
+
+        Every other law of these operators then speaks of one dtype.
+        """
+        x, y = args[:2]
+        dtype = _computed_in(target, x, y)
+        x_, y_ = converted(b, x, dtype), converted(b, y, dtype)
+        return None if x_ is x and y_ is y else b.call(target, x_, y_, *args[2:], **kwargs)
+
+    return promotions_are_conversions
+
+
+def _computed_in(target: Any, x: Any, y: Any) -> torch.dtype:
+    dtype = result_dtype(x, y)
+    exact = not (dtype.is_floating_point or dtype.is_complex)
+    return torch.get_default_dtype() if exact and target is aten.div.Tensor else dtype
+
+
+for _target in (
+    *(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor),
+    *(aten.rsub.Scalar, aten.rsub.Tensor, aten.pow.Tensor_Scalar),
+):
+    law(_target)(_promoting(_target))
+
+
 @law(aten.neg.default)
 def negation_is_a_product(b: Builder, args: Any, kwargs: Any) -> Any:
     """−x = x·(−1)."""
     return b.call(aten.mul.Tensor, args[0], -1)
 
 
+@law(aten._conj.default, aten._conj_physical.default, aten.conj_physical.default)
+def conjugates_are_in_memory(b: Builder, args: Any, kwargs: Any) -> Any:
+    """The conjugate of a real x is x, that of a conjugate its operand; none is a bit that a view carries."""
+    (x,) = args
+    if not isinstance(x, fx.Node):
+        return x.conjugate()
+    if not x.meta["val"].is_complex():
+        return x
+    return x.args[0] if is_call(x, aten._conj_physical.default) else b.write(aten._conj_physical.default, x)
+
+
+law(aten._neg_view.default)(renamed(aten.neg.default))
+
+
 @law(aten.div.Tensor)
 def quotients_by_numbers_are_products(b: Builder, args: Any, kwargs: Any) -> Any:
-    """x/c = x·(1/c)."""
+    """0/y = 0, x/c = x·(1/c)."""
     x, c = args
-    if not (is_number(c) and c != 0 and isinstance(x, fx.Node) and x.meta["val"].is_floating_point()):
-        return x if is_zero(x) and shape_of(x) == result_shape(*args) else None
-    return b.call(aten.mul.Tensor, x, 1 / c)
+    if is_zero(x):
+        return broadcast(b, x, result_shape(x, c))
+    if is_number(c) and c != 0 and is_inexact(x) and _is_normal(1 / c, x):
+        return b.call(aten.mul.Tensor, x, 1 / c)
+    return None
+
+
+def _is_normal(c: Number, x: fx.Node) -> bool:
+    """Whether the dtype of x holds the number with all its digits."""
+    held = torch.finfo(x.meta["val"].dtype)
+    return c == 0 or bool(held.tiny <= abs(c) <= held.max)
 
 
 @law(aten.rsub.Scalar, aten.rsub.Tensor)
 def reversed_differences_are_differences(b: Builder, args: Any, kwargs: Any) -> Any:
-    """rsub(x, y) = y − x."""
-    return None if kwargs or len(args) > 2 else b.call(aten.add.Tensor, b.call(aten.mul.Tensor, args[0], -1), args[1])
+    """rsub(x, y, a) = y − a·x."""
+    x, y, *alpha = args
+    a = alpha[0] if alpha else kwargs.get("alpha", 1)
+    return b.call(aten.add.Tensor, b.call(aten.mul.Tensor, x, -a), y)
 
 
 @law(aten.sub.Tensor)
@@ -73,25 +128,20 @@ def differences_are_sums(b: Builder, args: Any, kwargs: Any) -> Any:
 
 @law(aten.pow.Tensor_Scalar)
 def small_powers_are_products(b: Builder, args: Any, kwargs: Any) -> Any:
-    """x¹ = x, x² = x·x."""
+    """x¹ = x, x² = x·x, x^½ = √x."""
     x, n = args
     if n == 1:
         return x
+    if n == 0.5:
+        return b.call(aten.sqrt.default, x)
     return b.call(aten.mul.Tensor, x, x) if n == 2 else None
 
 
-def _as_result(b: Builder, x: Any, shape: Any, dtype: torch.dtype) -> Any:
-    if dtype_of(x) != dtype:
-        x = b.call(aten._to_copy.default, x, dtype=dtype)
-    return broadcast(b, x, shape)
-
-
 def _without_fill(x: Any, other: Any) -> Any:
-    """The number that a filled operand is, where the other one has the shape and dtype of the result."""
-    if not (is_call(x, aten.full.default) and isinstance(other, fx.Node)):
-        return x
-    unchanged = shape_of(other) == result_shape(x, other) and dtype_of(other) == result_dtype(x, other)
-    return x.args[1] if unchanged else x
+    """The number that a filled operand is, where the other one has the shape of the result."""
+    if is_filled(x) and isinstance(other, fx.Node) and shape_of(other) == result_shape(x, other):
+        return x.args[1]
+    return x
 
 
 def _without_expand(x: Any, other: Any) -> Any:
@@ -102,7 +152,7 @@ def _without_expand(x: Any, other: Any) -> Any:
 
 
 def _bare(x: Any, y: Any) -> tuple[Any, Any]:
-    """Both operands without fills and expands, as far as the result stays in its shape and dtype.
+    """Both operands without fills and expands, as far as the result stays in its shape.
 
     One after the other: each is judged beside what the other has become, for two expands cannot both go.
     """
@@ -122,23 +172,24 @@ def _ordered(x: Any, y: Any) -> tuple[Any, Any]:
 @law(aten.mul.Tensor)
 def products_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
     """0·x = 0, 1·x = x, full(c)·x = c·x, expand(x)·y = x·y, a·(c·x) = (a·c)·x, (c·x)·y = c·(x·y), x·y = y·x."""
-    x, y = args
-    if not isinstance(x, fx.Node) and not isinstance(y, fx.Node):
+    x, y = _ordered(*args)
+    if not isinstance(x, fx.Node):
         return x * y
-    shape, dtype = result_shape(x, y), result_dtype(x, y)
+    shape = result_shape(x, y)
     for zero in (x, y):
         if is_zero(zero):
-            return filled(b, shape, 0, dtype, zero.meta["val"].device)
+            return filled_like(b, zero, 0, shape)
+    if not is_inexact(x):
+        return b.write(aten.mul.Tensor, x, y)
     x, y = _bare(x, y)
     if is_number(y) and y == 1:
-        return _as_result(b, x, shape, dtype)
-    (x, a), (y, c) = multiple(x), multiple(y) if isinstance(y, fx.Node) else (y, 1)
-    if a * c != 1:
-        if is_number(y):
-            return b.call(aten.mul.Tensor, x, a * c * y)
-        return b.call(aten.mul.Tensor, b.call(aten.mul.Tensor, x, y), a * c)
-    x, y = _ordered(x, y)
-    return b.write(aten.mul.Tensor, x, y)
+        return broadcast(b, x, shape)
+    (u, a), (v, c) = multiple(x), multiple(y)
+    if a == c == 1 or not _is_normal(a * c * (y if is_number(y) else 1), x):
+        return b.write(aten.mul.Tensor, x, y)
+    if is_number(y):
+        return b.call(aten.mul.Tensor, u, a * y)
+    return b.call(aten.mul.Tensor, b.call(aten.mul.Tensor, u, v), a * c)
 
 
 @law(aten.add.Tensor)
@@ -147,30 +198,37 @@ def sums_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
     sums are merged."""
     x, y = args
     if kwargs.get("alpha", 1) != 1:
+        if dtype_of(x) is torch.bool:
+            return None
         return b.call(aten.add.Tensor, x, b.call(aten.mul.Tensor, y, kwargs["alpha"]))
-    if not isinstance(x, fx.Node) and not isinstance(y, fx.Node):
+    x, y = _ordered(x, y)
+    if not isinstance(x, fx.Node):
         return x + y
-    shape, dtype = result_shape(x, y), result_dtype(x, y)
+    shape = result_shape(x, y)
     for term, other in ((x, y), (y, x)):
-        if is_zero(term) or (is_number(term) and term == 0):
-            return _as_result(b, other, shape, dtype)
+        if is_zero(term):
+            return broadcast(b, other, shape)
+    if is_number(y) and y == 0:
+        return broadcast(b, x, shape)
+    if not is_inexact(x):
+        return b.write(aten.add.Tensor, x, y)
     x, y = _bare(x, y)
     if is_number(y):
         return b.write(aten.add.Tensor, x, y)
-    terms: dict[Any, float] = {}
+    terms: dict[Any, Any] = {}
     listed = [*_terms(x), *_terms(y)]
     for term, factor in listed:
         terms[term] = terms.get(term, 0) + factor
     if len(terms) == len(listed):
         return b.write(aten.add.Tensor, x, y)
     left = [b.call(aten.mul.Tensor, term, factor) for term, factor in terms.items() if factor != 0]
-    total = left[0] if left else filled(b, shape, 0, dtype, x.meta["val"].device)
+    total = left[0] if left else filled_like(b, x, 0, shape)
     for term in left[1:]:
         total = b.call(aten.add.Tensor, total, term)
-    return _as_result(b, total, shape, dtype)
+    return broadcast(b, total, shape)
 
 
-def _terms(x: Any, depth: int = 4) -> list[tuple[Any, float]]:
+def _terms(x: Any, depth: int = 4) -> list[tuple[Any, Any]]:
     """The terms of nested sums, each with its factor."""
     if depth and is_call(x, aten.add.Tensor) and all(isinstance(term, fx.Node) for term in x.args):
         return [*_terms(x.args[0], depth - 1), *_terms(x.args[1], depth - 1)]

@@ -1,18 +1,46 @@
-"""Tensors of one number have one form, `full`."""
+"""Tensors of one number have one form, `full`, and what is made of them alone is one of them."""
 
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
 
-from alpha_func.capture.builder.builder import Builder, Law
-from alpha_func.capture.builder.operands import filled, is_number
-from alpha_func.capture.rewrites.table import law
+from alpha_func.capture.builder.builder import Builder, Law, is_impure
+from alpha_func.capture.builder.operands import Number, dtype_of, filled, is_filled, result_shape, shape_of
+from alpha_func.capture.rewrites.table import law, law_of_kind
 
 aten = torch.ops.aten
+_CPU = torch.device("cpu")
 
 
-def _fill_of(value: float) -> Law:
+@law_of_kind
+def constants_are_folded(target: Any) -> Law | None:
+    """f(full(a), full(b), ...) = full(f(a, b, ...)), f elementwise."""
+    pure = isinstance(target, OpOverload) and not target._schema.is_mutable and not is_impure(target)
+    if not pure or torch.Tag.pointwise not in target.tags:
+        return None
+
+    def elementwise_of_fills_is_a_fill(b: Builder, args: Any, kwargs: Any) -> Any:
+        nodes = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, fx.Node)]
+        if not nodes or not all(map(is_filled, nodes)):
+            return None
+        # Of one entry each, with as many dimensions: promotion asks for these.
+        args, kwargs = pytree.tree_map(lambda x: _one_entry(x) if isinstance(x, fx.Node) else x, (args, kwargs))
+        value = target(*args, **kwargs)
+        if not isinstance(value, Tensor) or (value.is_complex() and not value.isfinite().all()):
+            return None  # Python does not read its own nan·i
+        return filled(b, result_shape(*nodes), value.item(), value.dtype, nodes[0].meta["val"].device)
+
+    return elementwise_of_fills_is_a_fill
+
+
+def _one_entry(x: fx.Node) -> Tensor:
+    return torch.full((1,) * len(shape_of(x)), x.args[1], dtype=dtype_of(x), device=_CPU)  # type: ignore[arg-type]
+
+
+def _fill_of(value: int) -> Law:
     def constructor_is_a_fill(b: Builder, args: Any, kwargs: Any) -> Any:
         """zeros(n) = zeros_like(x) = new_zeros(x, n) = full(n, 0), and so for ones."""
         like = args[0] if args and isinstance(args[0], fx.Node) else None
@@ -22,7 +50,7 @@ def _fill_of(value: float) -> Law:
             dtype, device = kwargs.get("dtype") or val.dtype, kwargs.get("device") or val.device
         else:
             shape, dtype = args[0], kwargs.get("dtype") or torch.get_default_dtype()
-            device = kwargs.get("device") or torch.device("cpu")
+            device = kwargs.get("device") or _CPU
         return filled(b, shape, value, dtype, device)
 
     return constructor_is_a_fill
@@ -32,25 +60,56 @@ law(aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default, aten._e
 law(aten.ones.default, aten.ones_like.default, aten.new_ones.default)(_fill_of(1))
 
 
-@law(aten.full.default)
+@law(aten.full.default, aten.scalar_tensor.default)
 def fills_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
-    """full(n, c), its dtype and device said, and nothing else."""
-    if not is_number(args[1]) or kwargs.get("dtype") is None:
+    """full(n, c), its dtype and device said, and nothing else; scalar_tensor(c) = full((), c)."""
+    shape, value = args if len(args) == 2 else ((), *args)
+    if not isinstance(value, Number):
         return None
-    return filled(b, args[0], args[1], kwargs["dtype"], kwargs.get("device") or torch.device("cpu"))
-
-
-@law(aten.scalar_tensor.default)
-def scalar_tensors_are_fills(b: Builder, args: Any, kwargs: Any) -> Any:
-    """scalar_tensor(c) = full((), c)."""
-    dtype = kwargs.get("dtype") or torch.get_default_dtype()
-    return filled(b, (), args[0], dtype, kwargs.get("device") or torch.device("cpu"))
+    dtype = kwargs.get("dtype") or (torch.get_default_dtype() if len(args) == 1 else torch.full((), value).dtype)
+    return filled(b, shape, value, dtype, kwargs.get("device") or _CPU)
 
 
 @law(aten.full_like.default)
 def full_like_is_a_fill(b: Builder, args: Any, kwargs: Any) -> Any:
     """full_like(x, c) = full(shape of x, c)."""
-    if not is_number(args[1]):
+    if not isinstance(args[1], Number):
         return None
     val = args[0].meta["val"]
     return filled(b, val.shape, args[1], kwargs.get("dtype") or val.dtype, kwargs.get("device") or val.device)
+
+
+def _of_a_fill(target: Any) -> Law:
+    def what_moves_numbers_keeps_a_fill(b: Builder, args: Any, kwargs: Any) -> Any:
+        """f(full(c)) = full(c), f a function that moves numbers."""
+        if not is_filled(args[0]):
+            return None
+        val = b.fake_result(target, args, kwargs)
+        return filled(b, val.shape, args[0].args[1], val.dtype, val.device)
+
+    return what_moves_numbers_keeps_a_fill
+
+
+for _target in (
+    aten._to_copy.default,
+    aten.clone.default,
+    aten.diagonal.default,
+    aten.expand.default,
+    aten.flip.default,
+    aten.gather.default,
+    aten.index.Tensor,
+    aten.index_select.default,
+    aten.permute.default,
+    aten.repeat.default,
+    aten.roll.default,
+    aten.select.int,
+    aten.slice.Tensor,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+    aten.reshape.default,
+    aten.view.default,
+    aten._unsafe_view.default,
+):
+    law(_target)(_of_a_fill(_target))

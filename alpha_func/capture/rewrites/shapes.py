@@ -5,13 +5,16 @@ from typing import Any
 import torch
 
 from alpha_func.capture.builder.builder import Builder, Law
-from alpha_func.capture.builder.operands import filled_like, is_call, is_zero, places, shape_of
+from alpha_func.capture.builder.operands import converted, is_call, is_inexact, places, shape_of
 from alpha_func.capture.rewrites.table import law
 
 aten = torch.ops.aten
 
 
-@law(aten.detach.default, aten.alias.default, aten.lift_fresh.default, aten.lift_fresh_copy.default)
+@law(
+    *(aten.detach.default, aten.alias.default, aten.lift_fresh.default, aten.lift_fresh_copy.default),
+    *(aten.resolve_conj.default, aten.resolve_neg.default),
+)
 def aliases_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
     """alias(x) = x."""
     return args[0]
@@ -57,8 +60,6 @@ def permutations_compose(b: Builder, args: Any, kwargs: Any) -> Any:
     """permute(permute(x, p), q) = permute(x, p∘q), and the identity is none."""
     x, dims = args
     dims = [dim % len(dims) for dim in dims]
-    if is_zero(x):
-        return filled_like(b, x, 0, [shape_of(x)[dim] for dim in dims])
     if is_call(x, aten.permute.default):
         x, dims = x.args[0], [x.args[1][dim] for dim in dims]
     if dims == sorted(dims):
@@ -92,8 +93,6 @@ def reshapes_compose(b: Builder, args: Any, kwargs: Any) -> Any:
         for size in shape:
             known *= size if size != -1 else 1
         shape = [x.meta["val"].numel() // known if size == -1 else size for size in shape]
-    if is_zero(x):
-        return filled_like(b, x, 0, shape)
     while is_call(x, aten.reshape.default):
         x = x.args[0]
     return x if shape_of(x) == tuple(shape) else b.write(aten.reshape.default, x, list(shape))
@@ -101,12 +100,10 @@ def reshapes_compose(b: Builder, args: Any, kwargs: Any) -> Any:
 
 @law(aten.expand.default)
 def expands_compose(b: Builder, args: Any, kwargs: Any) -> Any:
-    """expand(expand(x)) = expand(x), the expand to the same shape is none, and of a filled tensor it is filled."""
+    """expand(expand(x)) = expand(x), and the expand to the same shape is none."""
     x, wanted = args[0], args[1]
     own = (1,) * (len(wanted) - len(shape_of(x))) + shape_of(x)
     shape = [size if new == -1 else new for size, new in zip(own, wanted, strict=True)]
-    if is_call(x, aten.full.default):
-        return filled_like(b, x, x.args[1], shape)
     if is_call(x, aten.expand.default):
         x = x.args[0]
     return x if shape_of(x) == tuple(shape) else b.write(aten.expand.default, x, shape)
@@ -114,11 +111,11 @@ def expands_compose(b: Builder, args: Any, kwargs: Any) -> Any:
 
 @law(aten.sum.dim_IntList)
 def sums_over_nothing_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
-    """Σ over dims of size 1 is a reshape."""
+    """Σ over dims of size 1 is a reshape, of integers as int64."""
     x, dims, *keepdim = args
     shape = shape_of(x)
     over = places(dims, len(shape))
     if kwargs or any(shape[dim] != 1 for dim in over):
         return None
     kept = [size for dim, size in enumerate(shape) if (keepdim and keepdim[0]) or dim not in over]
-    return b.call(aten.reshape.default, x, kept)
+    return b.call(aten.reshape.default, x if is_inexact(x) else converted(b, x, torch.int64), kept)

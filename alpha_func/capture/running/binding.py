@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from alpha_func.capture.builder.operands import dtype_of, is_number
+
 aten = torch.ops.aten
 
 FUNCTIONS: dict[Any, Callable[..., Any]] = {
@@ -41,7 +43,8 @@ def bind(program: fx.GraphModule) -> fx.GraphModule:
     graph = fx.Graph()
     graph.output(graph.graph_copy(program.graph, {}))
     for node in graph.find_nodes(op="call_function", target=aten.mul.Tensor):
-        if type(node.args[1]) in (int, float) and node.args[1] == -1 and not node.kwargs:
+        x, c = node.args
+        if is_number(c) and c == -1 and dtype_of(x) == dtype_of(node) != torch.bool:
             node.target, node.args = aten.neg.default, node.args[:1]
     for node in graph.nodes:
         node.target = FUNCTIONS.get(node.target, node.target)

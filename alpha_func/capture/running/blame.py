@@ -50,7 +50,7 @@ def culprit(
         steps["reuse of memory"] = _chain(lay_out, fuse, reuse)
         wrong = (name for name, finish in steps.items() if not right_without([], [], finish))
         return next(wrong, f"backend {backend!r}")
-    laws = list(dict.fromkeys(law for several in LAWS.values() for law in several))
+    laws = LAWS.seen()
     if right_without(laws, []):
         return "law " + _names(_one_of(laws, lambda some: right_without(some, [])))
     ruled = [operator for operator in operators if any(operator in rules for rules in _RULES)]
@@ -80,18 +80,17 @@ def _names(suspects: Sequence[Any]) -> str:
 @contextmanager
 def _without(laws: Sequence[Law], operators: Sequence[Any]) -> Iterator[None]:
     """The tables with these left out."""
-    kept = [(table, dict(table)) for table in (LAWS, *_RULES)]
+    kept = [dict(rules) for rules in _RULES]
     try:
-        for operator, several in list(LAWS.items()):
-            LAWS[operator] = [law for law in several if law not in laws]
         for rules in _RULES:
             for operator in operators:
                 rules.pop(operator, None)
-        yield
+        with LAWS.without(laws):
+            yield
     finally:
-        for table, before in kept:
-            table.clear()
-            table.update(before)
+        for rules, before in zip(_RULES, kept, strict=True):
+            rules.clear()
+            rules.update(before)
 
 
 def _copy(program: Program) -> Program:

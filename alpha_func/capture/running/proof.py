@@ -22,7 +22,7 @@ from torch import Tensor, func, fx
 from alpha_func import tree
 from alpha_func.capture.running.backends import Runnable
 from alpha_func.capture.tracing.agreement import aside, plain
-from alpha_func.capture.tracing.roundings import apart, coarsest, disturbed, seeded
+from alpha_func.capture.tracing.roundings import apart, coarsest, disturbed, in_double, seeded
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.transforms.engine import Args, Kwargs
 from alpha_func.transforms.validation import scalar_loss
@@ -61,10 +61,10 @@ class Point:
         noise = torch.Generator().manual_seed(0)
         moved, directions = list(self.inputs), []
         for i, θ in enumerate(self.inputs[:params]):
-            r, u = (torch.randn(θ.shape, generator=noise, dtype=torch.float32).to(θ) for _ in range(2))
+            r, u = (torch.randn(θ.shape, generator=noise).clamp(-3, 3).to(θ) for _ in range(2))
             size = θ.abs().mean() if θ.numel() else θ.sum()
             scale = torch.where(size > 0, size, torch.full_like(size, _AWAY))
-            moved[i] = torch.where(θ != 0, θ * (1 + _AWAY * r.clamp(-3, 3)), _AWAY * scale * r)
+            moved[i] = torch.where(θ != 0, θ * (1 + _AWAY * r), _AWAY * scale * r)
             directions.append(u * scale)
         return Point(moved, None if self.direction is None else directions)
 
@@ -267,7 +267,7 @@ def _far(got: Numbers, expected: Numbers, tolerance: float) -> list[str]:
 
 def _near(got: Tensor, expected: Tensor, tolerance: float) -> bool:
     got, expected = _said(got, expected)
-    size = float(expected.double().norm()) if expected.ndim else abs(float(expected))
+    size = float(in_double(expected).norm()) if expected.ndim else abs(float(expected))
     return apart(got, expected) <= (tolerance * size if math.isfinite(size) else 0)
 
 
@@ -279,7 +279,7 @@ def _unexplained(name: str, got: Numbers, expected: Numbers, spread: dict[str, f
     if difference <= _FAR * spread.get(number, 0.0):  # not so for a NaN
         return None
     if ours.ndim:
-        return Doubt(f"the {name} is off by {difference:.3g} of {float(theirs.double().norm()):.3g}")
+        return Doubt(f"the {name} is off by {difference:.3g} of {float(in_double(theirs).norm()):.3g}")
     return Doubt(f"the {name} is {float(ours):.9g}, by PyTorch's own derivatives {float(theirs):.9g}", of_program)
 
 

@@ -41,19 +41,18 @@ _NAME = {target: next(a.name for a in out._schema.arguments if a.is_out) for tar
 def reuse(program: fx.GraphModule) -> fx.GraphModule:
     """The program with large results in used memory; its inputs and outputs are never written over."""
     nodes = list(program.graph.nodes)
-    base = _bases(nodes)
-    end: dict[fx.Node, int] = {}
-    for i, node in enumerate(nodes):
-        for operand in node.all_input_nodes:
-            end[base[operand]] = i
+    memory = memory_of(nodes)
+    end = {place: i for i, node in enumerate(nodes) for operand in node.all_input_nodes for place in memory[operand]}
     free: list[tuple[int, fx.Node]] = []  # (since when, memory)
     for i, node in enumerate(nodes):
-        ending = [x for x in dict.fromkeys(base[x] for x in node.all_input_nodes) if end[x] == i and _is_own(x)]
+        held = dict.fromkeys(place for operand in node.all_input_nodes for place in memory[operand])
+        ending = [place for place in held if end[place] == i and _is_own(place)]
         place = None
         if node.target in _TO and _is_large(node):
             over = node.args if node.target in _ELEMENTWISE else node.args[:1] if node.target in _ADDED_TO else ()
             factors = node.args[1:] if node.target in _ADDED_TO else ()
-            kept = [base[x] for x in node.all_input_nodes if base[x] is not x or x in factors]  # views, factors
+            read = [x for x in node.all_input_nodes if memory[x] != {x} or x in factors]  # views, factors
+            kept = {place for x in read for place in memory[x]}
             place = next((x for x in ending if x in over and x not in kept and _alike(x, node)), None)
             free = [(since, x) for since, x in free if i - since <= _NEAR]
             if place is None:
@@ -67,25 +66,34 @@ def reuse(program: fx.GraphModule) -> fx.GraphModule:
     return program
 
 
-def _bases(nodes: list[fx.Node]) -> dict[fx.Node, fx.Node]:
-    """For each node, the one whose memory it shares: its own, or that of the operand it is a view of."""
-    base: dict[fx.Node, fx.Node] = {}
+def memory_of(nodes: list[fx.Node]) -> dict[fx.Node, set[fx.Node]]:
+    """For each node, those whose memory it may hold: itself, where it is known to allocate; else all that its operands
+    may hold."""
+    memory: dict[fx.Node, set[fx.Node]] = {}
     parts: dict[Any, fx.Node] = {}
     for node in nodes:
-        source = node.all_input_nodes[0] if node.all_input_nodes else None
-        makes_its_own = isinstance(node.target, OpOverload) and not _may_be_view(node)
-        if node.target is getitem and source is not None and base[source] is source:
-            base[node] = parts.setdefault(node.args, node)
-            continue
-        base[node] = node if makes_its_own or source is None else base[source]
-    return base
+        operands = node.all_input_nodes
+        if node.target is getitem and memory[operands[0]] == {operands[0]}:
+            memory[node] = {parts.setdefault(node.args, node)}
+        elif not operands or _allocates(node):
+            memory[node] = {node}
+        else:
+            memory[node] = {place for operand in operands for place in memory[operand]}
+    return memory
 
 
-def _may_be_view(node: fx.Node) -> bool:
-    """Whether a result shares memory with an operand: by its schema (not ``unsafe_split``) or as traced."""
-    if any(result.alias_info is not None for result in node.target._schema.returns):  # type: ignore[union-attr]
-        return True
-    return not _storages([node]).isdisjoint(_storages(node.all_input_nodes))
+def _allocates(node: fx.Node) -> bool:
+    """Whether a result shares memory with no operand: a kernel of PyTorch's own that neither its schema nor the trace
+    shows to (``unsafe_split`` hides it from its schema). What is composed of others, or foreign, may (``wait_tensor``).
+    """
+    target = node.target
+    if not isinstance(target, OpOverload) or target.namespace != "aten":
+        return False
+    if target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+        return False
+    if any(result.alias_info is not None for result in target._schema.returns):
+        return False
+    return _storages([node]).isdisjoint(_storages(node.all_input_nodes))
 
 
 def _storages(nodes: list[fx.Node]) -> set[int]:

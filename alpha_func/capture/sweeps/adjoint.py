@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from alpha_func.capture.builder.builder import Builder, finished, is_impure, plus, times
-from alpha_func.capture.builder.operands import filled_like
+from alpha_func.capture.builder.operands import conjugate, filled_like, real
 from alpha_func.capture.sweeps.sweep import Coefficients, Values, backward, extend, forward, second_terms, started
 
 aten = torch.ops.aten
@@ -87,14 +87,22 @@ def _gradient(lowered: fx.GraphModule, parameters: int) -> tuple[Builder, Values
 def _line(b: Builder, values: Values, adjoints: Coefficients, directions: list[fx.Node]) -> tuple[Any, Any]:
     """(slope, curvature)."""
     along: Coefficients = dict(zip(values.inputs, directions, strict=False))
+    drops_nan = any(call.target is aten.nan_to_num.default for call in values.calls.values())  # what came before: λ = 0
     curvature = None
     for node, call in values.calls.items():  # a tangent is gone when its last call is done
         extend(b, node, call, along)
         for adjoint, bend in second_terms(b, node, call, along, adjoints):
-            curvature = plus(b, curvature, b.call(aten.sum.default, times(b, adjoint, bend)))
+            if drops_nan:
+                bend = b.call(aten.where.self, b.call(aten.eq.Scalar, adjoint, 0), filled_like(b, bend, 0, ()), bend)
+            curvature = plus(b, curvature, _inner(b, adjoint, bend))
     zero = filled_like(b, values.output, 0)
     slope = along.get(values.result)
     return zero if slope is None else slope, zero if curvature is None else curvature
+
+
+def _inner(b: Builder, x: Any, y: Any) -> Any:
+    """⟨x, y⟩ = Re Σ x̄·y."""
+    return real(b, b.call(aten.sum.default, times(b, conjugate(b, x), y)))
 
 
 def _parted(b: Builder, first: list[Any], directions: list[fx.Node], second: list[Any]) -> TwoPrograms:

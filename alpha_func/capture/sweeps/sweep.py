@@ -18,8 +18,8 @@ from torch.utils import _pytree as pytree
 from alpha_func.capture import derivatives as rules  # noqa: F401  fills the tables
 from alpha_func.capture.builder.active import is_constant
 from alpha_func.capture.builder.builder import Builder, bound, fake_mode, plus
-from alpha_func.capture.builder.operands import filled_like
-from alpha_func.capture.derivatives.derivative import Call, first, is_differentiable, pullback, second
+from alpha_func.capture.builder.operands import filled_like, is_inexact
+from alpha_func.capture.derivatives.derivative import Call, first, pullback, second
 from alpha_func.capture.rewrites import LAWS
 
 Coefficients = dict[fx.Node, Any]
@@ -137,8 +137,7 @@ def _active(values: Values, parameters: int) -> set[fx.Node]:
     for node, call in values.calls.items():
         if is_constant(node.target):
             continue
-        several = isinstance(call.value.meta["val"], (list, tuple))
-        if not active.isdisjoint(node.all_input_nodes) and (several or is_differentiable(call.value)):
+        if not active.isdisjoint(node.all_input_nodes) and is_inexact(call.value):
             active.add(node)
     return active
 
@@ -157,5 +156,5 @@ def _differentiable(call: Call, tangent: Any) -> Any:
     """The tangents of the outputs that can have one."""
     val = call.value.meta["val"]
     if isinstance(val, (list, tuple)):
-        return [t if v.is_floating_point() else None for t, v in zip(tangent, val, strict=True)]
-    return tangent if val.is_floating_point() else None
+        return [t if is_inexact(v) else None for t, v in zip(tangent, val, strict=True)]
+    return tangent if is_inexact(val) else None

@@ -101,6 +101,42 @@ def copy(onto: Tensor, x: Tensor, non_blocking: bool = False) -> Tensor:
     return x.to(onto.dtype).expand(onto.shape)
 
 
+def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
+    """``x[mask] = values`` as a choice. PyTorch's pullback looks the mask's places up: as many as its values say."""
+    mask = indices[0]
+    if len(indices) > 1 or mask is None or mask.dtype != torch.bool:
+        return NotImplemented  # a primitive as it is
+    rest = x.shape[mask.ndim :]
+    chosen = mask.reshape(mask.shape + (1,) * len(rest))
+    if values.ndim > len(rest):
+        places, count = mask.reshape(-1), values.shape[0]
+        rank = places.long().cumsum(0) - 1
+        others = (places.sum() != count) * count  # of rows than places: out of range, an error as PyTorch's is
+        rows = torch.where(places, rank, 0) + others if count > 1 else torch.zeros_like(rank)
+        values = values[rows].reshape(x.shape)
+    put = torch.where(chosen, values, 0 if accumulate else x)
+    return x + put if accumulate else put
+
+
+def binary_cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: int = 1) -> Tensor:
+    """−t·log x − (1 − t)·log(1 − x), the logarithms at least −100. PyTorch's composition has the derivative 0/0 where a
+    sigmoid has rounded to 0 or 1; here nothing takes a logarithm of 0."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    p, t = x.to(wide), target.to(wide)
+    zero, one = p == 0, p == 1
+    log_p = torch.where(zero, -100.0, torch.where(zero, 1.0, p).log().clamp(min=-100))
+    log_rest = torch.where(one, -100.0, torch.log1p(-torch.where(one, 0.0, p)).clamp(min=-100))
+    loss = (t - 1) * log_rest - t * log_p
+    if weight is not None:
+        loss = loss * weight
+    return (loss, loss.mean(), loss.sum())[reduction].to(x.dtype)
+
+
+def view_as_complex(x: Tensor) -> Tensor:
+    """x_0 + i·x_1. A view asks for strides, and those of an input may be others at the next call."""
+    return torch.complex(x.select(-1, 0), x.select(-1, 1))
+
+
 def gaussian_nll_loss(
     mean: Tensor, target: Tensor, var: Tensor, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
 ) -> Tensor:
@@ -205,6 +241,15 @@ def embedding_bag(
     return out, bag, bag, bag
 
 
+def triangular_solve(
+    b: Tensor, a: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False
+) -> tuple[Tensor, Tensor]:
+    """As ``linalg.solve_triangular``: PyTorch's forward mode of the older name is wrong."""
+    matrix = a.mT if transpose else a
+    x = torch.linalg.solve_triangular(matrix, b, upper=upper != transpose, unitriangular=unitriangular)
+    return x, a.expand(*x.shape[:-2], *a.shape[-2:]).clone()
+
+
 BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten._cdist_forward.default: cdist,
     aten._embedding_bag.default: embedding_bag,
@@ -212,21 +257,25 @@ BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten._euclidean_dist.default: euclidean_dist,
     aten._native_batch_norm_legit.default: native_batch_norm,
     aten._pdist_forward.default: pdist,
+    aten._unsafe_index_put.default: index_put,
+    aten.binary_cross_entropy.default: binary_cross_entropy,
     aten.copy.default: copy,
     aten.embedding.default: embedding,
+    aten.index_put.default: index_put,
     aten.log_sigmoid_backward.default: log_sigmoid_backward,
     aten.native_batch_norm.default: native_batch_norm,
     aten.native_group_norm.default: native_group_norm,
     aten.native_layer_norm.default: native_layer_norm,
     aten.multilabel_margin_loss_forward.default: multilabel_margin_loss,
     aten.logaddexp.default: logaddexp,
+    aten.triangular_solve.default: triangular_solve,
     aten.normal.Tensor_Tensor: normal,
     aten.normal.Tensor_float: normal,
     aten.normal.float_Tensor: normal,
+    aten.view_as_complex.default: view_as_complex,
 }
 
 # Python functions of torch, before they become operators.
-BY_FUNCTION: dict[Any, Callable[..., Any]] = {
-    F.gaussian_nll_loss: gaussian_nll_loss,
-    F.linear_cross_entropy: linear_cross_entropy,
-}
+BY_FUNCTION: dict[Any, Callable[..., Any]] = {F.gaussian_nll_loss: gaussian_nll_loss}
+if hasattr(F, "linear_cross_entropy"):  # from torch 2.13 on
+    BY_FUNCTION[F.linear_cross_entropy] = linear_cross_entropy

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch._decomp import get_decompositions
 
-from alpha_func.capture.tracing import compositions
+from alpha_func.capture.tracing import compositions, zeros_and_ties
 
 aten = torch.ops.aten
 
@@ -31,16 +31,15 @@ _LOWERED = (
     aten.addcmul,
     aten.addmv,
     aten.addr,
-    aten.binary_cross_entropy,
     aten.binary_cross_entropy_with_logits,
     aten.elu_backward,
+    aten.fill,
     aten.gelu_backward,
     aten.glu,
     aten.glu_backward,
     aten.hardsigmoid,
     aten.hardsigmoid_backward,
     aten.hardswish_backward,
-    aten.huber_loss,
     aten.leaky_relu_backward,
     aten.mish_backward,
     aten.mse_loss,
@@ -55,23 +54,26 @@ _LOWERED = (
     aten.nll_loss_forward,
     aten.sigmoid_backward,
     aten.silu_backward,
-    aten.smooth_l1_loss,
     aten.soft_margin_loss,
     aten.softplus_backward,
     aten.tanh_backward,
     aten.threshold_backward,
+    aten.zero,
 )
 
 
 @cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """The table that ``make_fx`` lowers by: operator overload to its composition."""
-    return {**get_decompositions(_LOWERED), **compositions.BY_OPERATOR}
+    return {**get_decompositions(_LOWERED), **compositions.BY_OPERATOR, **zeros_and_ties.BY_OPERATOR}
 
 
 # Written into the graph after tracing: an operator, and the one that stands for it with the same arguments. A view
-# depends on the strides of its input, which are not part of a signature; a reshape does not.
+# depends on the strides of its input, which are not part of a signature; a reshape does not. A lazy conjugate is a bit
+# that a view carries, and that not every operator can take.
 RENAMED: dict[Any, Any] = {
+    aten._conj.default: aten._conj_physical.default,
+    aten._neg_view.default: aten.neg.default,
     aten.view.default: aten.reshape.default,
     aten._unsafe_view.default: aten.reshape.default,
     aten._reshape_alias.default: aten.reshape.default,

@@ -35,9 +35,14 @@ def apart(x: Tensor, y: Tensor) -> float:
     if x.ndim == 0:
         a, b = float(x), float(y)
         return 0.0 if a == b or (math.isnan(a) and math.isnan(b)) else abs(a - b)
-    x, y = x.double(), y.double()
+    x, y = in_double(x), in_double(y)
     same = (x == y) | (x.isnan() & y.isnan())
     return float(torch.where(same, 0.0, x - y).norm())
+
+
+def in_double(x: Tensor) -> Tensor:
+    """In float64; a complex one by its real and imaginary parts."""
+    return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).double()
 
 
 def seeded(seed: int | None) -> AbstractContextManager[None]:
@@ -65,7 +70,7 @@ class Disturbed(fx.Interpreter):
         return tree.map(self._disturbed, super().run_node(n))
 
     def _disturbed(self, value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+        if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
             return value
         disturbed = value * self._factors(value)
         return torch.where(disturbed.isfinite(), disturbed, value)  # a mask of −∞, or of the least number, stays one

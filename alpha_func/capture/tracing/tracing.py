@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from alpha_func import tree
+from alpha_func.capture.rewrites.differentiable import differentiable
 from alpha_func.capture.tracing.compositions import BY_FUNCTION
 from alpha_func.capture.tracing.lowering import RENAMED, decompositions
 from alpha_func.capture.tracing.refusal import EAGER, here, where
@@ -80,7 +81,7 @@ def trace(function: Callable[..., Tensor], like: list[Tensor], *, constants: boo
                 f"an autograd.Function is called{where(error)}: its backward may differ from the derivative of its "
                 f"forward, which a program would hold; write it in torch operators, or {EAGER}"
             ) from error
-    return _cleaned(traced)
+    return differentiable(_cleaned(traced))
 
 
 def _traced(function: Callable[..., Tensor], inputs: list[Tensor], constants: bool) -> fx.GraphModule:

@@ -1,0 +1,109 @@
+"""Even powers of magnitudes: |x|² = x², ‖x‖² = Σ x², (√s)² = s.
+
+A magnitude has no derivative where x is 0, but its even powers do. PyTorch differentiates one after the other, and the
+second derivative comes out as 0 or nan there: of weight decay on a bias of zeros, or of a kernel of a distance of 0.
+The square is therefore written of x itself, in the program that everything is differentiated from.
+"""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from alpha_func.capture.builder.builder import Builder, Law, plus, times
+from alpha_func.capture.builder.operands import is_call, is_number
+
+aten = torch.ops.aten
+
+
+def square(b: Builder, x: Any) -> Any:
+    """x², written without the magnitude that x is made of; None where it is made of none."""
+    if not isinstance(x, fx.Node):
+        return None
+    if x.target in SQUARES:
+        return SQUARES[x.target](b, *x.args, **x.kwargs)
+    if x.target in _MOVES:
+        inner = square(b, x.args[0])
+        return None if inner is None else b.call(x.target, inner, *x.args[1:], **x.kwargs)
+    if is_call(x, aten.mul.Tensor):
+        factors: Any = x.args
+        for one, other in (factors, factors[::-1]):
+            inner = square(b, one)
+            if inner is not None:
+                return times(b, inner, other**2 if is_number(other) else times(b, other, other))
+    return None
+
+
+def _absolute(b: Builder, x: Any) -> Any:
+    return None if x.meta["val"].is_complex() else times(b, x, x)
+
+
+def _norm(b: Builder, x: Any, order: Any = 2, dims: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+    if order != 2 or kwargs or x.meta["val"].is_complex():
+        return None
+    return b.call(aten.sum.dim_IntList, times(b, x, x), dims, keepdim)
+
+
+def _hypotenuse(b: Builder, x: Any, y: Any) -> Any:
+    return plus(b, times(b, x, x), times(b, y, y))
+
+
+def _deviation(b: Builder, *args: Any, **kwargs: Any) -> Any:
+    return b.call(aten.var.correction, *args, **kwargs)
+
+
+def _root(b: Builder, s: Any) -> Any:
+    return s if _is_positive(s) else None
+
+
+def _is_positive(x: Any) -> bool:
+    """Whether no entry of x can be negative."""
+    if is_number(x):
+        return bool(x >= 0)
+    if not isinstance(x, fx.Node):
+        return False
+    if is_call(x, aten.mul.Tensor):
+        return x.args[0] is x.args[1] or all(map(_is_positive, x.args))
+    if is_call(x, aten.pow.Tensor_Scalar):
+        return _is_even(x.args[1])
+    if is_call(x, aten.add.Tensor):
+        return not x.kwargs and all(map(_is_positive, x.args))
+    if x.target in _SUMS or x.target in _MOVES:
+        return _is_positive(x.args[0])
+    return x.target in (aten.abs.default, aten.exp.default, aten.var.correction)
+
+
+def _is_even(n: Any) -> bool:
+    return is_number(n) and n > 0 and n % 2 == 0
+
+
+def _even_powers_are_of_squares(b: Builder, args: Any, kwargs: Any) -> Any:
+    """|x|²ᵏ = (x²)ᵏ."""
+    x, n = args
+    inner = square(b, x) if _is_even(n) else None
+    return inner if inner is None or n == 2 else b.call(aten.pow.Tensor_Scalar, inner, n // 2)
+
+
+def _products_with_itself_are_squares(b: Builder, args: Any, kwargs: Any) -> Any:
+    """|x|·|x| = x²."""
+    return square(b, args[0]) if args[0] is args[1] else None
+
+
+SQUARES: dict[Any, Any] = {
+    aten.abs.default: _absolute,
+    aten.hypot.default: _hypotenuse,
+    aten.linalg_vector_norm.default: _norm,
+    aten.sqrt.default: _root,
+    aten.std.correction: _deviation,
+}
+# f(x)² = f(x²): they move entries, and change none.
+_MOVES = {
+    *(aten.reshape.default, aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims),
+    *(aten.permute.default, aten.t.default, aten.transpose.int, aten.expand.default, aten.clone.default),
+    *(aten.select.int, aten.slice.Tensor, aten.index.Tensor, aten.flip.default, aten.diagonal.default),
+}
+_SUMS = {aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim}
+LAWS: dict[Any, list[Law]] = {
+    aten.mul.Tensor: [_products_with_itself_are_squares],
+    aten.pow.Tensor_Scalar: [_even_powers_are_of_squares],
+}

@@ -1,0 +1,32 @@
+"""Operators of a symmetric matrix: their derivatives are those of its symmetric part.
+
+A Cholesky factor and the eigenvalues read one triangle, PyTorch's gradient is symmetric, and its forward mode takes the
+tangent as it comes: three numbers along a direction that is not symmetric. Written of A + (S − S stopped), S the
+symmetric part, the value stays, and every derivative is the gradient's.
+"""
+
+from typing import Any
+
+import torch
+
+from alpha_func.capture.builder.builder import Builder, Law, plus, times
+
+aten = torch.ops.aten
+
+
+def _of_symmetric(target: Any) -> Law:
+    def derivatives_are_of_the_symmetric_part(b: Builder, args: Any, kwargs: Any) -> Any:
+        """f(A) = f(S + stopped(A − S)), S = (A + Aᴴ)/2."""
+        a, *rest = args
+        across = b.call(aten.transpose.int, a, -2, -1)
+        if a.meta["val"].is_complex():
+            across = b.call(aten.resolve_conj.default, b.call(aten._conj.default, across))
+        part = times(b, plus(b, a, across), 0.5)
+        left = b.call(aten.detach.default, plus(b, a, times(b, part, -1)))
+        return b.write(target, plus(b, part, left), *rest, **kwargs)
+
+    return derivatives_are_of_the_symmetric_part
+
+
+_TARGETS = (aten.linalg_cholesky_ex.default, aten._linalg_eigh.default)
+LAWS: dict[Any, list[Law]] = {target: [_of_symmetric(target)] for target in _TARGETS}

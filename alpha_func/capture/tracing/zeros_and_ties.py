@@ -1,0 +1,105 @@
+"""Compositions of operators that PyTorch differentiates wrongly at a zero or a tie.
+
+At a zero a second derivative may exist that PyTorch's formula misses. Where two operands tie there is none, and it is a
+convention which of them a derivative follows: PyTorch's gradient and its forward mode part. These follow its gradient.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+# Zeros.
+
+
+def huber_loss(x: Tensor, target: Tensor, reduction: int = 1, delta: float = 1.0) -> Tensor:
+    """½·r² near 0, r the residual itself: PyTorch's composition squares |r|, whose derivative at 0 is none."""
+    return _of_residual(x, target, reduction, delta, lambda r: 0.5 * r * r, lambda size: delta * (size - 0.5 * delta))
+
+
+def smooth_l1_loss(x: Tensor, target: Tensor, reduction: int = 1, beta: float = 1.0) -> Tensor:
+    """½·r²/β near 0, r the residual itself."""
+    return _of_residual(x, target, reduction, beta, lambda r: 0.5 / beta * r * r, lambda size: size - 0.5 * beta)
+
+
+def _of_residual(
+    x: Tensor,
+    target: Tensor,
+    reduction: int,
+    width: float,
+    near: Callable[[Tensor], Tensor],
+    far: Callable[[Tensor], Tensor],
+) -> Tensor:
+    wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    r = x.to(wide) - target.to(wide)
+    losses = torch.where(r.abs() < width, near(r), far(r.abs())) if width else r.abs()
+    return (losses, losses.mean(), losses.sum())[reduction].to(x.dtype)
+
+
+def sinc(x: Tensor) -> Tensor:
+    """sin(πx)/πx, and near 0 its series: PyTorch's derivatives of the quotient are nan at 0 and cancel near it."""
+    u = math.pi * x
+    near = u.detach().abs() < 0.5
+    square = u * u
+    series = torch.ones_like(u)
+    for k in range(8, 0, -1):  # up to u¹⁶/17!, below rounding where u < ½
+        series = 1 - series * square / (2 * k * (2 * k + 1))
+    away = torch.where(near, 1, u)
+    return torch.where(near, series, away.sin() / away)
+
+
+# Ties.
+
+
+def copysign(x: Tensor, y: Tensor | float) -> Tensor:
+    """|x| with the sign of y."""
+    sign = torch.where(torch.signbit(y), -1, 1) if isinstance(y, Tensor) else math.copysign(1, y)
+    return x.abs() * sign
+
+
+def fmax(x: Tensor, y: Tensor) -> Tensor:
+    """The greater, the first one of equals; a number rather than nan."""
+    return torch.where((x >= y) | y.isnan(), x, y)
+
+
+def fmin(x: Tensor, y: Tensor) -> Tensor:
+    """The smaller, the first one of equals; a number rather than nan."""
+    return torch.where((x <= y) | y.isnan(), x, y)
+
+
+def clamp(x: Tensor, least: Tensor | None = None, greatest: Tensor | None = None) -> Tensor:
+    """x where it is within the bounds or on one."""
+    if least is not None:
+        x = torch.where((x < least) | least.isnan(), least, x)
+    return x if greatest is None else torch.where((x > greatest) | greatest.isnan(), greatest, x)
+
+
+def clamp_max(x: Tensor, greatest: Tensor) -> Tensor:
+    """x where it is within the bound or on it."""
+    return clamp(x, None, greatest)
+
+
+def prelu(x: Tensor, weight: Tensor) -> Tensor:
+    """x where it is positive, weight·x elsewhere."""
+    return torch.where(x > 0, x, weight * x)
+
+
+BY_OPERATOR: dict[Any, Callable[..., Any]] = {
+    aten._prelu_kernel.default: prelu,
+    aten.clamp.Tensor: clamp,
+    aten.clamp_max.Tensor: clamp_max,
+    aten.clamp_max.default: lambda x, greatest: aten.clamp.default(x, None, greatest),
+    aten.clamp_min.Tensor: clamp,
+    aten.clamp_min.default: aten.clamp.default,
+    aten.copysign.Scalar: copysign,
+    aten.copysign.Tensor: copysign,
+    aten.fmax.default: fmax,
+    aten.fmin.default: fmin,
+    aten.huber_loss.default: huber_loss,
+    aten.sinc.default: sinc,
+    aten.smooth_l1_loss.default: smooth_l1_loss,
+}

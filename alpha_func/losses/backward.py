@@ -1,0 +1,90 @@
+"""Torch functions whose backward is not the derivative of their values.
+
+The derivatives of a loss are those of its values, where what PyTorch holds constant (``detach``, ``no_grad``, the
+padding row of an embedding, the parameters of a draw) is constant in all of them. Hooks on gradients are no part of a
+loss: while it is differentiated here, none is run. What is left is refused.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+RESCALES = (
+    "{} with max_norm={}: it rescales its weight in place at every call, and its derivative ignores that; "
+    "set max_norm=None"
+)
+COUNTS = (
+    "{} with scale_grad_by_freq=True: its backward divides by how often an index occurs, which is not the "
+    "derivative of the loss; set scale_grad_by_freq=False"
+)
+
+
+def embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """``F.embedding``: its padding row is constant in forward mode too, and its gradient dense.
+
+    >>> weight, row = torch.ones(2, 3), torch.tensor([1])
+    >>> torch.func.jvp(lambda w: embedding(row, w, padding_idx=1), (weight,), (weight,))[1]
+    tensor([[0., 0., 0.]])
+    """
+    _refuse("F.embedding", max_norm, scale_grad_by_freq)
+    found = F.embedding(input, weight)
+    if padding_idx is None:
+        return found
+    if not -len(weight) <= padding_idx < len(weight):
+        return F.embedding(input, weight, padding_idx)  # whose error it is
+    return torch.where((input == padding_idx % len(weight)).unsqueeze(-1), found.detach(), found)
+
+
+def embedding_bag(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    """``F.embedding_bag``, refused where its backward is not the derivative."""
+    _refuse("F.embedding_bag", max_norm, scale_grad_by_freq)
+    return F.embedding_bag(input, weight, offsets, None, norm_type, False, *args, **kwargs)
+
+
+def normal(mean: Any, std: Any = 1.0, *args: Any, **kwargs: Any) -> Tensor:
+    """``torch.normal``: to PyTorch, a draw does not depend on its mean and deviation."""
+    mean, std = (value.detach() if isinstance(value, Tensor) else value for value in (mean, std))
+    return torch.normal(mean, std, *args, **kwargs)
+
+
+def no_hook(tensor: Tensor, hook: Callable[..., Any]) -> RemovableHandle:
+    """``Tensor.register_hook``, without a hook."""
+    return RemovableHandle(OrderedDict())
+
+
+BY_FUNCTION: dict[Any, Callable[..., Any]] = {
+    F.embedding: embedding,
+    F.embedding_bag: embedding_bag,
+    torch.normal: normal,
+    Tensor.register_hook: no_hook,
+    Tensor.register_post_accumulate_grad_hook: no_hook,
+}
+
+
+def _refuse(name: str, max_norm: float | None, scale_grad_by_freq: bool) -> None:
+    if max_norm is not None:
+        raise ValueError(RESCALES.format(f"the loss calls {name}", max_norm))
+    if scale_grad_by_freq:
+        raise ValueError(COUNTS.format(f"the loss calls {name}"))

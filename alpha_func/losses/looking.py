@@ -1,0 +1,138 @@
+"""One look at what a call of a loss reads and writes, operator by operator, before each of them runs.
+
+A loss is a function of its parameters only if it reads them through its argument, and writes to nothing that it has not
+made. Both are seen here: the look is given the loss on clones of the parameters, so that whatever still lies in the
+memory of the originals was reached another way.
+"""
+
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from alpha_func import tree
+from alpha_func.errors import ImpureLossError
+from alpha_func.losses.memory import NOWHERE, Memory, storage
+from alpha_func.torch_private import dispatch_modes
+from alpha_func.whereabouts import here
+
+_current: ContextVar["Look | None"] = ContextVar("look", default=None)
+
+
+class Look(TorchDispatchMode):
+    """Refuses an operator that reads a parameter other than as an argument, or writes to what the loss has not made."""
+
+    def __init__(self, params: Any, arguments: Any):
+        super().__init__()  # type: ignore[no-untyped-call]
+        given = [("a parameter", tensor) for tensor in _tensors(params)]
+        self._given = Memory([*given, *(("an argument", tensor) for tensor in _tensors(arguments))])
+        self._parameters: list[Memory] = []
+        self._made = {NOWHERE}
+        self.seen_by: list[Callable[[], None]] = []  # called where the look ends well
+
+    def protect(self, named: Iterable[tuple[str, Tensor]], own: Iterable[Tensor] = ()) -> None:
+        """Parameters that the loss shall read through its argument alone; its own tensors, which it may write to."""
+        self._parameters.append(Memory(named))
+        self._made.update(map(storage, own))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The operator, if it may run."""
+        kwargs = kwargs or {}
+        taken = _tensors((args, kwargs))
+        for tensor in taken:
+            name = next(filter(None, (memory.owner(tensor) for memory in self._parameters)), None)
+            if name is not None and self._given.owner(tensor) is None:
+                raise ImpureLossError(_ANOTHER_WAY.format(name=name, shape=tuple(tensor.shape), here=here(), of=func))
+        if func._schema.is_mutable:
+            for tensor in _written(func, args, kwargs):
+                if tensor.numel() and storage(tensor) not in self._made:
+                    what = self._given.owner(tensor) or "a tensor that it closes over"
+                    raise ImpureLossError(_WRITES.format(what=what, shape=tuple(tensor.shape), of=func, here=here()))
+        out = func(*args, **kwargs)
+        foreign = set(map(storage, taken)) - self._made  # a view of what the loss has not made is not made by it either
+        self._made.update(set(map(storage, _tensors(out))) - foreign)
+        return out
+
+
+@contextmanager
+def looking(params: Any, arguments: Any) -> Iterator[Look]:
+    """Look at the call of a loss that runs within, and at whether it draws from generators other than torch's.
+
+    Args:
+        params: what the loss is called with: clones, so that no memory of the originals is theirs.
+        arguments: its further arguments.
+    """
+    before = _other_draws()
+    token = _current.set(look := Look(params, arguments))
+    try:
+        with look:
+            yield look
+    finally:
+        _current.reset(token)
+        drawn = _put_back_draws(before)
+    if drawn:
+        raise ImpureLossError(_DRAWS.format(" and ".join(drawn)))
+    for tell in look.seen_by:
+        tell()
+
+
+def look_in_progress() -> Look | None:
+    """The look that this call of a loss is under."""
+    return _current.get()
+
+
+def can_look() -> bool:
+    """Whether nobody else, a tracer for one, watches this call."""
+    return not dispatch_modes()
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree.leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    arguments = zip(func._schema.arguments, args, strict=False)
+    values = [value for argument, value in arguments if argument.is_write]
+    values += [kwargs[a.name] for a in func._schema.arguments if a.is_write and a.name in kwargs]
+    return _tensors(values)
+
+
+def _other_draws() -> list[tuple[str, Any, Callable[[], None]]]:
+    """The state of the generators that a seed of torch does not set, and how to put it back."""
+    state = random.getstate()
+    found: list[tuple[str, Any, Callable[[], None]]] = [("random", state, lambda: random.setstate(state))]
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        drawn = numpy.random.get_state()
+        found.append(("numpy.random", (drawn[1].tobytes(), *drawn[2:]), lambda: numpy.random.set_state(drawn)))
+    return found
+
+
+def _put_back_draws(before: list[tuple[str, Any, Callable[[], None]]]) -> list[str]:
+    """The names of those that have moved, now where they were."""
+    moved = []
+    for (name, state, put_back), (_, now, _) in zip(before, _other_draws(), strict=True):
+        if state != now:
+            put_back()
+            moved.append(name)
+    return moved
+
+
+_ANOTHER_WAY = (
+    "the loss reads the memory of parameter {name} other than through its argument: {of} takes a tensor of shape "
+    "{shape}{here}, a view, a list or a closure that holds the weight; its part in every derivative would be zero; "
+    "read it as the module's own attribute in the forward (self.layer.weight, model.parameters()), or hold a clone if "
+    "it is constant"
+)
+_WRITES = (
+    "the loss changes {what}, of shape {shape}, in place ({of}{here}): it is no pure function; change a clone of it"
+)
+_DRAWS = (
+    "the loss draws from {}, which no seed of functional_loss sets: it has another value at every call; draw with "
+    "torch (torch.rand), or pass the draw as an argument"
+)

@@ -1,0 +1,261 @@
+"""What the forward of a training step began with: random generators, mode, buffers and attributes.
+
+A forward may change what it reads: statistics, queues, counters, the generators. The step's loss is the function that
+it was when the forward began. That is watched from outside, by a global hook that is there only until the step has been
+seen: the module itself has no hook, and is copied, saved, scripted and compiled as without an observer.
+"""
+
+import copy
+import random
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from alpha_func.losses.draws import draws_replayed, rng_state
+
+KEPT = 8  # beginnings; more calls of the module before a ``batch`` than that are of no interest
+_EXACT = (torch.float32, torch.float64)
+_STRUCTURE = frozenset(nn.Module().__dict__) - {"training"}
+_CONTAINERS = (list, dict, set, deque)
+_measuring = 0  # observers at work: the module is then called by them, and not by the loop
+_Kept = tuple[Any, Any, Any]  # a value, what stands for it if it changes, and what tells that it has
+
+
+class Beginning(NamedTuple):
+    """What a forward began with.
+
+    Attributes:
+        draws: the states of torch's generators.
+        others: those of Python's and NumPy's.
+        state: of every part of the module its attributes and buffers.
+        tensors: the ids of the tensors that the module was called with, and their versions.
+        weights: the versions of the parameters.
+    """
+
+    draws: list[Tensor]
+    others: tuple[Any, Any]
+    state: list[tuple[dict[str, Any], dict[str, _Kept]]]
+    tensors: dict[int, int]
+    weights: list[int]
+
+    def changed_parts(self) -> list[str]:
+        """The attributes and buffers that are no longer what they were."""
+        return [name for now, kept in self.state for name, value in kept.items() if _changed(now.get(name), value)]
+
+
+class Watch:
+    """Watches the calls of a module, or of any part of it, between ``arm`` and ``disarm``.
+
+    Attributes:
+        begun: the beginnings of the calls so far, the first of any part and those of the module itself.
+        calls: how many calls of the module itself there were.
+        autocast: the dtype that a part of it was called under; None without autocast.
+    """
+
+    def __init__(
+        self, module: nn.Module, *, others: Sequence[nn.Module] = (), on_call: Callable[[], None] = lambda: None
+    ):
+        self._module, self._others, self._tell = module, others, on_call
+        self.begun: deque[Beginning] = deque(maxlen=KEPT)
+        self.calls, self.autocast = 0, None
+        self._handle: Any = None
+
+    autocast: torch.dtype | None
+
+    def arm(self) -> None:
+        """Watch from now on."""
+        if self._handle is None:
+            self._parts = {id(part) for part in self._module.modules()}
+            self._handle = register_module_forward_pre_hook(self._on_call)
+
+    def disarm(self) -> None:
+        """Watch no longer."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+        self.begun.clear()
+        self.calls, self.autocast = 0, None
+
+    def begin(self, tensors: Any = ()) -> None:
+        """A forward begins now."""
+        self.begun.append(
+            Beginning(
+                rng_state(),
+                other_generators(),
+                [kept for module in (self._module, *self._others) for kept in state_of(module)],
+                {id(value): value._version for value in tensors if isinstance(value, Tensor)},
+                versions(self._module),
+            )
+        )
+
+    def _on_call(self, module: nn.Module, args: Any) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            return
+        if _measuring or id(module) not in self._parts or not torch.is_grad_enabled():
+            return
+        if torch._C._current_graph_task_id() != -1:  # a checkpoint that computes again, within backward
+            return
+        if self.autocast is None and torch._C._is_any_autocast_enabled():
+            kind = next(iter(self._module.parameters())).device.type
+            self.autocast = torch.get_autocast_dtype(kind)
+        if module is self._module:
+            self.calls += 1
+        elif self.begun:
+            return
+        self._tell()
+        self.begin(args)
+
+
+@contextmanager
+def measuring() -> Iterator[None]:
+    """Within, no watch takes a call of its module for the loop's."""
+    global _measuring
+    _measuring += 1
+    try:
+        yield
+    finally:
+        _measuring -= 1
+
+
+def versions(module: nn.Module) -> list[int]:
+    """How often each parameter has been written to."""
+    return [param._version for param in module.parameters()]
+
+
+def other_generators() -> tuple[Any, Any]:
+    """The states of Python's generator and of NumPy's."""
+    numpy = sys.modules.get("numpy")
+    return random.getstate(), numpy.random.get_state() if numpy else None
+
+
+@contextmanager
+def generators_kept(states: tuple[Any, Any] | None = None) -> Iterator[None]:
+    """Python's and NumPy's generators put back at the end; set to ``states`` before. torch's are kept by the loss."""
+    before = other_generators()
+    try:
+        if states is not None:
+            _set_others(states)
+        yield
+    finally:
+        _set_others(before)
+
+
+def _set_others(states: tuple[Any, Any]) -> None:
+    random.setstate(states[0])
+    if states[1] is not None:
+        sys.modules["numpy"].random.set_state(states[1])
+
+
+def state_of(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, _Kept]]]:
+    """Of every part its attributes and its buffers, with copies of what can be changed in place."""
+    found = []
+    for part in module.modules():
+        own = vars(part)
+        found.append((own, {name: _kept(value) for name, value in own.items() if name not in _STRUCTURE}))
+        if own["_buffers"]:
+            found.append((own["_buffers"], {name: _kept(value) for name, value in own["_buffers"].items()}))
+    return found
+
+
+def _kept(value: Any) -> _Kept:
+    if isinstance(value, Tensor):
+        if value.grad_fn is not None:  # of a graph: it is replaced, not written to
+            return value, value, value._version
+        return value, value.detach().clone(), value._version
+    if isinstance(value, _CONTAINERS) and type(value) in _CONTAINERS:
+        return value, copy.copy(value), None
+    if _is_generator(value):
+        return value, copy.deepcopy(value), None
+    return value, value, None
+
+
+def _is_generator(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    kinds: tuple[type, ...] = (random.Random,)
+    if numpy is not None:
+        kinds += (numpy.random.Generator, numpy.random.RandomState)
+    return isinstance(value, kinds)
+
+
+def _changed(now: Any, kept: _Kept) -> bool:
+    value, stand_in, version = kept
+    if now is not value:
+        return not (type(now) in (int, float, bool, str) and type(now) is type(value) and now == value)
+    if isinstance(value, Tensor):
+        return value._version != version
+    if type(value) in _CONTAINERS:
+        one, other = (list(v.items()) if isinstance(v, dict) else list(v) for v in (value, stand_in))
+        return len(one) != len(other) or any(not _same(a, b) for a, b in zip(one, other, strict=True))
+    return value is not stand_in
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other) == 2:
+        return all(a is b for a, b in zip(one, other, strict=True))
+    return one is other
+
+
+@contextmanager
+def as_it_began(
+    beginning: Beginning | None, modules: Sequence[nn.Module], exact: Callable[[Tensor], Tensor], skip: set[int]
+) -> Iterator[None]:
+    """Within, generators, modes, attributes and buffers are those of the beginning, and all tensors are exact.
+
+    Args:
+        beginning: None leaves all as it is, but for ``exact``.
+        modules: whose tensors are to be exact.
+        exact: a tensor in float32 or better.
+        skip: the ids of the parameters that the loss is a function of, and replaces itself.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(generators_kept(None if beginning is None else beginning.others))
+        stack.enter_context(draws_replayed(None if beginning is None else beginning.draws))
+        for now, changes in _changes(beginning):
+            stack.enter_context(_replaced(now, changes))
+        for module in modules:
+            for part in module.modules():
+                for values in (part._parameters, part._buffers, vars(part)):
+                    changes = {name: exact(value) for name, value in values.items() if is_low(value, skip)}
+                    if changes:
+                        stack.enter_context(_replaced(values, changes))
+        yield
+
+
+def is_low(value: Any, skip: set[int]) -> TypeGuard[Tensor]:
+    """Whether it is a tensor in less than float32."""
+    if not isinstance(value, Tensor) or id(value) in skip or not value.is_floating_point():
+        return False
+    return value.dtype not in _EXACT
+
+
+def _changes(beginning: Beginning | None) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    for now, kept in () if beginning is None else beginning.state:
+        changes = {name: _fresh(value[1]) for name, value in kept.items() if _changed(now.get(name), value)}
+        if changes:
+            yield now, changes
+
+
+def _fresh(value: Any) -> Any:
+    """The stand-in of one evaluation, which may write to it."""
+    if isinstance(value, Tensor):
+        return value if value.grad_fn is not None else value.clone()
+    if type(value) in _CONTAINERS:
+        return copy.copy(value)
+    return copy.deepcopy(value) if _is_generator(value) else value
+
+
+@contextmanager
+def _replaced(values: dict[str, Any], changes: dict[str, Any]) -> Iterator[None]:
+    before = values.copy()
+    values.update(changes)
+    try:
+        yield
+    finally:
+        values.clear()
+        values.update(before)

@@ -1,0 +1,70 @@
+"""The loss as plain autograd has it, to hold a strategy against at the first call of a signature.
+
+Under a transform of torch.func a loss may be another one than it is when it is called: an inner ``autograd.grad`` does
+not reach a batch outside of the transform, ``requires_grad`` of a tensor is another, a number drawn from elsewhere has
+moved. Its value and its derivative are then not those of the loss, and no error says so.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alpha_func import tree
+from alpha_func.errors import ImpureLossError
+from alpha_func.quadratic import Quadratic
+from alpha_func.torch_private import peek_interpreter_stack
+from alpha_func.tree import Tree
+
+# What rounding leaves between two runs of one computation by the same kernels, with room: the faults are of order one.
+_TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-2}
+_COARSE = 0.1
+
+
+class Plainly:
+    """The value of a loss and its gradient g, by autograd alone; the graph is gone.
+
+    Attributes:
+        value: L(θ).
+        grads: g, leaf by leaf; None where PyTorch could not differentiate.
+    """
+
+    def __init__(self, value: Tensor, params: list[Tensor]):
+        self.value = value.detach()
+        self._tolerance = _TOLERANCES.get(value.dtype, _COARSE)
+        self._reach = 0.0  # ‖θ‖‖g‖: how far L goes when θ does by its own length
+        self.grads: list[Tensor] | None = None
+        try:
+            self.grads = list(torch.autograd.grad(value, params, materialize_grads=True))
+        except RuntimeError:  # not differentiable so; the strategy says what it cannot
+            return
+        self._reach = float(tree.norm(params).detach()) * float(tree.norm(self.grads))
+
+    @classmethod
+    def of(cls, value: Any, params: Tree) -> "Plainly | None":
+        """For a differentiable real scalar outside of every transform; None for anything else."""
+        differentiable = isinstance(value, Tensor) and value.ndim == 0 and value.requires_grad
+        if not differentiable or not value.is_floating_point() or peek_interpreter_stack() is not None:
+            return None
+        return cls(value, tree.leaves(params))
+
+    def require(self, quadratic: Quadratic, direction: Tree) -> None:
+        """Refuse a value or a slope that is not the plain one."""
+        self._compare("value", quadratic.value, self.value, max(abs(float(self.value)), self._reach))
+        if self.grads is not None:
+            d = tree.leaves(direction)
+            scale = float(tree.norm(d).detach()) * float(tree.norm(self.grads))
+            self._compare("slope", quadratic.slope, tree.vdot(d, self.grads), scale)
+
+    def _compare(self, what: str, got: Tensor, expected: Tensor, scale: float) -> None:
+        a, b = float(got.detach()), float(expected.detach())
+        if a != b and not abs(a - b) <= self._tolerance * scale and (a == a or b == b):
+            raise ImpureLossError(_ANOTHER.format(what=what, got=a, expected=b))
+
+
+_ANOTHER = (
+    "under torch.func the {what} of the loss is {got:.9g}, called plainly it is {expected:.9g}: it is another loss "
+    "while it is differentiated. Take a derivative inside it by torch.func.grad or torch.func.vjp, not by "
+    "torch.autograd.grad with respect to a batch (a transform does not see its requires_grad); let nothing depend on "
+    "requires_grad, or on anything that changes from call to call"
+)

@@ -1,0 +1,142 @@
+"""Every rule of the sweeps, through the sweeps, on operands of every kind."""
+
+import numpy
+import pytest
+import torch
+from torch.nn import functional as F
+
+from alpha_func import capture, grad_and_quadratic, hvp, quadratic_along, tree
+from tests.helpers.operands import KINDS, PAIRS, loss_of, parameters, restrided
+from tests.helpers.reference import flat
+
+POSITIVE = {"log": torch.log, "sqrt": torch.sqrt, "rsqrt": torch.rsqrt, "reciprocal": torch.reciprocal}
+ONE = {
+    **{name: getattr(torch, name) for name in ("tanh", "sigmoid", "exp", "sin", "cos", "erf", "neg", "relu")},
+    **{name: lambda x, f=f: f(x * x + 0.5) for name, f in POSITIVE.items()},
+    **{name: getattr(F, name) for name in ("gelu", "silu", "softplus", "celu", "logsigmoid", "hardswish")},
+    "square": torch.square,
+    "cube": lambda x: x**3,
+    "fourth_power": lambda x: x**4,
+    "half_power": lambda x: (x * x + 0.5) ** 1.5,
+    "self_product": lambda x: x * x,
+    "affine": lambda x: 2 - x * 3,
+    "sum": lambda x: x.sum(-1) if x.ndim else x.sum(0),
+    "sum_kept": lambda x: x.sum(0, keepdim=True),
+    "mean": lambda x: x.mean(-1, keepdim=True) * x,
+    "variance": lambda x: x.var(-1, correction=0),
+    "variance_and_mean": lambda x: sum(torch.var_mean(x.flatten(), 0, correction=0)),
+    "softmax": lambda x: x.softmax(-1),
+    "log_softmax": lambda x: x.log_softmax(0),
+    "cumsum": lambda x: x.cumsum(0),
+    "flatten": lambda x: x.flatten(),
+    "reshape": lambda x: x.mT.reshape(-1) if x.ndim > 1 else x.reshape(1),
+    "permute": lambda x: x.permute(tuple(range(x.ndim))[::-1]),
+    "repeat": lambda x: x.repeat((2,) * max(x.ndim, 1)),
+    "stack": lambda x: torch.stack([x, x * 2]),
+    "chunks": lambda x: torch.cat([part * i for i, part in enumerate(x.reshape(-1).split(2), 1)]),
+    "slices": lambda x: x.reshape(-1)[::2],
+    "indexed": lambda x: x.reshape(-1)[torch.tensor([0, 0])],
+    "gathered": lambda x: x.reshape(-1).gather(0, torch.tensor([0, 0])),
+    "triangle": lambda x: x.reshape(1, -1).tril(1),
+    "zero_pad": lambda x: F.pad(x.reshape(-1), (1, 2)),
+    "constant_pad": lambda x: F.pad(x.reshape(-1), (1, 2), value=1.5),
+    "negative_pad": lambda x: F.pad(x.reshape(-1), (2, -1), value=-1.0),
+    "masked_fill": lambda x: x.masked_fill(x > 0.1, 2.0),
+    "where": lambda x: torch.where(x > 0.1, x.sin(), 3.0),
+    "layer_norm": lambda x: F.layer_norm(x, x.shape[-1:]) if x.ndim else x,
+    "layer_norm_of_all": lambda x: F.layer_norm(x, x.shape) if x.ndim else x,
+    "batch_norm": lambda x: F.batch_norm(x.reshape(-1, 1), None, None, training=True) if x.numel() > 1 else x,
+    "group_norm": lambda x: F.group_norm(x.reshape(1, -1, 1), 1) if x.numel() > 1 else x,
+    "max_pool": lambda x: F.max_pool2d(x.reshape(1, 1, -1), (1, 2)) if x.numel() > 1 else x,
+    "linear": lambda x: F.linear(x.reshape(1, -1), torch.ones(2, x.numel(), dtype=x.dtype)),
+    "gram": lambda x: (x.mT @ x) if x.ndim > 1 else x * x,
+    "huber": lambda x: F.huber_loss(x, torch.ones_like(x) * 8 / 7, reduction="none"),
+    "smooth_l1": lambda x: F.smooth_l1_loss(x, x.detach(), beta=0.5),
+}
+TWO = {
+    "add": lambda x, y: x + y,
+    "subtract": lambda x, y: x - y,
+    "scaled": lambda x, y: x - 3 * y,
+    "multiply": lambda x, y: x * y,
+    "divide": lambda x, y: x / (y * y + 1),
+    "divided": lambda x, y: y / (x * x + 1),
+    "product_of_sums": lambda x, y: (x + y) * (x - y),
+    "lerp": lambda x, y: torch.lerp(x, torch.zeros_like(x) + y, 0.3),
+    "where": lambda x, y: torch.where(x > 0.3, x * y, y),
+    "hypot": lambda x, y: torch.hypot(x + 2, torch.as_tensor(y, dtype=x.dtype)),
+    "atan2": lambda x, y: torch.atan2(x, torch.as_tensor(y, dtype=x.dtype) ** 2 + 1),
+    "maximum": lambda x, y: torch.maximum(x, torch.as_tensor(y, dtype=x.dtype)),
+    "fmax": lambda x, y: torch.fmax(x, torch.as_tensor(y, dtype=x.dtype)),
+    "fmin": lambda x, y: torch.fmin(x, torch.as_tensor(y, dtype=x.dtype)),
+    "clamp": lambda x, y: torch.clamp(x, min=torch.as_tensor(y, dtype=x.dtype)),
+    "matmul": lambda x, y: x.reshape(-1, 1) @ torch.as_tensor(y, dtype=x.dtype).reshape(1, -1),
+    "dot": lambda x, y: torch.outer(x.reshape(-1), torch.as_tensor(y, dtype=x.dtype).reshape(-1)).sum(0),
+    "added_product": lambda x, y: x + torch.ones(2, 2, dtype=x.dtype) @ (y + torch.zeros(2, 3, dtype=x.dtype)),
+    "mse": lambda x, y: F.mse_loss(*torch.broadcast_tensors(x, torch.as_tensor(y, dtype=x.dtype)), reduction="sum"),
+    "cosine": lambda x, y: F.cosine_similarity(x + 2, torch.as_tensor(y, dtype=x.dtype) + 3, dim=-1),
+}
+CASES = {**{n: (f, KINDS) for n, f in ONE.items()}, **{f"{n}_of_two": (f, PAIRS) for n, f in TWO.items()}}
+
+# name: (as it is written, the same without what has no derivative at 0).
+NODES, WEIGHTS = (torch.from_numpy(v) for v in numpy.polynomial.legendre.leggauss(40))
+SMOOTH = {
+    "absolute": (lambda x: x.abs() ** 2, lambda x: x * x),
+    "absolute_products": (lambda x: (2 * x.abs()) * (2 * x.abs()), lambda x: 4 * x * x),
+    "fourth_powers": (lambda x: x.reshape(1, -1).norm(dim=1) ** 4, lambda x: (x * x).sum() ** 2),
+    "norms": (lambda x: (3 * torch.linalg.vector_norm(x)[None]).square(), lambda x: 9 * (x * x).sum()),
+    "kernels": (lambda x: torch.exp(-((x - x.detach()).norm() ** 2)), lambda x: (-((x - x.detach()) ** 2).sum()).exp()),
+    "distances": (lambda x: torch.dist(x, x * 0 + 1) ** 2, lambda x: (x - 1).square().sum()),
+    "hypotenuses": (lambda x: torch.hypot(x, x * 2) ** 2, lambda x: 5 * x * x),
+    "deviations": (lambda x: x.flatten().std(correction=0) ** 2, lambda x: x.flatten().var(correction=0)),
+    "roots": (lambda x: (x * x).sum().sqrt() ** 2, lambda x: (x * x).sum()),
+    "signs": (lambda x: torch.copysign(x, x.detach()) ** 2, lambda x: x * x),
+    "sinc": (torch.sinc, lambda x: ((x[..., None] * (NODES + 1) * (torch.pi / 2)).cos() * WEIGHTS).sum(-1) / 2),
+}
+
+
+def off(loss, expected):
+    """What is off beside double backward of ``expected``, at a later call with other strides too."""
+    params = parameters()
+    d = tree.randn_like(params, generator=torch.Generator().manual_seed(1))
+    leaves = {name: leaf.clone().requires_grad_() for name, leaf in params.items()}
+    value = expected(leaves)
+    grads = torch.autograd.grad(value, [*leaves.values()], create_graph=True, materialize_grads=True)
+    slope = flat(d) @ flat(dict(zip(d, grads, strict=True)))
+    hd = flat(dict(zip(d, torch.autograd.grad(slope, [*leaves.values()], materialize_grads=True), strict=True)))
+    expected_of = {"gradient": flat(dict(zip(d, grads, strict=True))), "Hd": hd}
+    curvature = flat(d) @ hd
+    captured = capture(loss)
+    step = grad_and_quadratic(captured, lambda grads: d)(params)
+    for way, q in (
+        ("taylor", quadratic_along(captured)(params, d)),
+        ("taylor in other strides", quadratic_along(captured)(restrided(params), d)),
+        ("adjoint", step.quadratic),
+    ):
+        for what, got, want in zip(("value", "slope", "curvature"), q, (value, slope, curvature), strict=True):
+            if not abs(got - want) <= 1e-10 * (1 + abs(want)):
+                yield f"{what} by {way}: {got:.12g} for {want:.12g}"
+    for what, got in (("gradient", flat(step.grads)), ("Hd", flat(hvp(captured)(params, d)))):
+        want = expected_of[what]
+        if not (got - want).norm() <= 1e-10 * (1 + want.norm()):
+            yield f"{what}: {got} for {want}"
+
+
+def of_each(function, expected, operands):
+    """What is off over all operands at once, and then for which of them."""
+    found = [*off(loss_of(function, operands), loss_of(expected, operands))]
+    for kind, x in operands.items() if found else ():
+        found += [f"{kind}: {what}" for what in off(loss_of(function, {kind: x}), loss_of(expected, {kind: x}))]
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sweeps_are_exact_on_every_kind_of_operand_of(name):
+    function, operands = CASES[name]
+    found = of_each(function, function, operands)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_a_second_derivative_that_exists_at_zero_is_given_of(name):
+    found = of_each(*SMOOTH[name], {kind: KINDS[kind] for kind in ("zeros", "scalar", "expanded", "ones")})
+    assert not found, "\n".join(found)

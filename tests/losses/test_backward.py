@@ -1,0 +1,171 @@
+"""What makes a backward pass differ from the derivative: one meaning on every path, or a refusal."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from alpha_func import STRATEGIES, CaptureError, capture, functional_loss, grad_and_quadratic, quadratic_along, tree
+from tests.helpers.reference import flat
+
+
+class Hooked(nn.Module):
+    def __init__(self, register):
+        super().__init__()
+        self.a, self.b, self.register = nn.Linear(3, 4), nn.Linear(4, 2), register
+
+    def forward(self, x):
+        h = torch.tanh(self.a(x))
+        if h.requires_grad and self.register is not None:
+            self.register(h)
+        return self.b(h)
+
+
+FIRED = []
+
+
+def assert_near(got, expected, tol):
+    torch.testing.assert_close(got, expected, rtol=tol, atol=tol)
+
+
+ON_TENSORS = {
+    "register_hook": lambda h: h.register_hook(lambda g: FIRED.append(1) or 0.5 * g),
+    "retained": lambda h: h.register_hook(lambda g: FIRED.append(1)),
+}
+
+
+def batch():
+    torch.manual_seed(1)
+    return torch.randn(8, 3).double(), torch.randn(8, 2).double()
+
+
+def module_of(register=None):
+    torch.manual_seed(0)
+    return Hooked(register).double()
+
+
+def line(module, wrap=lambda f: f, **options):
+    loss, params = functional_loss(module, nn.MSELoss())
+    d = tree.randn_like(params, generator=torch.Generator().manual_seed(2))
+    return flat(tuple(quadratic_along(wrap(loss), **options)(params, d, *batch())))
+
+
+@pytest.mark.parametrize("strategy", ["reverse_over_reverse", "reverse_over_forward", "forward_over_forward"])
+@pytest.mark.parametrize("name", ON_TENSORS)
+def test_hooks_on_gradients_are_no_part_of_a_loss(name, strategy):
+    FIRED.clear()
+    assert_near(line(module_of(ON_TENSORS[name]), strategy=strategy), line(module_of()), 1e-12)
+    assert FIRED == []
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, capture], ids=["plain", "captured"])
+@pytest.mark.parametrize("register", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_backward_hooks_of_modules_are_not_run_and_stay(register, wrap):
+    FIRED.clear()
+    module = module_of()
+    getattr(module.b, register)(lambda *args: FIRED.append(1))
+    assert_near(line(module, wrap), line(module_of()), 1e-12)
+    assert FIRED == []
+    F.mse_loss(module(batch()[0]), batch()[1]).backward()
+    assert FIRED == [1]
+
+
+# Embeddings
+
+
+class Tokens(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.table, self.head = nn.Embedding(5, 3, **options), nn.Linear(3, 2)
+        nn.init.normal_(self.table.weight)
+
+    def forward(self, ids):
+        return self.head(torch.tanh(self.table(ids)).mean(1))
+
+
+class Constant(Tokens):
+    """The same, its row 0 constant by ``detach``."""
+
+    def forward(self, ids):
+        found = F.embedding(ids, self.table.weight)
+        found = torch.where((ids == 0)[..., None], found.detach(), found)
+        return self.head(torch.tanh(found).mean(1))
+
+
+def token_line(kind, wrap=lambda f: f, **options):
+    torch.manual_seed(0)
+    ids, y = torch.tensor([[0, 1, 2], [3, 0, 0]]), torch.randn(2, 2).double()
+    torch.manual_seed(1)
+    loss, params = functional_loss(kind.double(), nn.MSELoss())
+    d = tree.randn_like(params, generator=torch.Generator().manual_seed(2))
+    step = grad_and_quadratic(wrap(loss), lambda g: d, **options)(params, ids, y)
+    return flat([step.grads, tuple(quadratic_along(wrap(loss), **options)(params, d, ids, y))])
+
+
+def tokens(kind, **options):
+    torch.manual_seed(4)
+    return kind(**options)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_padding_row_is_constant_under_every_strategy(strategy):
+    if strategy == "forward_over_reverse":
+        pytest.skip("PyTorch cannot run it on a mean squared error")
+    got = token_line(tokens(Tokens, padding_idx=0), strategy=strategy)
+    assert_near(got, token_line(tokens(Constant)), 1e-12)
+
+
+def test_a_padding_row_is_constant_where_captured():
+    assert_near(token_line(tokens(Tokens, padding_idx=-5), capture), token_line(tokens(Constant)), 1e-12)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, capture], ids=["plain", "captured"])
+def test_a_sparse_gradient_is_dense_within_a_loss(wrap):
+    got = token_line(tokens(Tokens, sparse=True), wrap)
+    assert_near(got, token_line(tokens(Tokens)), 1e-12)
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_gradients_scaled_by_frequency_are_refused(kind):
+    with pytest.raises(ValueError, match=r"scale_grad_by_freq=True.*not the derivative.*set scale_grad_by_freq=False"):
+        functional_loss(nn.Sequential(kind(5, 3, scale_grad_by_freq=True)), nn.MSELoss())
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, capture], ids=["plain", "captured"])
+def test_gradients_scaled_by_frequency_in_a_function_are_refused(wrap):
+    ids, w = torch.tensor([0, 0, 1]), torch.ones(3, 2)
+    with pytest.raises((ValueError, CaptureError), match="scale_grad_by_freq"):
+        quadratic_along(wrap(lambda w, ids: F.embedding(ids, w, scale_grad_by_freq=True).square().sum()))(w, w, ids)
+
+
+# Draws
+
+
+class Noisy(nn.Module):
+    def __init__(self, noise):
+        super().__init__()
+        self.layer, self.noise = nn.Linear(3, 2), noise
+
+    def forward(self, x):
+        return self.noise(torch.sigmoid(self.layer(x)))
+
+
+DRAWS = {
+    "normal": (
+        lambda m: m + torch.normal(m, 0.1 + m),
+        lambda m: m + torch.normal(m.detach(), 0.1 + m.detach()),
+    ),
+    "bernoulli": (lambda m: m * torch.bernoulli(m), lambda m: m * torch.bernoulli(m.detach())),
+    "poisson": (lambda m: m * torch.poisson(m), lambda m: m * torch.poisson(m.detach())),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the second derivative of poisson has never been verified")
+@pytest.mark.parametrize("strategy", ["reverse_over_reverse", "forward_over_forward"])
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_draw_is_constant_in_its_parameters(name, strategy):
+    drawn, constant = ([], [])
+    for noise, into in zip(DRAWS[name], (drawn, constant), strict=True):
+        torch.manual_seed(0)
+        into.append(line(Noisy(noise).double(), strategy=strategy))
+    assert_near(drawn[0], constant[0], 1e-12)

@@ -1,0 +1,201 @@
+"""The ways to a quadratic, each tried on a program: a function of a trial that says what is off.
+
+Every program has its captured sweep or adjoint tried, and a few others, drawn by its seed: over many programs each
+meets each.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import alpha_func as af
+from tests.verification.fuzzing.references import Kind, Reference, attempt
+from tests.verification.fuzzing.slots import rng
+from tests.verification.fuzzing.trials import Trial
+
+Off = list[str]
+
+
+class Way(NamedTuple):
+    """A way to a quadratic, and the references that can judge it."""
+
+    name: str
+    off: Callable[[Trial], Off]
+    kinds: frozenset[Kind]
+
+
+_ANY = frozenset(Kind) - {Kind.UNUSABLE}
+_OK = frozenset({Kind.OK})
+
+
+def sweep(trial: Trial) -> Off:
+    """The forward sweep of the captured program."""
+    return trial.quadratic_off(af.quadratic_along(trial.captured)(trial.params, trial.direction, *trial.args))
+
+
+def adjoint(trial: Trial) -> Off:
+    """The gradient, and the second-order adjoint along a direction that is given then."""
+    step = af.grad_and_quadratic(trial.captured, lambda grads: trial.direction)(trial.params, *trial.args)
+    return trial.quadratic_off(step.quadratic) + _gradient_off(trial, step.grads)
+
+
+def descent(trial: Trial) -> Off:
+    """The gradient and the quadratic along d = −g, in one program."""
+    step = af.grad_and_quadratic(trial.captured)(trial.params, *trial.args)
+    found = _gradient_off(trial, step.grads)
+    if found or trial.reference.kind is not Kind.OK:
+        return found
+    wanted = trial.reference.exactly(trial.params, step.direction, trial.args)
+    return trial.quadratic_off(step.quadratic, wanted) if wanted else []
+
+
+def plain(trial: Trial) -> Off:
+    """Double backward over the loss itself."""
+    return trial.quadratic_off(af.quadratic_along(trial.loss)(trial.params, trial.direction, *trial.args))
+
+
+def product(trial: Trial) -> Off:
+    """Hd, by double backward over the captured program."""
+    Hd = af.hvp(trial.captured)(trial.params, trial.direction, *trial.args)
+    return trial.tensors_off("Hd", list(Hd.values()), trial.reference.Hd)
+
+
+def second_sweep(trial: Trial) -> Off:
+    """The sweep again, at other values in tensors of other strides."""
+    return _second(trial, lambda loss, p, d, args: af.quadratic_along(loss)(p, d, *args))
+
+
+def second_adjoint(trial: Trial) -> Off:
+    """The adjoint again, at other values in tensors of other strides."""
+    return _second(trial, lambda loss, p, d, args: af.grad_and_quadratic(loss, lambda g: d)(p, *args).quadratic)
+
+
+def vmapped(trial: Trial) -> Off:
+    """The sweep under vmap over three directions."""
+    directions = trial.reference.directions
+    stacked = {k: torch.stack([d[k].to(v.dtype) for d in directions]) for k, v in trial.direction.items()}
+    try:
+        found = torch.func.vmap(lambda d: af.quadratic_along(trial.captured)(trial.params, d, *trial.args))(stacked)
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, af.CaptureError) or attempt(lambda: _jvp_vmapped(trial, stacked)):
+            raise
+        return []  # PyTorch cannot vmap the loss itself
+    along = trial.reference.along
+    return [m for i, p in enumerate(along) for m in trial.quadratic_off([t[i] for t in found], p.numbers)]
+
+
+def under_grad(trial: Trial) -> Off:
+    """The slope along d as the derivative of the swept value: the sweep's program, differentiated once more."""
+    p = {name: t.clone().requires_grad_() for name, t in trial.params.items()}
+    quadratic = af.quadratic_along(trial.captured)(p, trial.direction, *trial.args)
+    if not quadratic.slope.requires_grad:
+        return trial.quadratic_off(quadratic)
+    Hd = torch.autograd.grad(quadratic.slope, list(p.values()), materialize_grads=True)
+    return trial.quadratic_off([t.detach() for t in quadratic]) + trial.tensors_off("Hd", Hd, trial.reference.Hd)
+
+
+def strategy(trial: Trial) -> Off:
+    """One of the strategies, over the loss itself."""
+    name = _some_strategy(trial)
+    return trial.quadratic_off(
+        af.quadratic_along(trial.loss, strategy=name)(trial.params, trial.direction, *trial.args)
+    )
+
+
+def captured_strategy(trial: Trial) -> Off:
+    """One of the strategies, over the captured program."""
+    name = _some_strategy(trial)
+    found = af.quadratic_along(trial.captured, strategy=name)(trial.params, trial.direction, *trial.args)
+    return trial.quadratic_off(found)
+
+
+def per_example(trial: Trial) -> Off:
+    """The quadratic of each example of a batch."""
+    found = af.per_example_quadratics(trial.captured)(trial.params, trial.direction, tuple(trial.args))
+    off = []
+    for i in range(3):
+        one = [a[i : i + 1] for a in trial.args]
+        wanted = trial.reference.exactly(trial.params, trial.direction, one)
+        off += trial.quadratic_off([t[i] for t in found], wanted) if wanted else []
+    return off
+
+
+def accumulated(trial: Trial) -> Off:
+    """The quadratic of a data set of two batches, the last one ragged."""
+    batches = [tuple(a[:2] for a in trial.args), tuple(a[2:] for a in trial.args)]
+    return trial.quadratic_off(af.accumulate(trial.captured)(trial.params, trial.direction, batches))
+
+
+SWEEP = Way("quadratic_along(captured)", sweep, _ANY)
+ADJOINT = Way("grad_and_quadratic(captured, along d)", adjoint, _ANY)
+DESCENT = Way("grad_and_quadratic(captured)", descent, _ANY - {Kind.KINK})
+PLAIN = Way("quadratic_along(plain)", plain, _ANY)
+SECOND_SWEEP = Way("quadratic_along, second call", second_sweep, _OK)
+SECOND_ADJOINT = Way("grad_and_quadratic, second call", second_adjoint, _OK)
+CHEAP = (
+    PLAIN,
+    Way("hvp(captured)", product, _ANY - {Kind.KINK}),
+    Way("a strategy, plain", strategy, _ANY),
+    Way("a strategy, captured", captured_strategy, _ANY),
+)
+TRANSFORMED = (  # these write the programs anew
+    Way("vmap(quadratic_along(captured))", vmapped, _OK),
+    Way("grad of quadratic_along(captured)", under_grad, _OK),
+)
+BATCHED = (Way("per_example_quadratics", per_example, _OK), Way("accumulate", accumulated, _OK))
+ALL = (SWEEP, ADJOINT, DESCENT, SECOND_SWEEP, SECOND_ADJOINT, *CHEAP, *TRANSFORMED, *BATCHED)
+
+
+def ways_of(seed: int, reference: Reference) -> list[Way]:
+    """The ways that a seed's program is tried: one scheme with its second call, or all; and a few others."""
+    draw = rng(seed, "ways")
+    schemes = draw.choices(
+        [[SWEEP, SECOND_SWEEP], [ADJOINT, SECOND_ADJOINT], [DESCENT], [SWEEP, ADJOINT, DESCENT]], [5, 3, 1, 1]
+    )[0]
+    chosen = [*schemes, draw.choice(CHEAP)]
+    if draw.random() < 0.3:
+        chosen.append(draw.choice(TRANSFORMED))
+    if reference.program.batched:
+        chosen += draw.sample(BATCHED, 1)
+    return [way for way in chosen if reference.kind in way.kinds]
+
+
+def _gradient_off(trial: Trial, grads: Any) -> Off:
+    return trial.tensors_off("gradient", list(grads.values()), trial.reference.grads) if trial.reference.grads else []
+
+
+def _second(trial: Trial, quadratic: Callable[..., Any]) -> Off:
+    params = {name: _other(t) for name, t in trial.params.items()}
+    direction = {name: _other(t) + 0.3 for name, t in trial.direction.items()}
+    args = [_other(t) for t in trial.args]
+    wanted = trial.reference.exactly(params, direction, args)
+    if wanted is None:
+        return []  # the loss itself cannot take these strides
+    quadratic(trial.captured, trial.params, trial.direction, trial.args)
+    found = trial.quadratic_off(quadratic(trial.captured, params, direction, args), wanted)
+    if found and trial.quadratic_off(quadratic(trial.capture(trial.loss), params, direction, args), wanted):
+        return []  # off at a first call too: of another kind
+    return found
+
+
+def _other(tensor: Tensor) -> Tensor:
+    """Other values of the same signature, with other strides."""
+    numbers = torch.arange(1.0, tensor.numel() + 1, dtype=torch.float64)
+    values = (torch.sin(numbers * 1.7) * 0.8).to(tensor.dtype).reshape(tensor.shape)
+    if values.ndim < 2:
+        return torch.stack([values, values], -1)[..., 0]
+    reverse = tuple(range(values.ndim))[::-1]
+    return values.permute(reverse).contiguous().permute(reverse)
+
+
+def _jvp_vmapped(trial: Trial, stacked: dict[str, Tensor]) -> Any:
+    def along(d: dict[str, Tensor]) -> Any:
+        return torch.func.jvp(lambda p: trial.loss(p, *trial.args), (trial.params,), (d,))
+
+    return torch.func.vmap(along)(stacked)
+
+
+def _some_strategy(trial: Trial) -> str:
+    return rng(len(trial.program.source), "strategy").choice(sorted(af.STRATEGIES))
