@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from alpha_func import torch_private
 
@@ -31,11 +32,24 @@ def outside() -> Iterator[None]:
 
 def plain(tensor: Tensor) -> Tensor:
     """An alias of the values beneath a transform, one example of what is batched; zeros where a batch has none."""
+    found = _beneath(tensor)
+    if found is None:
+        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    return found.clone() if found.is_inference() else found.detach()
+
+
+def values(tensor: Tensor) -> Tensor | None:
+    """The values beneath a transform, one example of what is batched; None where there are none to compute with."""
+    found = _beneath(tensor)
+    return None if found is None or isinstance(found, FakeTensor) or found.is_meta else found.detach()
+
+
+def _beneath(tensor: Tensor) -> Tensor | None:
     while torch_private.is_functorch_wrapped_tensor(tensor):
         dim = torch_private.maybe_get_bdim(tensor) if torch_private.is_batchedtensor(tensor) else None
         tensor = torch_private.get_unwrapped(tensor)
         if dim is not None:
-            shape = list(tensor.shape)
-            del shape[dim]
-            tensor = tensor.select(dim, 0) if tensor.shape[dim] else tensor.new_zeros(shape)
-    return tensor.clone() if tensor.is_inference() else tensor.detach()
+            if tensor.shape[dim] == 0:
+                return None
+            tensor = tensor.select(dim, 0)
+    return tensor
