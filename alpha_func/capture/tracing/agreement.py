@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from alpha_func import tree
 from alpha_func.capture.tracing.refusal import EAGER
-from alpha_func.capture.tracing.roundings import coarsest, seeded
+from alpha_func.capture.tracing.roundings import coarsest, disturbed, seeded
 from alpha_func.errors import CaptureError
 from alpha_func.tree import Tree
 
