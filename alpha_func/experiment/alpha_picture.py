@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from alpha_func.experiment.figures import (
     POINT,
@@ -60,7 +61,7 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str, ema: float | None
             else:
                 _draw_several(one, by_optimizer, panel)
             for height, color, dashes, meaning in panel.marks:
-                one.axhline(height, color=color, lw=1.2, ls=dashes, label=meaning, zorder=1.5)
+                one.axhline(height, color=color, lw=1.2, ls=dashes, label=meaning, zorder=2.4)
             one.set(title=panel.title, ylabel=panel.label)
             one.grid(alpha=0.25)
         if len(by_optimizer) == 1:
@@ -71,6 +72,8 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str, ema: float | None
         _mark_divergence(axes, by_optimizer)
         for one in axes[3:]:
             one.set_xlabel("step")
+            one.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.10g}"))
+            one.locator_params(axis="x", nbins=6)
         for one in axes:
             legend(one)
         if len(by_optimizer) > 1:
@@ -133,13 +136,14 @@ def _values(rows: pd.DataFrame, panel: Panel) -> Array:
 def _draw_one(axes: Axes, table: pd.DataFrame, panel: Panel) -> None:
     steps, values = table.step.to_numpy(dtype=np.float64), _values(table, panel)
     drawn = thinned(steps, values, log=panel.log)
-    axes.plot(steps[drawn], values[drawn], ".", color=POINT, ms=3, rasterized=True, zorder=2)
+    size = 3 if drawn.sum() < 20_000 else 1
+    axes.plot(steps[drawn], values[drawn], ".", color=POINT, ms=size, rasterized=True, zorder=2)
     window = _window(table)
     at, (median,) = running(steps, values, window)
     if panel.log:
         median = np.where(median > 0, median, np.nan)
     if np.isfinite(median).any():
-        axes.plot(at, median, color=TREND, lw=1.6, label=f"running median ({window} steps)", zorder=3)
+        axes.plot(at, median, color=TREND, lw=1.6, label=f"running median of {window:,} records", zorder=3)
     _frame(axes, panel, values)
     below = values <= 0
     if panel.log and below.any():
@@ -178,14 +182,18 @@ def _add_to_alpha(axes: Axes, table: pd.DataFrame, ema: float | None) -> None:
         followed = np.isclose(lr, alpha, rtol=1e-4)
         if followed.mean() < 0.5:
             at = np.unique(np.linspace(0, len(lr) - 1, 4000).round().astype(int))
-            axes.plot(table.step.to_numpy()[at], lr[at], color=WARNING, lw=1.0, label="learning rate", zorder=1.2)
+            restless = len(np.unique(lr[at])) > len(at) // 2  # as α* itself: behind the points
+            axes.plot(
+                table.step.to_numpy()[at], lr[at], color=WARNING, lw=1.0, label="learning rate",
+                zorder=1.2 if restless else 2.4,
+            )  # fmt: skip
             low, high = axes.get_ylim()
             usual = [each for each in np.quantile(lr[np.isfinite(lr)], (0.02, 0.98)) if each > 0]
             axes.set_ylim(min(low, *(each / 1.6 for each in usual)), max(high, *(each * 1.6 for each in usual)))
         else:
             axes.plot([], [], " ", label="the learning rate is α*")
     else:
-        axes.axhline(1, color=WARNING, lw=1.0, label="1: the step as it was", zorder=1.2)
+        axes.axhline(1, color=WARNING, lw=1.0, label="1: the step as it was", zorder=2.4)
     _add_elsewhere(axes, table)
     _add_average(axes, table, ema)
     if "agrees" in table:

@@ -88,15 +88,18 @@ def log_frame(axes: Axes, positive: Array, show: Sequence[float] = ()) -> None:
 
 
 def linear_frame(axes: Axes, values: Array, show: Sequence[float]) -> None:
-    """A linear scale that holds 98 % of the values and those to ``show``."""
+    """A linear scale that holds those to ``show`` and 98 % of the values, if they are from −2 to 4."""
     finite = values[np.isfinite(values)]
     low, high = np.quantile(finite, (0.01, 0.99)) if len(finite) else (0.0, 1.0)
-    low, high = min(low, *show), max(high, *show)
+    low, high = min([max(low, -2.0), *show]), max([min(high, 4.0), *show])
+    low, high = (low, high) if high > low else (low - 0.5, low + 0.5)
     axes.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
 
 
 def legend(axes: Axes) -> None:
     """What is labelled, if anything is."""
     if axes.get_legend_handles_labels()[0]:
-        many = sum(len(line.get_xdata()) for line in axes.get_lines()) > 20_000  # to find the best place takes seconds
+        many = (
+            sum(np.size(line.get_xdata()) for line in axes.get_lines()) > 20_000
+        )  # to find the best place takes seconds
         axes.legend(fontsize=8, framealpha=0.9, loc="upper right" if many else "best")

@@ -42,9 +42,12 @@ def _draw_line(axes: Axes, line: Line, name: str) -> None:
     axes.plot([alpha], [line.quadratic.minimum.item()], "o", color=WARNING, ms=7, label="α*")
     axes.plot([line.lr], [np.interp(line.lr, alphas, losses)], "^", color=REFERENCE, ms=7, label="learning rate")
     off_scale = "" if alphas[0] <= line.lr <= alphas[-1] else " (off scale)"
+    told = f"α* = {alpha:.3g}, lr = {line.lr:.3g}{off_scale}" if np.isfinite(alpha) else f"no α*, lr = {line.lr:.3g}"
+    if not np.isfinite(losses).any():
+        told = "the loss is not finite"
     axes.set(
-        title=f"{name}step {line.step}: α* = {alpha:.3g}, lr = {line.lr:.3g}{off_scale}",
-        xlim=(alphas[0], alphas[-1]),
+        title=f"{name}step {line.step:,}: {told}",
+        xlim=(alphas[0], alphas[-1]) if np.isfinite(alphas).all() and alphas[0] < alphas[-1] else (-1, 1),
         xlabel="α (learning rate)",
         ylabel="mini-batch loss",
     )

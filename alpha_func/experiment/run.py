@@ -156,7 +156,7 @@ def _go_on(prepared: _Prepared, folder: Path, state: Mapping[str, Any], show: Sh
     seconds: dict[str, list[float]] = {label: [] for label in experiment.optimizers}
     with _Files(folder, state, DIGITS[experiment.dtype]) as files:
         try:
-            for batch in batches(experiment, data, state.get("step", 0), state.get("rng")):
+            for batch in batches(experiment, data, state.get("step", -1), state.get("rng")):
                 found = [_timed(training, batch, seconds, experiment) for training in trainings]
                 with interrupts.whole():
                     files.write([observation for observation in found if observation is not None])
@@ -218,7 +218,7 @@ class _Files:
     def at(self, batch: Batch, trainings: Sequence[Training]) -> None:
         """All is written of this batch; now and then keep where that is."""
         self._state = {
-            "step": batch.step + 1,
+            "step": batch.step,
             "rng": batch.rng,
             "trainings": {training.algorithm.label: training.state for training in trainings},
         }

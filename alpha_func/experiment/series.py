@@ -12,7 +12,9 @@ WINDOWS = 800  # running quantiles at so many places
 
 
 def running(steps: Array, values: Array, window: int, quantiles: Sequence[float] = (0.5,)) -> tuple[Array, Array]:
-    """Quantiles over full windows of so many values, each at the window's middle; what is not finite is passed over.
+    """Quantiles over full windows of so many values, each at the window's middle.
+
+    What is not finite is passed over; where that is more than half of a window, there is NaN.
 
     Returns:
         The steps of the middles, and for each quantile its values there.
@@ -29,7 +31,7 @@ def running(steps: Array, values: Array, window: int, quantiles: Sequence[float]
     for k, begin in enumerate(begins):
         piece = values[begin : begin + window]
         piece = piece[np.isfinite(piece)]
-        if len(piece):
+        if 2 * len(piece) >= window:
             found[k] = np.quantile(piece, quantiles)
     return steps[begins + window // 2], found.T
 

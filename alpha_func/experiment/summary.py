@@ -67,7 +67,7 @@ def course(rows: pd.DataFrame, label: str, ema: float | None) -> Course:
         average=math.nan if ema is None or alpha.empty else float(moving_average(alpha, ema).iloc[-1]),
         non_positive=float((kept.curvature <= 0).mean()),
         beyond_edge=float(((steps > 0) & (steps < 0.5)).mean()) if len(kept) else math.nan,
-        loss=float(_finite(kept.loss[kept.epoch == kept.epoch.max()]).median()),
+        loss=float(_finite(kept.loss[kept.epoch == rows.epoch.max()]).median()),
     )
 
 

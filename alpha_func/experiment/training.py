@@ -66,10 +66,10 @@ class Batch(NamedTuple):
     rng: Tensor
 
 
-def batches(experiment: Experiment, data: Data, start: int = 0, rng: Tensor | None = None) -> Iterator[Batch]:
+def batches(experiment: Experiment, data: Data, after: int = -1, rng: Tensor | None = None) -> Iterator[Batch]:
     """The mini-batches of a run: in order, or shuffled anew every epoch from the seed.
 
-    They begin at the step ``start``, with the ``rng`` of a batch of its epoch.
+    They are those after the step ``after``, with the ``rng`` of that step's batch.
 
     >>> from alpha_func.experiment.data import load
     >>> experiment = Experiment(epochs=2)
@@ -81,7 +81,7 @@ def batches(experiment: Experiment, data: Data, start: int = 0, rng: Tensor | No
         generator.set_state(rng)
     size = experiment.batch_of(len(data.inputs))
     per_epoch = math.ceil(len(data.inputs) / size)
-    for epoch in range(start // per_epoch, experiment.epochs):
+    for epoch in range(max(after, 0) // per_epoch, experiment.epochs):
         inputs, targets, drawn_from = data.inputs, data.targets, generator.get_state()
         if experiment.shuffle:
             order = torch.randperm(len(inputs), generator=generator)
@@ -89,7 +89,7 @@ def batches(experiment: Experiment, data: Data, start: int = 0, rng: Tensor | No
         pieces = list(zip(torch.split(inputs, size), torch.split(targets, size), strict=True))
         for batch, (x, y) in enumerate(pieces):
             step = epoch * per_epoch + batch
-            if step >= start:
+            if step > after:
                 yield Batch(epoch, batch, step, x, y, pieces[(batch + 1) % per_epoch], drawn_from)
 
 

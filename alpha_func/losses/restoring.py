@@ -135,7 +135,7 @@ class _State:
         self._items(attributes, rest, True)
 
     def _walk(self, container: Any, with_objects: bool) -> None:
-        if type(container) is not tuple:
+        if not isinstance(container, tuple):  # nor a NamedTuple
             self.containers.append((container, container.copy()))
         items = container.items() if isinstance(container, dict) else enumerate(container)
         self._items(container, items, with_objects)

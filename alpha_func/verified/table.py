@@ -11,6 +11,10 @@ smooth sample:
     nan     nan at a singular sample, exact elsewhere
     wrong   a number that is not the derivative; crash: it ends the process
     rough   no smooth sample
+
+The last columns, of operators, say the same of the sweeps of a captured program, on every sample at once: whether the
+forward sweep and the adjoint are themselves exact, fall back on the independent route, or are refused; and for which
+other kinds of operands (zeros, ties, expanded, constant, integer beside float, ...) one of them is not.
 """
 
 import csv
@@ -20,7 +24,12 @@ from pathlib import Path
 
 TABLE = Path(__file__).with_name("operators.csv")
 STRATEGY_NAMES = ("forward_over_reverse", "reverse_over_reverse", "reverse_over_forward", "forward_over_forward")
-COLUMNS = ("kind", "name", "samples", *STRATEGY_NAMES, *(f"captured_{name}" for name in STRATEGY_NAMES))
+SWEEP_COLUMNS = ("sweep", "adjoint", "not_exact_for")
+COLUMNS = (
+    *("kind", "name", "samples", *STRATEGY_NAMES),
+    *(f"captured_{name}" for name in STRATEGY_NAMES),
+    *SWEEP_COLUMNS,
+)
 
 
 @cache

@@ -3,10 +3,6 @@
 import json
 import math
 import re
-import signal
-import subprocess
-import sys
-import time
 
 import pandas as pd
 import pytest
@@ -255,26 +251,6 @@ def test_a_strategy_that_pytorch_cannot_run_is_one_line_too(tmp_path, capsys):
     assert observe_cli("--strategy", "forward_over_reverse", "--out", tmp_path / "run") == 2
     _assert_one_line(capsys.readouterr().err, r"mse_loss.*reverse_over_reverse")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)], ids=str)
-def test_an_interrupted_run_leaves_whole_rows(how, status, tmp_path):
-    command = [sys.executable, "-m", "alpha_func", "observe", "--epochs", "100000", "--out", str(tmp_path / "run")]
-    rows = tmp_path / "run" / "steps.csv"
-    deadline = time.monotonic() + 120
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        while not (rows.exists() and rows.read_bytes().count(b"\n") > 50):
-            assert process.poll() is None, "the run ended by itself"
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(how)
-        assert process.wait(timeout=120) == status
-    table = pd.read_csv(rows)
-    assert rows.read_bytes().endswith(b"\n")
-    assert not table.isna().any(axis=None)
-    assert table.step.tolist() == list(range(len(table)))
-    if how == signal.SIGINT:
-        assert {path.name for path in (tmp_path / "run").iterdir()} == FILES | {"state.pt"}
 
 
 def test_divergence_is_recorded_as_it_is(tmp_path):

@@ -11,6 +11,9 @@ from alpha_func import functional_loss, grad_and_quadratic, hvp, quadratic_along
 from tests.helpers.reference import flat
 
 
+Pair = collections.namedtuple("Pair", ("first", "second"))
+
+
 class Writes(nn.Module):
     """A layer whose forward is followed by a write to what ``held`` made; the write changes the loss of a next call."""
 
@@ -46,6 +49,11 @@ WRITES = {
         lambda m: sum(m.kept["a"]),
     ),
     "a tuple of lists": (sets("kept", lambda: ([1.0], 2)), lambda m: m.kept[0].append(1.0), lambda m: sum(m.kept[0])),
+    "a NamedTuple of a list": (
+        sets("kept", lambda: Pair([1.0], 2)),
+        lambda m: m.kept.first.append(1.0),
+        lambda m: sum(m.kept.first),
+    ),
     "a dict": (sets("kept", dict), lambda m: m.kept.__setitem__(len(m.kept), 1), lambda m: len(m.kept)),
     "an ordered dict": (
         sets("kept", lambda: collections.OrderedDict(a=1, b=2)),

@@ -10,9 +10,20 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo.core import SampleInput
 
 from alpha_func import functional_loss, tree
+from tests.verification.operand_kinds import KINDS, Kind
 
 SAMPLES, LARGEST = 6, 20000  # an operator's samples, and the entries of one
-OURS = ("_weight_norm", "embedding.plain", "grad_of.", "bias_alone.", "full.", "lstm", "gru", "rnn_tanh")
+OURS = (
+    "_weight_norm",
+    "embedding.plain",
+    "grad_of.",
+    "with_numbers.",
+    "bias_alone.",
+    "full.",
+    "lstm",
+    "gru",
+    "rnn_tanh",
+)
 
 
 class _LowPrecision(Exception):  # noqa: N818
@@ -22,14 +33,23 @@ class _LowPrecision(Exception):  # noqa: N818
 class Operator(nn.Module):
     """An operator at a sample, as a module with a scalar output whose parameters are the differentiable inputs."""
 
-    def __init__(self, function: Any, sample: SampleInput, generator: torch.Generator):
+    def __init__(self, function: Any, sample: SampleInput, generator: torch.Generator, kind: Kind = KINDS["generic"]):
         super().__init__()
         leaves, self.structure = tree.flatten((sample.input, tuple(sample.args), dict(sample.kwargs)))
-        moved = [isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_floating_point() for leaf in leaves]
-        self.function, self.moved, self.gauge = function, moved, sample.output_process_fn_grad
+        movable = [is_movable(leaf) for leaf in leaves]
+        moves = iter(kind.moves(sum(movable)) if kind.moves else [True] * sum(movable))
+        moved = [m and next(moves) for m in movable]
+        self.function, self.moved, self.gauge, self.kind = function, moved, sample.output_process_fn_grad, kind
         values = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self.inputs = nn.ParameterList([nn.Parameter(v) for v, m in zip(values, moved, strict=True) if m])
-        self.fixed = [v for v, m in zip(values, moved, strict=True) if not m]
+        self.shapes = [v.shape for v, m in zip(values, moved, strict=True) if m]
+        starts = [kind.value(v) if kind.value else v for v, m in zip(values, moved, strict=True) if m]
+        # An operand that cannot be of this kind stays generic, if another can.
+        generic = [v for v, m in zip(values, moved, strict=True) if m]
+        self.is_of_kind = any(start is not None for start in starts) and (kind.beside is None or not all(moved))
+        starts = [v if start is None else start for v, start in zip(generic, starts, strict=True)]
+        self.inputs = nn.ParameterList([nn.Parameter(start.clone()) for start in starts])
+        others = zip(values, moved, movable, strict=True)
+        self.fixed = [kind.beside(v) if kind.beside and movable else v for v, m, movable in others if not m]
         self.curved = [torch.randn(p.shape, dtype=p.dtype, generator=generator) for p in self.inputs]
         self.start = [p.detach().clone() for p in self.inputs]
         self.counted: list[bool] = []
@@ -37,10 +57,7 @@ class Operator(nn.Module):
 
     def forward(self, fixed: Any, start: Any, curved: Any) -> Tensor:
         """L(θ)."""
-        xs = iter([p + (p - s) ** 2 * c / 2 for p, s, c in zip(self.inputs, start, curved, strict=True)])
-        others = iter([leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in fixed])
-        first, args, kwargs = tree.unflatten([next(xs) if m else next(others) for m in self.moved], self.structure)
-        out = self.gauge(self.function(first, *args, **kwargs))
+        out = self.output([p + (p - s) ** 2 * c / 2 for p, s, c in zip(self.inputs, start, curved, strict=True)], fixed)
         total = torch.zeros((), dtype=torch.float64)
         for i, leaf in enumerate(tree.leaves(out)):
             if len(self.counted) == len(tree.leaves(out)) and not self.counted[i]:  # statistics for a backward
@@ -54,10 +71,29 @@ class Operator(nn.Module):
                 total = total + (w * leaf).sum() + (torch.sin(3 * w) * leaf * leaf).sum() / 2
         return total
 
+    def output(self, operands: list[Tensor], fixed: Any) -> Any:
+        """What the operator makes of its moved operands and the fixed ones."""
+        if self.kind.shown:
+            operands = [self.kind.shown(x, shape) for x, shape in zip(operands, self.shapes, strict=True)]
+        xs = iter(operands)
+        others = iter([leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in fixed])
+        first, args, kwargs = tree.unflatten([next(xs) if m else next(others) for m in self.moved], self.structure)
+        return self.gauge(self.function(first, *args, **kwargs))
 
-def samples_of(function: Any, samples: Iterator[SampleInput], seed: int) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """(loss, params, direction, args) for a few of an operator's samples."""
-    generator = torch.Generator().manual_seed(seed)
+
+def is_movable(leaf: Any) -> bool:
+    """Whether a leaf of a sample is a differentiable input."""
+    return isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_floating_point()
+
+
+def modules_of(
+    function: Any,
+    samples: Iterator[SampleInput],
+    generator: torch.Generator,
+    kind: str = "generic",
+    limit: int | None = SAMPLES,
+) -> Iterator[Operator]:
+    """An operator at its samples, all of them or a few, with operands of a kind."""
     usable = []
     for sample in samples:
         tensors = [leaf for leaf in tree.leaves((sample.input, sample.args, sample.kwargs)) if isinstance(leaf, Tensor)]
@@ -65,12 +101,21 @@ def samples_of(function: Any, samples: Iterator[SampleInput], seed: int) -> Iter
         finite = all(bool(t.isfinite().all()) for t in tensors if t.requires_grad)
         if moved and finite and sum(t.numel() for t in tensors) <= LARGEST:
             usable.append(sample)
-    stride = max(1, len(usable) // SAMPLES)
-    for sample in usable[::stride][:SAMPLES]:
-        module = Operator(function, sample, generator)
+    stride = max(1, len(usable) // limit) if limit else 1
+    for sample in usable[::stride][:limit]:
+        module = Operator(function, sample, generator, KINDS[kind])
+        if not len(module.inputs) or not module.is_of_kind:
+            continue
         with torch.enable_grad():
-            outputs = tree.leaves(function(sample.input, *sample.args, **sample.kwargs))
+            outputs = tree.leaves(module.output([p * 1 for p in module.inputs], module.fixed))
         module.counted = [isinstance(leaf, Tensor) and leaf.requires_grad for leaf in outputs]
+        yield module
+
+
+def samples_of(function: Any, samples: Iterator[SampleInput], seed: int) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """(loss, params, direction, args) for a few of an operator's samples."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in modules_of(function, samples, generator):
         loss, params = functional_loss(module, seed=module.seed)
         args = (module.fixed, module.start, module.curved)
         yield loss, params, tree.randn_like(params, generator=generator), args
@@ -91,6 +136,8 @@ def cases() -> dict[str, tuple[Any, Any]]:
     listed["embedding.plain"] = (lambda w, i: nn.functional.embedding(i, w), _embedding_samples)
     for name, function in GRADIENTS.items():
         listed[f"grad_of.{name}"] = (partial(_gradient, function), _matrix_samples)
+    for name, function in WITH_NUMBERS.items():
+        listed[f"with_numbers.{name}"] = (function, _matrix_samples)
     # op_db gives it a triangle; what it leaves unread is there in use.
     listed["full.triangular_solve"] = (torch.triangular_solve, _square_samples)
     for name, function in BIASED.items():
@@ -119,6 +166,23 @@ GRADIENTS = {
     "embedding": lambda x: nn.functional.embedding(torch.tensor([0, 2, 2]), x),
 }
 
+
+# Overloads that take a number for a tensor: op_db's samples call the others.
+WITH_NUMBERS = {
+    "pow": lambda x: torch.pow(2.5, x),
+    "fmod": lambda x: torch.fmod(x, 0.7),
+    "remainder": lambda x: torch.remainder(x, 0.7),
+    "floor_divide": lambda x: x + x.sin() // 0.7,
+    "heaviside": lambda x: x * torch.heaviside(x, torch.tensor(0.5, dtype=x.dtype)),
+    "scatter": lambda x: x.scatter(1, torch.tensor([[0, 2], [1, 1]]), 1.5),
+    "index_fill": lambda x: x.index_fill(1, torch.tensor([0]), 1.5),
+    "masked_fill": lambda x: x.masked_fill(x > 0, 1.5),
+    "clamp": lambda x: x.clamp(-0.5, 0.7),
+    "where": lambda x: torch.where(x > 0, x, 0.3),
+    "rsub": lambda x: 1 - 2.5 * x,
+    "xlogy": lambda x: torch.xlogy(2.5, x * x + 0.1),
+    "lerp": lambda x: torch.lerp(x, x.sin(), 0.3),
+}
 
 # A normalisation of data, without a weight, of which the bias is trained.
 BIASED = {

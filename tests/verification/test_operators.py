@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from alpha_func import STRATEGIES
+from alpha_func.capture.derivatives import derivative
 from alpha_func.verified.table import COLUMNS, TABLE, table
+from tests.verification import verify_sweeps
 from tests.verification.operator_cases import OURS, cases
 from tests.verification.verify_operators import check
 
@@ -40,6 +42,25 @@ def test_a_fresh_check_finds_what_the_table_says_of(name, unseeded):
                 assert {s[way][strategy] for s in smooth} <= {"exact", "refused"}
             elif row[column] == "wrong":
                 assert "wrong" in {s[way][strategy] for s in smooth}
+
+
+SWEPT = sorted(name for name, row in table("operator").items() if row["sweep"] == row["adjoint"] == "exact")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", random.Random(1).sample(SWEPT, min(3, len(SWEPT))))
+def test_a_fresh_sweep_is_exact_where_the_table_says_so(name, unseeded):
+    row = table("operator")[name]
+    found = verify_sweeps.columns(verify_sweeps.check(*cases()[name], seed=sum(map(ord, name))))
+    assert found["sweep"] == found["adjoint"] == "exact"
+    assert set(found["not_exact_for"].split("; ")) <= set(row["not_exact_for"].split("; ")) | {""}
+
+
+def test_a_sweep_that_is_wrong_is_told_by_kind_of_operand(monkeypatch, unseeded):
+    monkeypatch.setitem(derivative.SECOND, torch.ops.aten.tanh.default, lambda b, call, tangents: None)
+    found = verify_sweeps.check(*cases()["tanh"], seed=0, kinds=["generic", "size_1"])
+    assert found["sweep"]["generic"] in ("wrong", "falls back")
+    assert verify_sweeps.columns(found)["sweep"] == found["sweep"]["generic"]
 
 
 def test_97_percent_of_torchs_operators_are_exact_when_captured():

@@ -1,29 +1,28 @@
-"""Check every operator of PyTorch's own database to second order, and write alpha_func/capture/operators.csv.
+"""Check every operator of PyTorch's own database to second order, and write alpha_func/verified/operators.csv.
 
-    python -m tests.verification.verify_operators [--only NAME ...] [--workers 2] [--output FILE]
+    python -m tests.verification.verify_operators [--part sweeps] [--only NAME ...] [--workers 2] [--kept FOLDER]
 
-For each operator f that autograd supports in float64 and a few of its samples x, all differentiable inputs are moved at
-once, along h(α) = L(θ + αd):
+For each operator f that autograd supports in float64 and its samples x, all differentiable inputs are moved at once,
+along h(α) = L(θ + αd):
 
     L(θ) = Σ w·f(x) + ½ Σ u·f(x)²    x = θ + ½ c·(θ − θ₀)²    w, u, c, d random and fixed
 
 so that both what comes into f and what is made of it have second derivatives of their own. The truth is extrapolated
-central differences of h; a sample where two families of steps disagree has a kink nearby and is left out.
+central differences of h; a sample where two families of steps disagree has a kink nearby and is left out. Two parts:
 
-Each operator runs in a child process, eager and captured, under each strategy: a crash is a result.
+    strategies    a few samples, one by one, eager and captured, under each strategy of torch.func (this module)
+    sweeps        every sample at once, and every kind of operand, by the sweeps of captured programs (verify_sweeps)
+
+Each operator runs in a child process: a crash is a result. With ``--kept``, a run that was stopped goes on.
 """
 
 import argparse
 import csv
-import json
-import signal
-import subprocess
+import logging
 import sys
-import tempfile
-import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,11 @@ from alpha_func.capture.builder.active import active_nodes, operator_name
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.verified.differences import Differences, differences
 from alpha_func.verified.formulas import derivative_nodes
-from alpha_func.verified.table import COLUMNS, TABLE
+from alpha_func.verified.table import COLUMNS, SWEEP_COLUMNS, TABLE
+from tests.verification import processes, verify_sweeps
 from tests.verification.operator_cases import OURS, cases, samples_of
 
-SECONDS = 60  # for one operator
+SECONDS = {"strategies": 60, "sweeps": 300}  # for one operator
 TOLERANCE = 1e-6
 ORDER = {
     "refused": -1,
@@ -112,65 +112,44 @@ def check(function: Any, samples: Iterator[SampleInput], seed: int) -> dict[str,
     return {"samples": found}
 
 
-def child(names: list[str], output: Path) -> None:
-    """Check the named operators, a line of JSON before and after each."""
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "strategies": lambda function, samples, seed: check(function, samples(), seed),
+    "sweeps": verify_sweeps.check,
+}
+
+
+def child(names: list[str], part: str, lines: Path) -> None:
+    """Check the named operators in this process."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
     known = cases()
     # op_db's random operators seed the RNG themselves, which functional_loss does already, and capture refuses
     torch.manual_seed = lambda seed: torch.default_generator  # type: ignore[assignment,misc]
-    with output.open("a") as lines:
-        for name in names:
-            print(json.dumps({"name": name, "begins": True}), file=lines, flush=True)
-            signal.alarm(SECONDS)  # its default action ends the process: a result like a crash
-            torch.default_generator.manual_seed(0)
-            started = time.time()
-            try:
-                result = check(known[name][0], known[name][1](), seed=sum(map(ord, name)))
-            except Exception as error:
-                result = {"samples": [], "failed": f"{type(error).__name__}: {error}"[:200]}
-            signal.alarm(0)
-            print(json.dumps({"name": name, "seconds": time.time() - started, **result}), file=lines, flush=True)
+
+    def examine(name: str) -> dict[str, Any]:
+        torch.default_generator.manual_seed(0)
+        try:
+            return PARTS[part](*known[name], seed=sum(map(ord, name)))
+        except Exception as error:
+            return {"failed": f"{type(error).__name__}: {error}"[:200]}
+
+    processes.work(names, lines, examine, SECONDS[part])
 
 
-def run(names: list[str], workers: int) -> dict[str, dict[str, Any]]:
+def run(names: list[str], part: str, workers: int, kept: Path | None = None) -> dict[str, dict[str, Any]]:
     """Check operators in child processes, a new one after each crash."""
     results: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        waiting = [(names[i::workers], Path(folder) / f"{i}.jsonl") for i in range(workers)]
-        running = [(*share, _start(*share)) for share in waiting if share[0]]
-        while running:
-            time.sleep(0.2)
-            for share in list(running):
-                todo, output, process = share
-                if process.poll() is None:
-                    continue
-                running.remove(share)
-                lines = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
-                done = {line["name"]: line for line in lines if "begins" not in line}
-                results.update(done)
-                begun = [line["name"] for line in lines if "begins" in line and line["name"] not in results]
-                for name in begun:
-                    results[name] = {"samples": [], "failed": f"process ended with {process.returncode}"}
-                left = [name for name in todo if name not in results]
-                if left and (begun or done):
-                    running.append((left, output, _start(left, output)))
+
+    def heard(line: dict[str, Any]) -> None:
+        if "crashed" in line:
+            line["failed"] = f"the process ended with {line['crashed']}"
+        results[line["job"]] = {"samples": [], **line}
+        print(f"{len(results)} of {len(names)}: {line['job']}", file=sys.stderr)
+
+    command = ["tests.verification.verify_operators", "--part", part]
+    processes.run(command, names, heard, workers=workers, kept=kept)
     return results
-
-
-def _start(names: list[str], output: Path) -> "subprocess.Popen[bytes]":
-    listed = output.with_suffix(f".{time.time_ns()}.names")
-    listed.write_text("\n".join(names))
-    command = [
-        sys.executable,
-        "-m",
-        "tests.verification.verify_operators",
-        "--child",
-        str(listed),
-        "--output",
-        str(output),
-    ]
-    return subprocess.Popen(command)
 
 
 def worst(verdicts: list[str]) -> str:
@@ -251,24 +230,57 @@ def report(results: dict[str, dict[str, Any]], rows: list[dict[str, Any]]) -> st
 def main() -> None:
     """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--part", choices=PARTS, action="append", help="left out: both")
+    parser.add_argument("--only", nargs="*", help="check these operators anew, and keep the rest")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=TABLE)
-    parser.add_argument("--raw", type=Path, help="also keep every sample's verdicts here, as JSON")
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--kept", type=Path, help="a folder for what is done, and is not done again at the next call")
+    parser.add_argument("--jobs", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--lines", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        child(options.child.read_text().splitlines(), options.output)
+    if options.jobs:
+        child(options.jobs.read_text().splitlines(), options.part[0], options.lines)
         return
-    results = run(options.only or list(cases()), options.workers)
-    if options.raw:
-        options.raw.write_text(json.dumps(results))
-    rows = summary(results)
-    print(report(results, rows))
+    names, parts = options.only or list(cases()), options.part or list(PARTS)
+    results = {
+        part: run(names, part, options.workers, options.kept and options.kept / f"{part}.jsonl") for part in parts
+    }
+    rows = _read(options.output)
+    if "strategies" in results:
+        fresh = summary(results["strategies"])
+        print(report(results["strategies"], fresh))
+        rows = _merged(rows, fresh, whole=not options.only)
+    for row in rows:
+        found = results.get("sweeps", {}).get(row["name"]) if row["kind"] == "operator" else None
+        if found:
+            row.update(dict.fromkeys(SWEEP_COLUMNS[:2], "crash") if "failed" in found else verify_sweeps.columns(found))
+    for column in SWEEP_COLUMNS[:2]:
+        print(f"{column:9}", dict(Counter(row.get(column) for row in rows if row["kind"] == "operator").most_common()))
     with options.output.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _merged(rows: list[dict[str, Any]], fresh: list[dict[str, Any]], *, whole: bool) -> list[dict[str, Any]]:
+    """The rows made anew, operators with their sweeps' columns as they were. After a check of a few operators the
+    others stay, and so do the parts that others have: their rows rest on more samples."""
+    before = {(row["kind"], row["name"]): row for row in rows}
+    after = {} if whole else dict(before)
+    for row in fresh:
+        key = row["kind"], row["name"]
+        if row["kind"] == "operator":
+            swept = {column: before.get(key, {}).get(column, "") for column in SWEEP_COLUMNS}
+            after[key] = {**row, **swept}
+        elif whole or key not in before:
+            after[key] = row
+    order = ("operator", "derivative", "primitive")
+    return sorted(after.values(), key=lambda row: (order.index(row["kind"]), row["name"]))
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    with path.open(newline="") as file:
+        return [{column: row.get(column) or "" for column in COLUMNS} for row in csv.DictReader(file)]
 
 
 if __name__ == "__main__":

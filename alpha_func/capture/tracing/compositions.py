@@ -285,7 +285,6 @@ BY_OPERATOR: dict[Any, Callable[..., Any]] = {
 }
 
 # Python functions of torch, before they become operators.
-BY_FUNCTION: dict[Any, Callable[..., Any]] = {
-    F.gaussian_nll_loss: gaussian_nll_loss,
-    F.linear_cross_entropy: linear_cross_entropy,
-}
+BY_FUNCTION: dict[Any, Callable[..., Any]] = {F.gaussian_nll_loss: gaussian_nll_loss}
+if hasattr(F, "linear_cross_entropy"):  # from torch 2.13 on
+    BY_FUNCTION[F.linear_cross_entropy] = linear_cross_entropy

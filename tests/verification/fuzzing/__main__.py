@@ -24,13 +24,14 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="report to write, again and again while it runs")
     parser.add_argument("--shrink", type=float, default=10.0, help="seconds for each failure")
     parser.add_argument("--without", default="", help="families of templates to leave out, and zeros; with commas")
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--jobs", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--lines", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    seeds = range(*map(int, options.seeds.split(":")))
     settings = Settings(options.backend, options.without, options.shrink)
-    if options.work:
-        work(seeds, settings, options.work)
+    if options.jobs:
+        work(options.jobs.read_text().split(), settings, options.lines)
         return 0
+    seeds = range(*map(int, options.seeds.split(":")))
 
     def told(report: Report, line: dict[str, Any], new: list[dict[str, Any]]) -> None:
         for finding in new:

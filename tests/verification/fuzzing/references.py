@@ -57,6 +57,7 @@ class Reference:
         self.program = program
         with program.defaults(in_float64=True):
             self._vote(program.built(in_float64=True))
+        self.is_finite = bool(self.along)  # of double backward, in the program's own dtypes
         self.noise = self._noise() if program.is_rough and self.kind is not Kind.UNUSABLE else 0.0
 
     def _vote(self, built: Built) -> None:
@@ -100,6 +101,7 @@ class Reference:
             loss, params, direction, args = self.program.built()
             low = attempt(lambda: double_backward(loss, params, [direction], args)[0][0].numbers)
         if low is None or not all(map(math.isfinite, low)):
+            self.is_finite = False
             return self.scale * 1e-2
         return max(abs(a - b) for a, b in zip(low, self.numbers, strict=True))
 
