@@ -10,7 +10,6 @@ from torch import nn
 from alpha_func import functional_loss, grad_and_quadratic, hvp, quadratic_along, tree
 from tests.helpers.reference import flat
 
-
 Pair = collections.namedtuple("Pair", ("first", "second"))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from alpha_func.capture.builder.active import unverified
+from alpha_func.capture.derivatives.derivative import FORMULAS
 from alpha_func.capture.running.backends import BACKENDS, Runnable
 from alpha_func.capture.sweeps.adjoint import TwoPrograms, adjoint_programs, steepest_descent_program
 from alpha_func.capture.sweeps.taylor import taylor_program
@@ -63,7 +64,7 @@ class Schemes:
     @cached_property
     def verified(self) -> bool:
         """Whether the second forward derivative of every operator has been; else only double backward serves."""
-        return not unverified(self.graph.graph, self.params, "forward_over_forward")
+        return FORMULAS.issuperset(unverified(self.graph.graph, self.params, "forward_over_forward"))
 
     @cached_property
     def _parts(self) -> TwoPrograms:
