@@ -34,6 +34,7 @@ class QuadraticCheck:
         route: what that route is.
         smooth: whether the differences converge; if not, they are no evidence.
         tolerance: of each number, in its own units.
+        change: the most that the loss changes within the first of the differences' steps.
     """
 
     quadratic: Quadratic
@@ -42,10 +43,11 @@ class QuadraticCheck:
     route: str
     smooth: bool
     tolerance: Quadratic
+    change: float
 
     @property
     def agrees(self) -> bool:
-        """Whether every route that is evidence gives the same three numbers."""
+        """Whether there is a route that is evidence, and every one gives the same three numbers."""
         return not self.parts
 
     @property
@@ -58,6 +60,12 @@ class QuadraticCheck:
                 got, expected = float(getattr(self.quadratic, name)), float(getattr(quadratic, name))
                 if not abs(got - expected) <= float(getattr(self.tolerance, name)):
                     found.append(f"{name} is {got:.9g}, by {route} {expected:.9g}")
+        if not self.smooth:
+            if self.other is None:
+                found.append("no other route runs on this loss: nothing speaks for these numbers")
+            flat = float(self.quadratic.slope) == float(self.quadratic.curvature) == 0
+            if flat and self.change > float(self.tolerance.value):
+                found.append(f"slope and curvature are 0, but the loss changes by {self.change:.3g} along the line")
         return found
 
     def __str__(self) -> str:
@@ -78,7 +86,7 @@ def check_quadratic(
     params: Tree,
     direction: Tree,
     *args: Any,
-    strategy: StrategyLike = DEFAULT_STRATEGY,
+    strategy: StrategyLike | None = None,
     **kwargs: Any,
 ) -> QuadraticCheck:
     """Compare ``quadratic_along(loss)`` with extrapolated differences of L(θ + αd) and with an independent route.
@@ -87,9 +95,9 @@ def check_quadratic(
     A difference that meets a kink does not converge, and is told apart from an error: ``smooth`` is then False.
 
     Args:
-        loss: as for ``quadratic_along``; a captured loss has its program checked.
+        loss: as for ``quadratic_along``; of a captured loss, what would run is checked, by the same backend.
         params, direction, args, kwargs: as for ``quadratic_along``.
-        strategy: the one to check.
+        strategy: the one to check; left out, that of ``quadratic_along``.
 
     Returns:
         A QuadraticCheck: ``agrees``, ``parts`` (where and by how much), and all the numbers. About sixty evaluations of
@@ -106,21 +114,24 @@ def check_quadratic(
     check_params(params)
     direction = aligned(params, direction, "direction")
     captured = isinstance(loss, CapturedLoss)
-    plain = _in_float64(loss.loss if isinstance(loss, CapturedLoss) else loss)
+    plain = checked = _in_float64(loss.loss if isinstance(loss, CapturedLoss) else loss)
     params, direction, args, kwargs = tree.map(_double, (params, direction, args, kwargs))
-    checked = capture(plain, constants=True, unverified=True) if captured else plain
+    if isinstance(loss, CapturedLoss):
+        checked = capture(plain, backend=loss.backend, constants=True, unverified=True)
     quadratic = quadratic_along(checked, strategy=strategy)(params, direction, *args, **kwargs)
-    route, other = _independent(plain, captured, strategy, params, direction, args, kwargs)
+    route, other = _independent(plain, captured, strategy or DEFAULT_STRATEGY, params, direction, args, kwargs)
 
     def h(alpha: float) -> float:
         return float(plain(tree.axpy(alpha, direction, params), *args, **kwargs))
 
     norm = float(tree.norm(direction)) or 1.0
-    found = differences(h, 1 / norm, (0.05, 0.004, 0.0004))
+    reaches = (0.05, 0.004, 0.0004)
+    found = differences(h, 1 / norm, reaches)
+    change = max(abs(h(side * reaches[0] / norm) - found.value) for side in (-1, 1))
     by_differences = Quadratic(*map(quadratic.value.new_tensor, (found.value, found.slope, found.curvature)))
     scale = quadratic.value.new_tensor(found.scale * _TOLERANCE)
     tolerance = Quadratic(abs(quadratic.value) * _TOLERANCE + 1e-12, scale / norm, scale)
-    return QuadraticCheck(quadratic, by_differences, other, route, found.smooth, tolerance)
+    return QuadraticCheck(quadratic, by_differences, other, route, found.smooth, tolerance, change)
 
 
 def _independent(

@@ -1,4 +1,12 @@
-"""What the library raises and warns of."""
+"""What the library raises and warns of, and the line that a warning points at."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+_NOT_THE_CALLERS = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
 
 
 class StrategyError(RuntimeError):
@@ -23,3 +31,15 @@ class DistributedError(RuntimeError):
 
 class BatchDependenceWarning(UserWarning):
     """The loss of a batch is not made of the losses of its examples: sums over batches are not the big batch's."""
+
+
+class CaptureWarning(UserWarning):
+    """A captured loss is right and slower than it should be: a sweep of it was given up, or could not be proven."""
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the innermost line that is neither the library's nor torch's."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_NOT_THE_CALLERS):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)

@@ -15,9 +15,8 @@ from torch import Tensor, fx
 from alpha_func import tree
 from alpha_func.capture.builder.active import active_operators
 from alpha_func.capture.builder.active import unverified as unverified_in
-from alpha_func.capture.rewrites.normalisation import in_primitives
-from alpha_func.capture.running.binding import bind
 from alpha_func.capture.running.engine import Captured
+from alpha_func.capture.running.first_use import FirstUse
 from alpha_func.capture.running.schemes import Schemes
 from alpha_func.capture.tracing.agreement import require_agreement
 from alpha_func.capture.tracing.refusal import EAGER
@@ -54,16 +53,13 @@ class Program:
         self.graph, self.params, self.seed = graph, params, seed
         self.counts = dict(Counter(_short(n.target) for n in graph.graph.nodes if _is_operator(n)).most_common())
         self.schemes = Schemes(graph, params, seed)
-        self._in_primitives: Callable[..., Tensor] | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The loss."""
-        if self._in_primitives is None:
-            self._in_primitives = bind(in_primitives(self.graph)).forward
         if self.seed is None:
-            return self._in_primitives(*inputs)
+            return self.schemes.primitives(*inputs)
         with seeded_rng(self.seed):
-            return self._in_primitives(*inputs)
+            return self.schemes.primitives(*inputs)
 
     def __repr__(self) -> str:
         code = "\n".join(line.partition(";  ")[0] for line in self.graph.code.strip().splitlines())
@@ -75,8 +71,9 @@ class Program:
 class CapturedLoss(LossOfLoss):
     """What ``capture`` returns: a loss, and the programs it has been captured as."""
 
-    def __init__(self, loss: Callable[..., Tensor], *, backend: str, constants: bool, unverified: bool):
+    def __init__(self, loss: Callable[..., Tensor], *, backend: str, strict: bool, constants: bool, unverified: bool):
         self.loss, self.backend = loss, backend
+        self._first_use = FirstUse(strict)
         self._constants, self._unverified = constants, unverified
         self._sources: list[ModuleLoss] = [loss] if isinstance(loss, ModuleLoss) else []
         self._surroundings = Surroundings(loss)
@@ -91,7 +88,9 @@ class CapturedLoss(LossOfLoss):
     def engine(self, strategy: StrategyLike | None) -> Engine:
         """The schemes of its programs; with a strategy, that on them."""
         by_strategy = Uncaptured(self, strategy, _operators)
-        return by_strategy if strategy is not None else Captured(self._schemes, self.backend, by_strategy)
+        if strategy is not None:
+            return by_strategy
+        return Captured(self.loss, self._schemes, self.backend, self._first_use, by_strategy)
 
     def program(self, params: Tree, *args: Any, **kwargs: Any) -> Program:
         """The program of this signature, captured now if it has not been; print it to read it."""
@@ -212,7 +211,12 @@ class _Found(Exception):  # noqa: N818  not an error
 
 
 def capture(
-    loss: Callable[..., Tensor], *, backend: str = "eager", constants: bool = False, unverified: bool = False
+    loss: Callable[..., Tensor],
+    *,
+    backend: str = "eager",
+    strict: bool = False,
+    constants: bool = False,
+    unverified: bool = False,
 ) -> CapturedLoss:
     """The loss as a program of primitive operators, whose derivatives of every order are right.
 
@@ -220,12 +224,18 @@ def capture(
     mode and simple attributes) the loss is traced, without computing anything, and lowered, and the program's value is
     compared with the loss's own (one forward pass); later calls run the program. Up to 32 programs are kept.
 
+    What a transform makes of the program is proven too, at its first call: its numbers are compared with PyTorch's
+    first derivatives of the loss itself and second derivatives of its primitives, at the values of the call and at
+    parameters near them. One that differs beyond rounding, or raises, is given up with a CaptureWarning that names what
+    is to blame, and double backward answers, right and slower. The price is a few gradients.
+
     A loss from ``functional_loss``, the loss itself or one called within it, has its state (buffers, frozen parameters,
     tensor attributes) read anew at every call, and its random draws seeded. Any other closed-over tensor is refused.
 
     Args:
         loss: pure function ``loss(params, *args, **kwargs)`` to a real 0-d tensor.
         backend: what runs the programs of the transforms: "eager", operator by operator, or "inductor", compiled.
+        strict: raise where a transform's program cannot be proven, instead of a warning and double backward.
         constants: keep closed-over tensors in the program, as the objects that they are at the first call.
         unverified: allow operators whose second derivatives have not been verified.
 
@@ -235,7 +245,8 @@ def capture(
 
     Raises:
         CaptureError: at a call, the loss cannot be captured, or its program has another value than the loss beyond
-            what rounding explains; the message names the operator, line or values, and the remedy.
+            what rounding explains; under ``strict``, a transform's program cannot be proven. The message names the
+            operator, line or values, and the remedy.
         TypeError, ValueError: an argument is not as above.
 
     >>> import torch
@@ -246,7 +257,7 @@ def capture(
     require_callable("loss", loss, "(params, *args, **kwargs)")
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown: choose from {', '.join(BACKENDS)}")
-    return CapturedLoss(loss, backend=backend, constants=constants, unverified=unverified)
+    return CapturedLoss(loss, backend=backend, strict=strict, constants=constants, unverified=unverified)
 
 
 def _require_verified(graph: fx.Graph, params: int) -> None:

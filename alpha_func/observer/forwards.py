@@ -8,22 +8,26 @@ seen: the module itself has no hook, and is copied, saved, scripted and compiled
 import copy
 import random
 import sys
+import warnings
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from alpha_func.losses.draws import draws_replayed, rng_state
+from alpha_func.losses.draws import RngState, draws_replayed, other_generators_kept, rng_state
 
 KEPT = 8  # beginnings; more calls of the module before a ``batch`` than that are of no interest
 _EXACT = (torch.float32, torch.float64)
 _STRUCTURE = frozenset(nn.Module().__dict__) - {"training"}
 _CONTAINERS = (list, dict, set, deque)
 _measuring = 0  # observers at work: the module is then called by them, and not by the loop
+_NOTICE = r"Using `torch.compile\(module\)` when there are global hooks"  # it is this one hook, which fires once
 _Kept = tuple[Any, Any, Any]  # a value, what stands for it if it changes, and what tells that it has
 
 
@@ -31,15 +35,13 @@ class Beginning(NamedTuple):
     """What a forward began with.
 
     Attributes:
-        draws: the states of torch's generators.
-        others: those of Python's and NumPy's.
+        draws: where the generators stood.
         state: of every part of the module its attributes and buffers.
         tensors: the ids of the tensors that the module was called with, and their versions.
         weights: the versions of the parameters.
     """
 
-    draws: list[Tensor]
-    others: tuple[Any, Any]
+    draws: RngState
     state: list[tuple[dict[str, Any], dict[str, _Kept]]]
     tensors: dict[int, int]
     weights: list[int]
@@ -72,7 +74,15 @@ class Watch:
         """Watch from now on."""
         if self._handle is None:
             self._parts = {id(part) for part in self._module.modules()}
-            self._handle = register_module_forward_pre_hook(self._on_call)
+            warnings.filterwarnings("ignore", message=_NOTICE)
+            on_call = weakref.WeakMethod(self._on_call)
+
+            def hook(module: nn.Module, args: Any) -> None:
+                if not torch.compiler.is_dynamo_compiling() and (watch := on_call()) is not None:
+                    watch(module, args)
+
+            self._handle = register_module_forward_pre_hook(hook)
+            weakref.finalize(self, self._handle.remove)
 
     def disarm(self) -> None:
         """Watch no longer."""
@@ -87,7 +97,6 @@ class Watch:
         self.begun.append(
             Beginning(
                 rng_state(),
-                other_generators(),
                 [kept for module in (self._module, *self._others) for kept in state_of(module)],
                 {id(value): value._version for value in tensors if isinstance(value, Tensor)},
                 versions(self._module),
@@ -95,8 +104,6 @@ class Watch:
         )
 
     def _on_call(self, module: nn.Module, args: Any) -> None:
-        if torch.compiler.is_dynamo_compiling():
-            return
         if _measuring or id(module) not in self._parts or not torch.is_grad_enabled():
             return
         if torch._C._current_graph_task_id() != -1:  # a checkpoint that computes again, within backward
@@ -126,30 +133,6 @@ def measuring() -> Iterator[None]:
 def versions(module: nn.Module) -> list[int]:
     """How often each parameter has been written to."""
     return [param._version for param in module.parameters()]
-
-
-def other_generators() -> tuple[Any, Any]:
-    """The states of Python's generator and of NumPy's."""
-    numpy = sys.modules.get("numpy")
-    return random.getstate(), numpy.random.get_state() if numpy else None
-
-
-@contextmanager
-def generators_kept(states: tuple[Any, Any] | None = None) -> Iterator[None]:
-    """Python's and NumPy's generators put back at the end; set to ``states`` before. torch's are kept by the loss."""
-    before = other_generators()
-    try:
-        if states is not None:
-            _set_others(states)
-        yield
-    finally:
-        _set_others(before)
-
-
-def _set_others(states: tuple[Any, Any]) -> None:
-    random.setstate(states[0])
-    if states[1] is not None:
-        sys.modules["numpy"].random.set_state(states[1])
 
 
 def state_of(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, _Kept]]]:
@@ -203,7 +186,10 @@ def _same(one: Any, other: Any) -> bool:
 
 @contextmanager
 def as_it_began(
-    beginning: Beginning | None, modules: Sequence[nn.Module], exact: Callable[[Tensor], Tensor], skip: set[int]
+    beginning: Beginning | None,
+    modules: Sequence[nn.Module],
+    exact: Callable[[Tensor], Tensor],
+    weights: Mapping[int, Tensor | None] = MappingProxyType({}),
 ) -> Iterator[None]:
     """Within, generators, modes, attributes and buffers are those of the beginning, and all tensors are exact.
 
@@ -211,23 +197,25 @@ def as_it_began(
         beginning: None leaves all as it is, but for ``exact``.
         modules: whose tensors are to be exact.
         exact: a tensor in float32 or better.
-        skip: the ids of the parameters that the loss is a function of, and replaces itself.
+        weights: by their ids the parameters that the loss is a function of, and replaces while it is called; a tensor
+            stands for one until the end, for what is computed again in a backward pass (checkpoints).
     """
     with ExitStack() as stack:
-        stack.enter_context(generators_kept(None if beginning is None else beginning.others))
+        stack.enter_context(other_generators_kept())  # a trace draws from them as they stand
         stack.enter_context(draws_replayed(None if beginning is None else beginning.draws))
         for now, changes in _changes(beginning):
             stack.enter_context(_replaced(now, changes))
         for module in modules:
             for part in module.modules():
                 for values in (part._parameters, part._buffers, vars(part)):
-                    changes = {name: exact(value) for name, value in values.items() if is_low(value, skip)}
+                    changes = {name: exact(value) for name, value in values.items() if is_low(value, weights)}
+                    changes |= {name: w for name, p in values.items() if (w := weights.get(id(p))) is not None}
                     if changes:
                         stack.enter_context(_replaced(values, changes))
         yield
 
 
-def is_low(value: Any, skip: set[int]) -> TypeGuard[Tensor]:
+def is_low(value: Any, skip: Container[int]) -> TypeGuard[Tensor]:
     """Whether it is a tensor in less than float32."""
     if not isinstance(value, Tensor) or id(value) in skip or not value.is_floating_point():
         return False

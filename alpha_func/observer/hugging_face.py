@@ -1,51 +1,64 @@
 """α* in the Hugging Face Trainer: ``Trainer(..., callbacks=[TrainerObserver(every=10, log=print)])``."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from alpha_func.errors import ObserverError
 from alpha_func.observer.extras import required
 from alpha_func.observer.observer import Observer
 
 if TYPE_CHECKING:
-    from transformers import TrainerCallback
+    from transformers import Trainer, TrainerCallback
 else:
     TrainerCallback = required("transformers", "transformers").TrainerCallback
+    Trainer = required("transformers", "transformers").Trainer
 
 
 class TrainerObserver(TrainerCallback):
     """Measures the steps of a Hugging Face Trainer, as an ``Observer`` does.
 
-    The loss is the model's own, of the arguments that the Trainer calls it with. A Trainer that computes another
-    (``compute_loss_func``, an overridden ``compute_loss``) is not to be observed so: it would be measured on a loss
-    that it does not train.
+    The loss is the Trainer's own ``compute_loss``, with label smoothing, ``compute_loss_func``, ``num_items_in_batch``
+    and whatever a Trainer of your own does there.
 
     Args:
-        options: those of ``Observer``: ``log``, ``every``, ``measure_on`` (a dict of the model's arguments),
-            ``strategy``, ``backend``, ``start``.
+        options: those of ``Observer``: ``log``, ``every``, ``measure_on`` (a tuple of the inputs, a dict, and the
+            number of items or None), ``loss_after``, ``strategy``, ``backend``, ``start``.
 
     Raises:
         ImportError: transformers is not installed, where this module is imported.
-        ValueError: when training starts, the Trainer smooths its labels, which is a loss of its own.
+        ObserverError: when training starts, no Trainer is found that calls it.
     """
 
     def __init__(self, **options: Any):
         self._options = options
         self.observer: Observer | None = None
-        self._hook: Any = None
+        self._trainer: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin to observe the optimizer."""
-        if args.label_smoothing_factor:
-            raise ValueError(
-                f"label_smoothing_factor={args.label_smoothing_factor} makes the Trainer compute a loss of its own: "
-                "set it to 0, and smooth in the model, or observe a loop of your own with alpha_func.Observer"
-            )
         self._leave()  # a run before this one may have ended in an error
-        model, optimizer = kwargs["model"], kwargs["optimizer"]
+        trainer = _calling_trainer()
+        compute, module = trainer.compute_loss, kwargs["model"]
+
+        def loss_of(model: nn.Module, inputs: dict[str, Any], items: Any) -> Tensor:
+            with _without_autocast_of_its_own(model):
+                return _loss(compute(model, dict(inputs), num_items_in_batch=items))
+
+        def watched(model: nn.Module, inputs: dict[str, Any], *further: Any, **named: Any) -> Any:
+            given = dict(inputs)  # compute_loss takes the labels out
+            found = compute(model, inputs, *further, **named)
+            if self.observer is not None and module.training:
+                items = named.get("num_items_in_batch", further[1] if len(further) > 1 else None)
+                self.observer.batch(given, items, loss=_loss(found))
+            return found
+
         options = {"start": state.global_step, **self._options}
-        self.observer = Observer(_Unwrapped(model), None, optimizer, **options)
-        self._hook = model.register_forward_pre_hook(self._on_forward, with_kwargs=True)
+        self.observer = Observer(module, None, kwargs["optimizer"], loss_of=loss_of, **options)
+        self._trainer, trainer.compute_loss = trainer, watched
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave."""
@@ -53,24 +66,34 @@ class TrainerObserver(TrainerCallback):
 
     def _leave(self) -> None:
         if self.observer is not None:
-            self._hook.remove()
+            del self._trainer.compute_loss  # the class's own again
             self.observer.close()
-            self.observer = None
-
-    def _on_forward(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        observer = self.observer
-        if observer is None or not module.training:
-            return
-        observer.forward_begins()
-        observer.batch(*args, **kwargs)
+            self.observer = self._trainer = None
 
 
-class _Unwrapped(nn.Module):
-    """The model without the autocast that Accelerate wraps its forward in: the curvature is float32's."""
+def _loss(found: Any) -> Any:
+    return found[0] if isinstance(found, tuple) else found
 
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.model, "_original_forward", self.model)(*args, **kwargs)
+def _calling_trainer() -> Any:
+    """The Trainer whose training calls this: callbacks are not told."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), Trainer):
+            return frame.f_locals["self"]
+        frame = frame.f_back  # type: ignore[assignment]
+    raise ObserverError("TrainerObserver is a callback of a transformers.Trainer: Trainer(..., callbacks=[...])")
+
+
+@contextmanager
+def _without_autocast_of_its_own(model: nn.Module) -> Iterator[None]:
+    """Accelerate wraps the model's forward in autocast; the curvature is float32's."""
+    own = vars(model)
+    wrapped = own.get("forward") if "_original_forward" in own else None
+    if wrapped is not None:
+        own["forward"] = own["_original_forward"]
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            own["forward"] = wrapped

@@ -1,6 +1,9 @@
 """α* in Lightning: ``Trainer(callbacks=[LightningObserver(every=10)])``."""
 
-from collections.abc import Callable
+import dis
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -15,50 +18,68 @@ if TYPE_CHECKING:
 else:
     Callback = required("lightning.pytorch", "lightning").Callback
 
+PREFIX = "alpha_func/"
+
 
 class LightningObserver(Callback):
     """Measures the steps of a Lightning run, as an ``Observer`` does.
 
-    The loss is what ``training_step(batch, 0)`` returns, with ``self.log`` and ``self.log_dict`` silent while it is
-    measured. A ``training_step`` that does more than compute a loss (metrics that keep state, manual optimization) is
-    not for that: give ``loss``.
+    The loss is what ``training_step`` returns for the batch and its index, with ``self.log`` and ``self.log_dict``
+    silent while it is measured. A ``training_step`` that does more than compute a loss (metrics that keep state, manual
+    optimization) is not for that: give ``loss``. The numbers are in ``trainer.callback_metrics`` as ``alpha_func/...``,
+    α* in the progress bar too.
 
     Args:
-        loss: ``loss(lightning_module, batch)`` to a 0-d tensor, to be used instead of ``training_step``.
-        log: as for ``Observer``; None gives the records to the loggers of the trainer as ``alpha_func/...``.
-        options: further ones of ``Observer``: ``every``, ``measure_on`` (of the loss's arguments: ``(batch,)``),
-            ``strategy``, ``backend``, ``start``.
+        loss: ``loss(lightning_module, batch)`` or ``loss(lightning_module, batch, batch_idx)`` to a 0-d tensor, to be
+            used instead of ``training_step``.
+        optimizer: which of several optimizers, by its number; or several of them, which step together. One callback
+            for each network of a GAN.
+        log: as for ``Observer``; None gives the records to the loggers of the trainer.
+        options: further ones of ``Observer``: ``every``, ``measure_on`` (of the loss's arguments: ``(batch, 0)``),
+            ``loss_after``, ``strategy``, ``backend``, ``start``.
 
     Raises:
         ImportError: lightning is not installed, where this module is imported.
-        ValueError: when training starts, the module steps its optimizers itself, has several, or has torchmetrics and
-            no ``loss`` is given.
+        ValueError: when training starts, the module optimizes by itself, or has torchmetrics, and no ``loss`` is given;
+            or it has several optimizers, and ``optimizer`` says not which.
     """
 
-    def __init__(self, *, loss: Callable[[Any, Any], Tensor] | None = None, log: Any = None, **options: Any):
+    def __init__(
+        self,
+        *,
+        loss: Callable[..., Tensor] | None = None,
+        optimizer: int | Sequence[int] | None = None,
+        log: Any = None,
+        **options: Any,
+    ):
         super().__init__()
-        self._loss, self._log, self._options = loss, log, options
+        self._loss, self._which, self._log, self._options = loss, optimizer, log, options
         self.observer: Observer | None = None
+        self._shown: StepRecord | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to observe the optimizer."""
-        if not pl_module.automatic_optimization or len(trainer.optimizers) != 1:
-            raise ValueError(
-                f"LightningObserver takes automatic optimization with one optimizer, got {len(trainer.optimizers)}"
-                f"{'' if pl_module.automatic_optimization else ' and manual optimization'}: "
-                "put an alpha_func.Observer for each optimizer in training_step"
-            )
         if self._loss is None:
-            _require_no_metrics(pl_module)
+            _require_a_loss(pl_module)
 
         def to_loggers(record: StepRecord) -> None:
             for logger in trainer.loggers:
-                logger.log_metrics(record_numbers(record, "alpha_func/"), step=trainer.global_step)
+                logger.log_metrics(record_numbers(record, PREFIX), step=trainer.global_step)
+
+        loss = self._loss or type(pl_module).training_step
+        takes_index = _takes(loss, 3)
+        self._reads_index = takes_index and _reads_third(loss)
+
+        def loss_of(module: Any, batch: Any, batch_idx: int) -> Tensor:
+            with _silent(module):
+                found = loss(module, batch, batch_idx) if takes_index else loss(module, batch)
+            return found["loss"] if isinstance(found, dict) else found
 
         self.observer = Observer(
-            _TrainingStep(pl_module, self._loss),
+            pl_module,
             None,
-            trainer.optimizers[0],
+            [trainer.optimizers[i] for i in self._chosen(trainer)],
+            loss_of=loss_of,
             log=to_loggers if self._log is None else self._log,
             **self._options,
         )
@@ -66,8 +87,19 @@ class LightningObserver(Callback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Show the observer the batch."""
         if self.observer is not None:
-            self.observer.forward_begins()
-            self.observer.batch(batch)
+            # A program is captured for each number that it is called with: not for one that it does not read.
+            self.observer.batch(batch, batch_idx if self._reads_index else 0)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Show the numbers of a record."""
+        record = None if self.observer is None else self.observer.last
+        if record is None or record is self._shown:
+            return
+        self._shown = record
+        numbers = record_numbers(record, PREFIX)
+        alpha = f"{PREFIX}alpha_steps"
+        pl_module.log(alpha, numbers.pop(alpha), prog_bar=True, logger=False, on_step=True, on_epoch=False)
+        pl_module.log_dict(numbers, logger=False, on_step=True, on_epoch=False)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Leave."""
@@ -81,29 +113,64 @@ class LightningObserver(Callback):
         if self.observer is not None:
             self.observer.close()
 
-
-class _TrainingStep(nn.Module):
-    """A batch to the loss of it."""
-
-    def __init__(self, module: Any, loss: Callable[[Any, Any], Tensor] | None):
-        super().__init__()
-        self.module, self._loss = module, loss
-
-    def forward(self, batch: Any) -> Any:
-        if self._loss is not None:
-            return self._loss(self.module, batch)
-        for name in ("log", "log_dict"):  # put back with every other attribute that a measured forward sets
-            vars(self.module)[name] = _silent
-        return self.module.training_step(batch, 0)
+    def _chosen(self, trainer: Any) -> list[int]:
+        if self._which is None and len(trainer.optimizers) > 1:
+            raise ValueError(
+                f"the module has {len(trainer.optimizers)} optimizers: say which by "
+                "LightningObserver(optimizer=0, loss=...), one callback for each that has a loss of its own"
+            )
+        which = 0 if self._which is None else self._which
+        return [which] if isinstance(which, int) else list(which)
 
 
-def _silent(*args: Any, **kwargs: Any) -> None:
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
+
+
+def _reads_third(function: Any) -> bool:
+    """Whether a function reads its third argument; True where that cannot be told."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None or code.co_argcount < 3:
+        return True
+    name = code.co_varnames[2]
+    return name in code.co_cellvars or any(
+        each.opname.startswith("LOAD") and name in (each.argval if isinstance(each.argval, tuple) else (each.argval,))
+        for each in dis.get_instructions(code)
+    )
+
+
+@contextmanager
+def _silent(module: Any) -> Iterator[None]:
+    """Within, the module logs nothing."""
+    own = vars(module)
+    before = {name: own.get(name) for name in ("log", "log_dict")}
+    own.update(dict.fromkeys(before, _nothing))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del own[name]
+            else:
+                own[name] = value
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
     """Nothing."""
 
 
-def _require_no_metrics(module: nn.Module) -> None:
+def _require_a_loss(module: Any) -> None:
+    if not module.automatic_optimization:
+        raise ValueError(
+            "the module's training_step takes its steps itself (manual optimization), and is no loss: give "
+            "LightningObserver(loss=...), the loss alone as a function of (module, batch)"
+        )
     metric = required("torchmetrics", "lightning").Metric
-    found = [name for name, part in module.named_modules() if isinstance(part, metric)]
+    found = [name for name, part in nn.Module.named_modules(module) if isinstance(part, metric)]
     if found:
         raise ValueError(
             f"the module has torchmetrics ({', '.join(found[:3])}), which training_step would update once more at "

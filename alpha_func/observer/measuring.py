@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
-from alpha_func.errors import CaptureError, StrategyError
+from alpha_func.errors import CaptureError, ImpureLossError, StrategyError
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, functional_loss
 from alpha_func.observer.batches import Batch, each_tensor
@@ -83,9 +83,10 @@ class Meter:
         self._measured += 1
         numbers = [*quadratic]
         if after:
-            with self._at(theta, batch) as (args, kwargs), torch.no_grad():
-                captured = self._of_names(tuple(theta))[0]
-                loss = captured or self._loss.over(theta)
+            captured = self._of_names(tuple(theta))[0]
+            loss = captured or self._loss.over(theta)
+            # A loss may take a gradient of its own; a program has it written out.
+            with self._at(theta, batch) as (args, kwargs), torch.set_grad_enabled(captured is None):
                 end = dict(zip(theta, torch._foreach_add(list(theta.values()), list(d.values())), strict=True))
                 numbers.append(loss(end, *args, **kwargs))
         found = torch.stack([number.detach().double() for number in numbers]).tolist()  # the device is waited for once
@@ -93,15 +94,15 @@ class Meter:
 
     def gradient(self, theta: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The gradient at θ of the loss itself, by no program."""
-        with self._at(theta, batch) as (args, kwargs):
-            params = {name: value.detach().requires_grad_() for name, value in theta.items()}
+        params = {name: value.detach().requires_grad_() for name, value in theta.items()}
+        with self._at(params, batch) as (args, kwargs):
             value = scalar_loss(self._loss.over(theta), args, kwargs)(params)
             grads = torch.autograd.grad(value, list(params.values()), materialize_grads=True)
         return dict(zip(theta, grads, strict=True))
 
     def value(self, theta: dict[str, Tensor], batch: Batch) -> Tensor:
         """The loss itself at θ, by no program."""
-        with self._at(theta, batch) as (args, kwargs), torch.no_grad():
+        with self._at(theta, batch) as (args, kwargs):
             return scalar_loss(self._loss.over(theta), args, kwargs)(theta)
 
     def give_up_programs(self, why: str) -> None:
@@ -114,15 +115,17 @@ class Meter:
     def _at(self, theta: Mapping[str, Tensor], batch: Batch) -> Iterator[tuple[Any, Any]]:
         """The batch's arguments, where everything else that its loss reads is what its forward began with."""
         named = dict(self._modules[0].named_parameters())
-        skip = {id(named[name]) for name in theta}
+        weights = {id(named[name]): value if value.requires_grad else None for name, value in theta.items()}
         with ExitStack() as stack:
             stack.enter_context(measuring())
             stack.enter_context(_without_autocast())
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())  # a closure or a caller may have left it off
-            stack.enter_context(as_it_began(batch.beginning, self._modules, exact, skip))
+            stack.enter_context(as_it_began(batch.beginning, self._modules, exact, weights))
             self._beginning = batch.beginning
-            yield each_tensor(exact, batch.args), each_tensor(exact, batch.kwargs)
+            # A program writes to no argument; what is tried before there is one may.
+            given = exact if self.by_program and self._measured else lambda value: exact(value).clone()
+            yield each_tensor(given, batch.args), each_tensor(given, batch.kwargs)
 
     def _quadratic(self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch) -> Quadratic:
         captured, along = self._of_names(tuple(theta))
@@ -133,9 +136,11 @@ class Meter:
             if captured is None:
                 raise
             self.give_up_programs(str(error))
-        except StrategyError:
-            raise
-        except Exception:  # inside torch.func some losses do not run that do without: checkpoints, autograd.grad
+        except (
+            Exception
+        ) as error:  # inside torch.func some losses do not run that do without: checkpoints, autograd.grad
+            if isinstance(error, ImpureLossError) or (isinstance(error, StrategyError) and error.__cause__ is None):
+                raise  # it is known to be wrong
             if captured is not None or self._strategy != BY_DOUBLE_BACKWARD:
                 raise
             return self._by_autograd(theta, d, batch)
@@ -149,8 +154,8 @@ class Meter:
 
     def _by_autograd(self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch) -> Quadratic:
         """Double backward over a plain call, without torch.func."""
-        with self._at(theta, batch) as (args, kwargs), twice_differentiable():
-            params = {name: value.detach().requires_grad_() for name, value in theta.items()}
+        params = {name: value.detach().requires_grad_() for name, value in theta.items()}
+        with self._at(params, batch) as (args, kwargs), twice_differentiable():
             value = scalar_loss(self._loss.over(theta), args, kwargs)(params)
             grads = torch.autograd.grad(value, list(params.values()), create_graph=True, materialize_grads=True)
             slope = tree.vdot(list(grads), list(d.values()))
@@ -165,7 +170,7 @@ class Meter:
                 self._transforms.clear()
             loss = self._loss.over(names)
             captured = capture(loss, backend=self._backend) if self._strategy is None else None
-            begun = captured or _BegunAnew(loss, lambda: as_it_began(self._beginning, (), exact, set()))
+            begun = captured or _BegunAnew(loss, lambda: as_it_began(self._beginning, (), exact))
             self._transforms[names] = captured, quadratic_along(begun, strategy=self._strategy)
         return self._transforms[names]
 
@@ -176,10 +181,10 @@ class _BegunAnew(LossOfLoss):
     def __init__(self, loss: ModuleLoss, begun: Callable[[], AbstractContextManager[None]]):
         self.loss, self._begun = loss, begun
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss."""
         with self._begun():
-            return self.loss(*args, **kwargs)
+            return self.loss(params, *each_tensor(torch.clone, args), **each_tensor(torch.clone, kwargs))
 
     def engine(self, strategy: StrategyLike | None) -> Engine:
         """No program."""

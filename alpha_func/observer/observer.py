@@ -168,6 +168,7 @@ class Observer:
             self._failed(error)
             return
         self._forget_abandoned()
+        self._all_begun()
         if len(self._batches) < KEPT_BATCHES:
             self._batches.append(self._begun(made))
         self._forget_abandoned()
@@ -222,6 +223,10 @@ class Observer:
         changed = any(batch.tensors.get(key, version) != version for key, version in found.tensors.items())
         return batch._replace(beginning=found, changed=changed)
 
+    def _all_begun(self) -> None:
+        """Batches that were handed over before their forward."""
+        self._batches = [batch if batch.beginning else self._begun(batch) for batch in self._batches]
+
     def _forget_abandoned(self) -> None:
         """Drop the batches whose gradient is gone: their step was never taken."""
         if not self._batches or self._evaluated:
@@ -266,7 +271,7 @@ class Observer:
         if self._before is None:
             return
         self._grads = {name: grad.clone() for name, grad in gradients(self._params).items()}
-        self._batches = [batch if batch.beginning else self._begun(batch) for batch in self._batches]
+        self._all_begun()
         if len(self._batches) == 1 and self._batches[0].loss is None and isinstance(loss, Tensor | float):
             self._batches[0] = self._batches[0]._replace(loss=loss.detach() if isinstance(loss, Tensor) else loss)
         self._weights_moved = self._have_weights_moved()
@@ -319,7 +324,8 @@ class Observer:
                 "the step has no batch to be measured on: call observer.batch(inputs, targets) before "
                 "optimizer.step(), or say Observer(..., measure_on=...)"
             )
-        return [batch if batch.beginning else self._begun(batch) for batch in self._batches]
+        self._all_begun()
+        return list(self._batches)
 
     def _failed(self, error: Exception) -> None:
         """Raise at the first step, while nothing is lost, what can be mended; say the rest, each kind once."""

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from alpha_func import tree
-from alpha_func.errors import CaptureError, ObserverError, StrategyError
+from alpha_func.errors import CaptureError, ImpureLossError, ObserverError, StrategyError
 from alpha_func.observer.batches import Batch
 from alpha_func.observer.measuring import Meter, exact
 from alpha_func.observer.record import StepRecord, divided, gain_ratio
 from alpha_func.observer.snapshot import Snapshot, given
+from alpha_func.observer.trained import Trained
 from alpha_func.observer.verdict import Seen, explained, judged
 
 logger = logging.getLogger("alpha_func")
@@ -50,6 +51,7 @@ class Recorder:
     def __init__(self, optimizers: Sequence[Optimizer], meter: Meter, *, after: bool):
         self._optimizers, self._meter, self._after = optimizers, meter, after
         self._said: set[str] = set()
+        self._clipped: Trained | None = None
 
     def record(self, taken: Taken) -> StepRecord:
         """The record of a step; its ``more`` is empty.
@@ -71,7 +73,7 @@ class Recorder:
         dtypes = {value.dtype for value in before.params.values()} | ({taken.autocast} if taken.autocast else set())
         verdict, parts = judged(
             self._meter, theta, d, batches, parts, taken.grads, against,
-            dtype=max(dtypes, key=_eps), after=self._after, own=taken.own,
+            dtype=max(dtypes, key=_eps), after=self._after, own=taken.own, clipped=self._clipped,
         )  # fmt: skip
         value, slope, curvature, loss_after = (
             _weighted(verdict.weights, column) for column in zip(*parts, strict=True)
@@ -82,6 +84,7 @@ class Recorder:
             text = explained(taken.step, against.slope, slope, (value, trained_loss), verdict.how, seen)
             self._say("disagrees", logging.WARNING, text)
         elif verdict.how:
+            self._clipped = verdict
             self._say("factor", logging.INFO, f"step {taken.step}: {verdict.how}; α* does not depend on it")
         alpha, norm = divided(-slope, curvature), tree.norm(d).item()
         eps = max(_eps(each.dtype) for each in theta.values())
@@ -112,7 +115,7 @@ class Recorder:
 
     def _explain(self, error: Exception, theta: dict[str, Tensor], batches: Sequence[Batch]) -> None:
         """Raise what the loss of the batches raises by itself, in words that say what to mend."""
-        if isinstance(error, StrategyError | CaptureError | torch.OutOfMemoryError):
+        if isinstance(error, StrategyError | CaptureError | ImpureLossError | torch.OutOfMemoryError):
             return
         for batch in batches:
             try:

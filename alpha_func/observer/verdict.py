@@ -48,8 +48,13 @@ def judged(
     dtype: torch.dtype,
     after: bool,
     own: bool,
+    clipped: Trained | None = None,
 ) -> tuple[Trained, list[Part]]:
-    """How the trained loss is made of the measured ones; and the parts, measured anew where a program was at fault."""
+    """How the trained loss is made of the measured ones; and the parts, measured anew where a program was at fault.
+
+    ``clipped`` is what was found of an earlier step whose gradient had been shortened: where the loop tells its loss,
+    and it is the measured one, the gradient is not computed again.
+    """
     count, known = len(batches), [None if b.loss is None else float(b.loss) for b in batches]
     ratios = [divided(loss, p.value) for loss, p in zip(known, parts, strict=True) if loss is not None]
     candidates = [ratios] if len(ratios) == count > 1 else []
@@ -66,8 +71,8 @@ def judged(
         return found, parts
     if count == 1 and ratios and agreeing(ratios[0], 1.0, scale=1.0, dtype=dtype):
         factor = divided(given.slope, parts[0].slope)
-        if 0 < factor < 1:  # the very loss, and a shorter gradient
-            return Trained([1.0], factor, True, f"the whole gradient was multiplied with {factor:.4g}"), parts
+        if clipped is not None and 0 < factor < 1:  # the very loss, and a gradient that is shortened as it was before
+            return clipped._replace(factor=factor if math.isfinite(clipped.factor) else math.nan), parts
     measured = [meter.gradient(theta, batch) for batch in batches]
     if meter.by_program and _program_differs(measured, d, parts, given, dtype):
         meter.give_up_programs("a program's slope was not that of the loss")

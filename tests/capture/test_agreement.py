@@ -114,7 +114,7 @@ def test_a_loss_near_zero_by_cancellation_is_not_refused(dtype, monkeypatch):
         return
     program = capture(unrounded).program(x).graph
     monkeypatch.setattr(agreement, "_near", lambda *_: False)  # its value and the loss's are the same to the last bit
-    spread = agreement._spread(program, None, [x], program(x))
+    spread = agreement.spread_of(program, None, [x], program(x))
     assert spread > 1e12 * torch.finfo(dtype).eps
 
 

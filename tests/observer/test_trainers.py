@@ -96,11 +96,78 @@ def test_a_lightning_module_that_does_more_than_a_loss_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match=r"torchmetrics \(metric\).*give LightningObserver\(loss="):
         lightning_run(tmp_path, LightningObserver(), change=lambda net: net.add_module("metric", MeanMetric()))
-    with pytest.raises(ValueError, match=r"manual optimization: put an alpha_func.Observer"):
+    with pytest.raises(ValueError, match=r"manual optimization\).*give LightningObserver\(loss="):
         lightning_run(tmp_path, LightningObserver(), change=lambda net: setattr(net, "automatic_optimization", False))
 
 
-def hugging_face_run(folder, callback=None, **options):
+def test_a_loss_that_reads_the_index_of_its_batch_is_measured_with_it(tmp_path):
+    from alpha_func.observer.lightning import LightningObserver
+
+    def warmed_up(self, batch, batch_idx):
+        return F.mse_loss(self.net(batch[0]), batch[1]) + batch_idx * self.net[0].weight.square().sum()
+
+    records = []
+    _, trainer = lightning_run(
+        tmp_path,
+        LightningObserver(log=records.append),
+        change=lambda net: setattr(type(net), "training_step", warmed_up),
+    )
+    assert len(records) == 12
+    assert all(record.agrees for record in records)
+    assert trainer.callback_metrics["alpha_func/alpha_steps"] == pytest.approx(records[-1].alpha_steps)
+    assert trainer.progress_bar_metrics["alpha_func/alpha_steps"] == pytest.approx(records[-1].alpha_steps)
+
+
+def test_a_training_step_of_the_batch_alone_and_accumulation_are_measured(tmp_path):
+    from alpha_func.observer.lightning import LightningObserver
+
+    def of_batch(self, batch):
+        return F.mse_loss(self.net(batch[0]), batch[1])
+
+    records = []
+    lightning_run(
+        tmp_path,
+        LightningObserver(log=records.append),
+        accumulate_grad_batches=2,
+        gradient_clip_val=0.1,
+        change=lambda net: setattr(type(net), "training_step", of_batch),
+    )
+    assert len(records) == 6
+    assert all(record.agrees for record in records)
+    assert min(record.gradient_factor for record in records) < 1
+
+
+def test_manual_optimization_and_several_optimizers_are_measured_with_a_loss(tmp_path):
+    from alpha_func.observer.lightning import LightningObserver
+
+    def loss(module, batch):
+        return F.mse_loss(module.net(batch[0]), batch[1])
+
+    def by_hand(self, batch, batch_idx):
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+        self.manual_backward(loss(self, batch))
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+    def change(net):
+        net.automatic_optimization = False
+        type(net).training_step = by_hand
+        type(net).on_train_batch_end = lambda *args: None
+        type(net).configure_optimizers = lambda self: [
+            torch.optim.SGD(self.net[0].parameters(), lr=0.1),
+            torch.optim.Adam(self.net[1:].parameters(), lr=0.01),
+        ]
+
+    records = []
+    with pytest.raises(ValueError, match="has 2 optimizers: say which"):
+        lightning_run(tmp_path, LightningObserver(loss=loss), change=change)
+    lightning_run(tmp_path, LightningObserver(loss=loss, optimizer=[0, 1], log=records.append), change=change)
+    assert len(records) == 12
+    assert all(record.agrees for record in records)
+
+
+def hugging_face_run(folder, callback=None, *, change=lambda trainer: None, **options):
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
 
     set_seed(0)
@@ -118,7 +185,9 @@ def hugging_face_run(folder, callback=None, **options):
     )  # fmt: skip
     examples = [{"input_ids": row, "labels": row} for row in tokens]
     trainer = Trainer(model, arguments, train_dataset=examples, callbacks=[callback] if callback else [])
+    change(trainer)
     trainer.train()
+    assert "compute_loss" not in vars(trainer)
     return model, [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
 
@@ -142,8 +211,32 @@ def test_a_hugging_face_run_is_the_same_with_the_callback_and_its_losses_are_tho
     assert [r.lr for r in records] == pytest.approx([0.01, 0.005])
 
 
-def test_a_trainer_with_a_loss_of_its_own_is_refused(tmp_path):
+OWN_LOSSES = {
+    "label smoothing": {"label_smoothing_factor": 0.1},
+    "a function": {
+        "change": lambda trainer: setattr(
+            trainer, "compute_loss_func", lambda out, labels, num_items_in_batch=None: 3 * out["logits"].square().mean()
+        ),
+    },
+    "checkpointing": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+    "accumulation": {"gradient_accumulation_steps": 2},
+}
+
+
+@pytest.mark.parametrize("name", OWN_LOSSES)
+def test_the_trainers_own_loss_is_measured(tmp_path, name):
     from alpha_func.observer.hugging_face import TrainerObserver
 
-    with pytest.raises(ValueError, match=r"label_smoothing_factor=0.1 makes the Trainer compute a loss of its own"):
-        hugging_face_run(tmp_path, TrainerObserver(), label_smoothing_factor=0.1)
+    records = []
+    hugging_face_run(tmp_path, TrainerObserver(log=records.append), **OWN_LOSSES[name])
+    assert [record.step for record in records] == [0, 1, 2, 3]
+    assert all(record.agrees for record in records)
+    assert all(record.trained_loss == pytest.approx(record.loss, rel=1e-4) for record in records)
+
+
+def test_a_trainer_observer_without_a_trainer_says_so():
+    from alpha_func import ObserverError
+    from alpha_func.observer.hugging_face import TrainerObserver
+
+    with pytest.raises(ObserverError, match="is a callback of a transformers"):
+        TrainerObserver().on_train_begin(None, None, None)

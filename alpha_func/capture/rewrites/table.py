@@ -1,6 +1,7 @@
 """The table of the laws, by operator."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from alpha_func.capture.builder.builder import Law
@@ -27,6 +28,20 @@ class Table(Mapping[Any, list[Law]]):
 
     def __len__(self) -> int:
         return len(self.own)
+
+    def seen(self) -> list[Law]:
+        """Every law of an operator that has been asked for."""
+        return list(dict.fromkeys(law for laws in self._all.values() for law in laws))
+
+    @contextmanager
+    def without(self, left_out: Collection[Law]) -> Iterator[None]:
+        """Some laws left out for a while: a program is then longer, and the same."""
+        kept = self._all
+        self._all = {target: [law for law in laws if law not in left_out] for target, laws in kept.items()}
+        try:
+            yield
+        finally:
+            self._all = kept
 
 
 LAWS = Table()

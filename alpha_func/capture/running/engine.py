@@ -1,11 +1,15 @@
-"""The engine of a captured loss: schemes of its program, and double backward where these do not serve.
+"""The engine of a captured loss: the schemes of its program, each proven at its first use, or an independent route.
 
-Under a transform of torch.func, or where autograd records, the same programs run operator by operator, so that they can
-be differentiated and batched in turn.
+    lookup of the signature's program -> scheme, proven here before? -> run
+                                         else its proof, and where it fails: double backward, with one warning
+
+Under a transform of torch.func, or where autograd records, the same schemes run operator by operator, so that they can
+be differentiated and batched in turn; what is proven is then one example, without the transform. A scheme that raises
+at a later call is given up like one that fails its proof: no internal error of a sweep reaches the caller.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,36 +17,52 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from alpha_func import tree
-from alpha_func.capture.running.schemes import Schemes
+from alpha_func.capture.running import proof
+from alpha_func.capture.running.first_use import FirstUse
+from alpha_func.capture.running.proof import Case, Witness
+from alpha_func.capture.running.schemes import Scheme, Schemes
+from alpha_func.errors import CaptureError, StrategyError
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
-from alpha_func.transforms.engine import Args, Engine, Kwargs
+from alpha_func.transforms.engine import Args, Engine, Kwargs, Uncaptured
 from alpha_func.transforms.strategies import Step
 from alpha_func.tree import Tree
 
+S = TypeVar("S")
+T = TypeVar("T")
 Lookup = Callable[[Tree, Args, Kwargs], tuple[Schemes, list[Tensor]]]
+_NEW: Any = object()
 
 
 class Captured:
     """The engine of a captured loss.
 
     Args:
+        loss: as it was given.
         lookup: the schemes of a call's signature, and the inputs of its program.
         backend: what runs them.
+        first_use: the proof, and what follows where it fails.
         by_strategy: the engine that differentiates the program by a strategy of torch.func.
     """
 
-    def __init__(self, lookup: Lookup, backend: str, by_strategy: Engine):
-        self._lookup, self._backend, self._by_strategy = lookup, backend, by_strategy
+    def __init__(
+        self, loss: Callable[..., Tensor], lookup: Lookup, backend: str, first_use: FirstUse, by_strategy: Engine
+    ):
+        self._loss, self._lookup, self._backend, self._first_use = loss, lookup, backend, first_use
+        self._by_strategy, self._uncaptured = by_strategy, Uncaptured(loss, None)
 
     def quadratic(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
         """By one forward sweep of the program."""
         schemes, inputs = self._lookup(params, args, kwargs)
-        if not schemes.verified:
-            return self._by_strategy.quadratic(params, direction, args, kwargs)
-        operands = [*inputs, *_leaves(direction)]
-        value, slope, curvature = schemes.quadratic.run(self._backend_for(operands), operands)
-        return Quadratic(value, slope, curvature)
+        d = _leaves(direction)
+        return self._answer(
+            schemes,
+            schemes.quadratic,
+            [*inputs, *d],
+            lambda: proof.quadratic(self._witness(schemes, (params, args, kwargs), inputs), d),
+            lambda found: Quadratic(*found),
+            lambda engine: engine.quadratic(params, direction, args, kwargs),
+        )
 
     def product(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Tree:
         """By the strategy: no scheme forms Hd."""
@@ -51,19 +71,80 @@ class Captured:
     def step(self, params: Tree, direction: DirectionFunction, args: Args, kwargs: Kwargs) -> Step:
         """By the second-order adjoint: one program along −g, two with any other direction made in between."""
         schemes, inputs = self._lookup(params, args, kwargs)
-        if not schemes.verified:
-            return self._by_strategy.step(params, direction, args, kwargs)
-        count, backend = schemes.params, self._backend_for(inputs)
+        count = schemes.params
+
+        def witness() -> Witness:
+            return self._witness(schemes, (params, args, kwargs), inputs)
+
+        def otherwise(engine: Engine) -> Step:
+            return engine.step(params, direction, args, kwargs)
+
         if direction is steepest_descent:
-            value, slope, curvature, *rest = schemes.descent.run(backend, inputs)
-            d = _like(params, rest[count:])
-            return Step(_like(params, rest[:count]), d, Quadratic(value, slope, curvature))
-        value, *rest = schemes.gradient.run(backend, inputs)
-        grads = _like(params, rest[:count])
+            return self._answer(
+                schemes,
+                schemes.descent,
+                inputs,
+                lambda: proof.descent(witness()),
+                lambda found: Step(
+                    _like(params, found[3 : 3 + count]), _like(params, found[3 + count :]), Quadratic(*found[:3])
+                ),
+                otherwise,
+            )
+        found = self._answer(schemes, schemes.gradient, inputs, lambda: proof.gradient(witness()), list[Any], otherwise)
+        if isinstance(found, Step):
+            return found
+        value, grads, saved = found[0], _like(params, found[1 : 1 + count]), found[1 + count :]
         d = direction(grads)
-        operands = [*rest[count:], *_leaves(d)]
-        slope, curvature = schemes.line.run(self._backend_for(operands), operands)
-        return Step(grads, d, Quadratic(value, slope, curvature))
+        along = _leaves(d)
+        gradient = schemes.gradient.ready(self._backend_for(inputs))
+        line = self._answer(
+            schemes,
+            schemes.line,
+            [*saved, *along],
+            lambda: proof.line(witness(), along, gradient),
+            lambda found: Quadratic(value, *found),
+            lambda engine: engine.quadratic(params, d, args, kwargs),
+        )
+        return Step(grads, d, line)
+
+    def _answer(
+        self,
+        schemes: Schemes,
+        scheme: Scheme,
+        operands: list[Tensor],
+        case: Callable[[], Case],
+        read: Callable[[Sequence[Any]], T],
+        otherwise: Callable[[Engine], S],
+    ) -> T | S:
+        """A scheme's answer, proven at its first use; where it was given up, that of an independent engine."""
+        backend = self._backend_for(operands)
+        run = scheme.proven.get(backend, _NEW)
+        if run is _NEW:
+            run = self._first_use(schemes, scheme, backend, case)
+        if run is None:
+            return self._independent(schemes, otherwise)
+        try:
+            return read(run(*operands))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            found = self._independent(schemes, otherwise)  # which raises the loss's own error, where it is one
+            self._first_use.give_up(schemes, scheme, backend, case, error)
+            return found
+
+    def _independent(self, schemes: Schemes, ask: Callable[[Engine], S]) -> S:
+        """By double backward over the program, or over the loss where the program is another function."""
+        if schemes.is_the_loss:
+            return ask(self._by_strategy)
+        try:
+            return ask(self._uncaptured)
+        except StrategyError as error:
+            raise CaptureError(
+                f"the program has other derivatives than the loss, and those of the loss are refused: {error}"
+            ) from error
+
+    def _witness(self, schemes: Schemes, call: tuple[Tree, Args, Kwargs], inputs: list[Tensor]) -> Witness:
+        return Witness(self._loss, schemes.primitives, schemes.seed, call, inputs)
 
     def _backend_for(self, inputs: list[Tensor]) -> str:
         return self._backend if _plain(inputs) else "transformable"

@@ -16,17 +16,36 @@ from torch import Tensor, fx
 
 from alpha_func.capture.builder.active import unverified
 from alpha_func.capture.derivatives.derivative import FORMULAS
+from alpha_func.capture.rewrites.normalisation import in_primitives
 from alpha_func.capture.running.backends import BACKENDS, Runnable
-from alpha_func.capture.sweeps.adjoint import TwoPrograms, adjoint_programs, steepest_descent_program
+from alpha_func.capture.running.binding import bind
+from alpha_func.capture.sweeps.adjoint import TwoPrograms, adjoint_program, adjoint_programs, steepest_descent_program
 from alpha_func.capture.sweeps.taylor import taylor_program
 from alpha_func.losses.draws import seeded_rng
 
+Writer = Callable[[], fx.GraphModule]
+
 
 class Scheme:
-    """A program, written at its first run and then made ready for each backend that is to run it."""
+    """A program, written at its first use and made ready for each backend that is to run it.
 
-    def __init__(self, write: Callable[[], fx.GraphModule], seed: int | None):
-        self._write, self._seed = write, seed
+    Args:
+        name: for messages.
+        write: writes it.
+        seed: of its random draws, if it makes any.
+        whole: writes it anew, with the scheme before it where it is the rest of one.
+        is_rest: whether it is.
+
+    Attributes:
+        proven: what runs it, by backend, once it has been found right there; None where it was given up.
+        begun: the backends of which the first call was found right.
+    """
+
+    def __init__(self, name: str, write: Writer, seed: int | None, whole: Writer | None = None, is_rest: bool = False):
+        self.name, self._write, self._seed = name, write, seed
+        self.whole, self._is_rest = whole or write, is_rest
+        self.proven: dict[str, Runnable | None] = {}
+        self.begun: set[str] = set()
         self._ready: dict[str, Runnable] = {}
 
     @cached_property
@@ -34,15 +53,27 @@ class Scheme:
         """The program as it is written."""
         return self._write()
 
-    def run(self, backend: str, inputs: Sequence[Tensor]) -> Sequence[Any]:
-        """Its outputs, drawn random numbers seeded."""
-        run = self._ready.get(backend)
-        if run is None:
-            run = self._ready[backend] = BACKENDS[backend](self.program)
-        if self._seed is None:
-            return run(*inputs)
-        with seeded_rng(self._seed):
-            return run(*inputs)
+    def written(self) -> fx.GraphModule:
+        """The program as it is written, with the scheme before it where it is the rest of one."""
+        return self.whole() if self._is_rest else self.program
+
+    def ready(self, backend: str) -> Runnable:
+        """What runs it."""
+        if backend not in self._ready:
+            self._ready[backend] = self.seeded(BACKENDS[backend](self.program))
+        return self._ready[backend]
+
+    def seeded(self, run: Runnable) -> Runnable:
+        """The same with its random draws seeded."""
+        seed = self._seed
+        if seed is None:
+            return run
+
+        def run_seeded(*inputs: Any) -> Sequence[Any]:
+            with seeded_rng(seed):
+                return run(*inputs)
+
+        return run_seeded
 
 
 class Schemes:
@@ -56,15 +87,26 @@ class Schemes:
 
     def __init__(self, graph: fx.GraphModule, params: int, seed: int | None):
         self.graph, self.params, self.seed = graph, params, seed
-        self.quadratic = Scheme(lambda: taylor_program(graph, params), seed)
-        self.descent = Scheme(lambda: steepest_descent_program(graph, params), seed)
-        self.gradient = Scheme(lambda: self._parts.gradient, seed)
-        self.line = Scheme(lambda: self._parts.line, seed)
+        self.is_the_loss = True  # until its derivatives part from those of the loss itself
+        self.quadratic = Scheme("Taylor program", lambda: taylor_program(graph, params), seed)
+        self.descent = Scheme("adjoint along −g", lambda: steepest_descent_program(graph, params), seed)
+        self.gradient = Scheme(
+            "gradient", lambda: self._parts.gradient, seed, lambda: adjoint_programs(graph, params).gradient
+        )
+        self.line = Scheme(
+            "adjoint", lambda: self._parts.line, None, lambda: adjoint_program(graph, params), is_rest=True
+        )
 
     @cached_property
-    def verified(self) -> bool:
-        """Whether the second forward derivative of every operator has been; else only double backward serves."""
-        return FORMULAS.issuperset(unverified(self.graph.graph, self.params, "forward_over_forward"))
+    def unswept(self) -> list[str]:
+        """The operators whose second forward derivative has not been verified: only double backward serves."""
+        found = unverified(self.graph.graph, self.params, "forward_over_forward")
+        return [name for name in found if name not in FORMULAS]
+
+    @cached_property
+    def primitives(self) -> Callable[..., Tensor]:
+        """The program with nothing whole in it, for PyTorch to differentiate."""
+        return bind(in_primitives(self.graph)).forward
 
     @cached_property
     def _parts(self) -> TwoPrograms:

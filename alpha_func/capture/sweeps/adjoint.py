@@ -48,6 +48,18 @@ def steepest_descent_program(lowered: fx.GraphModule, parameters: int) -> fx.Gra
     return finished(b, (values.output, times(b, slope, -1), curvature, *grads, *directions))
 
 
+def adjoint_program(lowered: fx.GraphModule, parameters: int) -> fx.GraphModule:
+    """``adjoint_programs`` in one: (*inputs, *directions) -> (slope, curvature).
+
+    Args:
+        lowered: as for ``steepest_descent_program``.
+        parameters: as for ``steepest_descent_program``.
+    """
+    b, values, adjoints, grads = _gradient(lowered, parameters)
+    directions = [b.placeholder(f"direction_{i}", g.meta["val"]) for i, g in enumerate(grads)]
+    return finished(b, _line(b, values, adjoints, directions))
+
+
 def adjoint_programs(lowered: fx.GraphModule, parameters: int) -> TwoPrograms:
     """The gradient program and the program of the line, for a direction that is any function of the gradient.
 

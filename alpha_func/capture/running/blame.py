@@ -1,0 +1,112 @@
+"""Which pass, law or rule is to blame for a scheme that is not the loss's: what makes it right when it is left out.
+
+Every pass, law and rule of a sweep can be left out: a pass and a law only make a program faster, and an operator
+without a rule is differentiated by PyTorch's own derivative of it. The suspects are halved until one is left.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any, TypeVar
+
+from torch import fx
+
+from alpha_func.capture.builder.builder import Law
+from alpha_func.capture.derivatives.derivative import FIRST, PULLBACK, SECOND, SLOPE
+from alpha_func.capture.rewrites import LAWS
+from alpha_func.capture.rewrites.channels_last import lay_out
+from alpha_func.capture.rewrites.fuse import fuse
+from alpha_func.capture.rewrites.normalisation import BATCH, LAYER
+from alpha_func.capture.running.backends import Runnable
+from alpha_func.capture.running.reusing import reuse
+
+T = TypeVar("T")
+Program = fx.GraphModule
+_RULES: tuple[dict[Any, Any], ...] = (FIRST, SECOND, PULLBACK, SLOPE)
+
+
+def culprit(
+    write: Callable[[], Program], operators: set[Any], backend: str, is_right: Callable[[Runnable, Program], bool]
+) -> str:
+    """The name of what is to blame.
+
+    Args:
+        write: writes the scheme anew, by the rules and laws that are there.
+        operators: those of the program that it is made of.
+        backend: what runs it.
+        is_right: whether a run of a scheme, and the same as written, give the loss's numbers.
+    """
+
+    def right_without(laws: Sequence[Law], operators: Sequence[Any], finish: Callable[[Program], Any] = _as_is) -> bool:
+        with _without(laws, operators):
+            try:
+                program = write()
+                return is_right(finish(_copy(program)), program)
+            except Exception:
+                return False
+
+    if right_without([], []):
+        steps = {"the layout of tensors": lay_out, "fusing": _chain(lay_out, fuse)}
+        steps["reuse of memory"] = _chain(lay_out, fuse, reuse)
+        wrong = (name for name, finish in steps.items() if not right_without([], [], finish))
+        return next(wrong, f"backend {backend!r}")
+    laws = LAWS.seen()
+    if right_without(laws, []):
+        return "law " + _names(_one_of(laws, lambda some: right_without(some, [])))
+    ruled = [operator for operator in operators if any(operator in rules for rules in _RULES)]
+    # PyTorch's own derivatives of whole normalisations are wrong when they are differentiated again.
+    for suspects in ([o for o in ruled if o not in (LAYER, BATCH)], [LAYER], [BATCH]):
+        if right_without([], suspects):
+            return "the rule of " + _names(_one_of(suspects, lambda some: right_without([], some)))
+    return "the sweep"
+
+
+def _one_of(suspects: list[T], right_without: Callable[[Sequence[T]], bool]) -> list[T]:
+    """The one, or the fewest that halving finds, without which all is right."""
+    while len(suspects) > 1:
+        middle = len(suspects) // 2
+        half = next((h for h in (suspects[:middle], suspects[middle:]) if right_without(h)), None)
+        if half is None:
+            break
+        suspects = half
+    return suspects
+
+
+def _names(suspects: Sequence[Any]) -> str:
+    names = [getattr(s, "__name__", "") if isinstance(s, FunctionType) else str(s) for s in suspects]
+    return ", ".join(name.strip("_") for name in names[:3]) + (" or another" if len(names) > 3 else "")
+
+
+@contextmanager
+def _without(laws: Sequence[Law], operators: Sequence[Any]) -> Iterator[None]:
+    """The tables with these left out."""
+    kept = [dict(rules) for rules in _RULES]
+    try:
+        for rules in _RULES:
+            for operator in operators:
+                rules.pop(operator, None)
+        with LAWS.without(laws):
+            yield
+    finally:
+        for rules, before in zip(_RULES, kept, strict=True):
+            rules.clear()
+            rules.update(before)
+
+
+def _copy(program: Program) -> Program:
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(program.graph, {}))
+    return fx.GraphModule(program, graph)
+
+
+def _as_is(program: Program) -> Program:
+    return program
+
+
+def _chain(*steps: Callable[[Program], Program]) -> Callable[[Program], Program]:
+    def finish(program: Program) -> Program:
+        for step in steps:
+            program = step(program)
+        return program
+
+    return finish

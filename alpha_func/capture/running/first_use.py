@@ -1,0 +1,105 @@
+"""The first two uses of a scheme: it is proven, or given up with one warning; under ``strict``, an error instead."""
+
+from collections.abc import Callable
+
+import torch
+
+from alpha_func.capture.running.backends import Runnable
+from alpha_func.capture.running.blame import culprit
+from alpha_func.capture.running.proof import Case, Doubt, NoEvidence
+from alpha_func.capture.running.schemes import Scheme, Schemes
+from alpha_func.capture.tracing.agreement import aside
+from alpha_func.errors import CaptureError, CaptureWarning, warn
+
+_GIVEN_UP = "the {} of a captured loss was given up: {}. To blame is {}"
+_INSTEAD = "; double backward answers instead, right and slower. Please report it"
+_STRICT = "; leave out strict=True to have double backward answer instead, right and slower"
+
+
+class FirstUse:
+    """What happens before a scheme is trusted.
+
+    Args:
+        strict: raise where a scheme does not serve.
+
+    Attributes:
+        given_up: what has been warned of.
+    """
+
+    def __init__(self, strict: bool):
+        self._strict = strict
+        self.given_up: list[str] = []
+
+    def __call__(self, schemes: Schemes, scheme: Scheme, backend: str, case: Callable[[], Case]) -> Runnable | None:
+        """What runs the scheme from now on; None where an independent route is to answer.
+
+        Raises:
+            CaptureError: under ``strict``, the scheme does not serve.
+        """
+        if schemes.unswept:
+            if self._strict:
+                raise CaptureError(
+                    f"the second forward derivative of {', '.join(schemes.unswept)} has not been verified{_STRICT}"
+                )
+            scheme.proven[backend] = None
+            return None
+        try:
+            with aside():
+                run = scheme.ready(backend)
+            found = case().doubt(run, scheme.written, away=backend in scheme.begun)
+        except NoEvidence as lacking:
+            return self._unproven(scheme, backend, lacking)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            self.give_up(schemes, scheme, backend, case, error)
+            return None
+        if found is not None:
+            self.give_up(schemes, scheme, backend, case, found)
+            return None
+        if backend in scheme.begun:
+            scheme.proven[backend] = run
+        scheme.begun.add(backend)
+        return run
+
+    def give_up(
+        self, schemes: Schemes, scheme: Scheme, backend: str, case: Callable[[], Case], why: Doubt | Exception
+    ) -> None:
+        """Answer by an independent route from now on."""
+        what = why.what if isinstance(why, Doubt) else f"{type(why).__name__}: {why}"
+        of_program = isinstance(why, Doubt) and why.of_program
+        blamed = "the program itself" if of_program else self._culprit(schemes, scheme, backend, case)
+        message = _GIVEN_UP.format(scheme.name, what, blamed)
+        if self._strict:
+            raise CaptureError(message + _STRICT) from (why if isinstance(why, Exception) else None)
+        scheme.proven[backend] = None
+        schemes.is_the_loss &= not of_program
+        if blamed not in self.given_up:
+            self.given_up.append(blamed)
+            warn(message + _INSTEAD, CaptureWarning)
+
+    def _unproven(self, scheme: Scheme, backend: str, lacking: NoEvidence) -> Runnable:
+        """The scheme as it is: there is nothing to compare it with, here or at any call."""
+        run = scheme.ready(backend)
+        if lacking.lasting:
+            if self._strict:
+                raise CaptureError(f"the {scheme.name} of a captured loss cannot be proven: {lacking}")
+            scheme.proven[backend] = run
+            warn(f"the {scheme.name} of a captured loss could not be proven: {lacking}", CaptureWarning)
+        return run
+
+    @staticmethod
+    def _culprit(schemes: Schemes, scheme: Scheme, backend: str, case: Callable[[], Case]) -> str:
+        away = backend in scheme.begun
+        operators = {node.target for node in schemes.graph.graph.nodes if node.op == "call_function"}
+        try:
+            whole = case().whole
+        except NoEvidence:
+            return "the sweep"
+        with aside():
+            return culprit(
+                scheme.whole,
+                operators,
+                backend,
+                lambda run, program: whole.doubt(scheme.seeded(run), lambda: program, away=away) is None,
+            )

@@ -1,0 +1,244 @@
+"""A scheme that is not the loss's is found at its first use, named, and not used; under strict it is an error."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from alpha_func import (
+    CaptureError,
+    capture,
+    functional_loss,
+    grad_and_quadratic,
+    per_example_quadratics,
+    quadratic_along,
+    tree,
+)
+from alpha_func.capture.derivatives.derivative import SECOND, SLOPE
+from alpha_func.capture.rewrites import LAWS
+from alpha_func.capture.running import backends, blame, schemes
+from alpha_func.errors import CaptureWarning
+from tests.helpers.reference import double_backward
+
+aten = torch.ops.aten
+
+
+def net(*, dtype=torch.float64, zero_head=False):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)).to(dtype)
+    if zero_head:
+        nn.init.zeros_(model[2].weight)
+    loss, params = functional_loss(model, nn.MSELoss())
+    batch = torch.randn(8, 4, dtype=dtype), torch.randn(8, 2, dtype=dtype)
+    return loss, params, tree.map(torch.randn_like, params), batch
+
+
+def verbs(captured, params, d, batch):
+    """The quadratic by each scheme, and the direction it is along."""
+    yield quadratic_along(captured)(params, d, *batch), d
+    along_g = grad_and_quadratic(captured)(params, *batch)
+    yield along_g.quadratic, along_g.direction
+    yield grad_and_quadratic(captured, lambda _: d)(params, *batch).quadratic, d
+
+
+def assert_right(loss, params, d, batch, captured):
+    for got, along in verbs(captured, params, d, batch):
+        torch.testing.assert_close(
+            tuple(got), tuple(double_backward(loss, params, along, *batch)[0]), rtol=1e-10, atol=0
+        )
+
+
+def scaled(rule, factor):
+    return lambda b, *operands: b.call(aten.mul.Tensor, rule(b, *operands), factor)
+
+
+def fails(*_):
+    raise AttributeError("'float' object has no attribute 'meta'")
+
+
+WRONG = {
+    "second": (SECOND, scaled(SECOND[aten.tanh.default], 0.5)),
+    "slope": (SLOPE, scaled(SLOPE[aten.tanh.default], 2)),
+    "raises": (SLOPE, fails),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_rule_is_named_once_and_the_answers_are_right(kind, monkeypatch):
+    table, rule = WRONG[kind]
+    monkeypatch.setitem(table, aten.tanh.default, rule)
+    loss, params, d, batch = net()
+    captured = capture(loss)
+    with pytest.warns(CaptureWarning, match=r"the rule of aten\.tanh\.default") as caught:
+        assert_right(loss, params, d, batch, captured)
+    (warning,) = [w for w in caught if w.category is CaptureWarning]
+    assert warning.filename == __file__
+    assert_right(loss, params, d, batch, captured)
+
+
+def test_a_wrong_rule_under_strict_is_an_error_that_names_it(monkeypatch):
+    monkeypatch.setitem(*WRONG["second"][:1], aten.tanh.default, WRONG["second"][1])
+    loss, params, d, batch = net()
+    with pytest.raises(CaptureError, match=r"the curvature is .* To blame is the rule of aten\.tanh\.default"):
+        quadratic_along(capture(loss, strict=True))(params, d, *batch)
+
+
+def test_a_wrong_law_is_named(monkeypatch):
+    def a_product_is_its_first_factor(b, args, kwargs):
+        return args[0] if getattr(args[1], "op", "") == "call_function" else None
+
+    monkeypatch.setitem(LAWS._all, aten.mul.Tensor, [a_product_is_its_first_factor, *LAWS[aten.mul.Tensor]])
+    loss, params, d, batch = net()
+    with pytest.raises(CaptureError, match="law a_product_is_its_first_factor"):
+        quadratic_along(capture(loss, strict=True))(params, d, *batch)
+
+
+def test_memory_that_is_reused_too_early_is_named(monkeypatch):
+    real = backends.reuse
+
+    def over_an_input(program):
+        program = real(program)
+        node = next(n for n in program.graph.nodes if n.target is aten.tanh.default)
+        with program.graph.inserting_after(node):
+            late = program.graph.call_function(aten.zero_.default, (node,))
+        late.meta["val"] = node.meta["val"]
+        program.recompile()
+        return program
+
+    monkeypatch.setattr(backends, "reuse", over_an_input)
+    monkeypatch.setattr(blame, "reuse", over_an_input)
+    loss, params, d, batch = net()
+    with pytest.raises(CaptureError, match="To blame is reuse of memory"):
+        quadratic_along(capture(loss, strict=True))(params, d, *batch)
+
+
+def test_a_program_that_fails_at_a_later_call_is_given_up_for_good():
+    loss, params, d, batch = net()
+    captured = capture(loss)
+    along = quadratic_along(captured)
+    for _ in range(2):
+        along(params, d, *batch)
+    scheme = captured.program(params, *batch).schemes.quadratic
+    right = scheme.proven["eager"]
+
+    def contiguous_alone(*inputs):
+        for tensor in inputs:
+            tensor.view(-1)
+        return right(*inputs)
+
+    scheme.proven["eager"] = contiguous_alone
+    along(params, d, *batch)
+    other = batch[0].T.contiguous().T, batch[1]
+    with pytest.warns(CaptureWarning, match="Taylor program of a captured loss was given up: RuntimeError: view size"):
+        got = along(params, d, *other)
+    torch.testing.assert_close(tuple(got), tuple(double_backward(loss, params, d, *other)[0]), rtol=1e-10, atol=0)
+    assert scheme.proven["eager"] is None
+
+
+def test_the_losss_own_error_comes_through_and_nothing_is_given_up():
+    table = torch.randn(5, 3, dtype=torch.float64)
+    captured = capture(lambda table, index: table[index].square().sum(), strict=True)
+    along = quadratic_along(captured)
+    for index in ([0, 1], [2, 3], [4, 0]):
+        along(table, table, torch.tensor(index))
+    with pytest.raises(IndexError, match="out of"):
+        along(table, table, torch.tensor([0, 9]))
+    assert along(table, table, torch.tensor([1, 1])).slope == 4 * table[1].square().sum()
+
+
+def test_an_error_that_a_zero_head_hides_is_found_before_other_values(monkeypatch):
+    monkeypatch.setitem(SLOPE, aten.tanh.default, WRONG["slope"][1])
+    loss, params, _, batch = net(zero_head=True)
+    captured = capture(loss, strict=True)
+    step = grad_and_quadratic(captured)
+    truth = grad_and_quadratic(loss)(params, *batch)
+    torch.testing.assert_close(step(params, *batch), truth)  # what is behind the head has no gradient yet
+    with pytest.raises(CaptureError, match=r"aten\.tanh\.default"):
+        step(params, *batch)
+
+
+def test_a_zero_direction_proves_nothing_for_the_next_one(monkeypatch):
+    monkeypatch.setitem(SECOND, aten.tanh.default, WRONG["second"][1])
+    loss, params, d, batch = net()
+    along = quadratic_along(capture(loss, strict=True))
+    assert along(params, tree.zeros_like(d), *batch).curvature == 0
+    with pytest.raises(CaptureError, match="To blame is the rule"):
+        along(params, tree.zeros_like(d), *batch)
+
+
+def test_under_vmap_one_example_is_proven_and_the_rest_falls_back(monkeypatch):
+    monkeypatch.setitem(SECOND, aten.tanh.default, WRONG["second"][1])
+    loss, params, d, batch = net()
+    with pytest.warns(CaptureWarning, match=r"aten\.tanh\.default"):
+        got = per_example_quadratics(capture(loss))(params, d, batch)
+    for i, curvature in enumerate(got.curvature):
+        truth = double_backward(loss, params, d, *(part[i : i + 1] for part in batch))[0]
+        torch.testing.assert_close(curvature, truth.curvature, rtol=1e-10, atol=0)
+
+
+def test_differentiating_alpha_falls_back_too(monkeypatch):
+    monkeypatch.setitem(SECOND, aten.tanh.default, WRONG["second"][1])
+    loss, params, d, batch = net()
+
+    def alpha(of):
+        return lambda p: quadratic_along(of)(p, d, *batch).alpha
+
+    with pytest.warns(CaptureWarning, match=r"aten\.tanh\.default"):
+        got = torch.func.grad(alpha(capture(loss)))(params)
+    torch.testing.assert_close(got, torch.func.grad(alpha(loss))(params))
+
+
+def test_a_derivative_that_the_trace_lost_is_answered_by_the_loss_itself():
+    def loss(x):  # its lowering is another function, of the same value
+        y = x.square()
+        if y.requires_grad:
+            y.register_hook(lambda g: 3 * g)
+        return y.sum()
+
+    x = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    with pytest.raises(CaptureError):
+        grad_and_quadratic(capture(loss, strict=True))(x)
+
+
+def test_where_pytorch_gives_nan_the_sweep_need_not():
+    def loss(x):
+        return torch.where(x > 0, x.sqrt(), x).sum()
+
+    x, d = torch.tensor([1.0, -1.0], dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quadratic_along(capture(loss))(x, d)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_roundings_are_not_taken_for_errors(dtype):
+    torch.manual_seed(0)
+    width = 64
+    layers = [layer for _ in range(6) for layer in (nn.Linear(width, width), nn.ReLU(), nn.LayerNorm(width))]
+    loss, params = functional_loss(nn.Sequential(*layers).to(dtype), nn.MSELoss())
+    batch = torch.randn(16, width).to(dtype), torch.randn(16, width).to(dtype)
+    captured = capture(loss, strict=True)
+    for _ in range(2):
+        for got, _along in verbs(captured, params, tree.map(torch.randn_like, params), batch):
+            assert got.curvature.isfinite()
+
+
+def test_a_compiled_scheme_is_proven_as_it_runs(monkeypatch):
+    real = schemes.BACKENDS["inductor"]
+
+    def miscompiled(program):
+        run = real(program)
+        return lambda *inputs: [output * 1.5 for output in run(*inputs)]
+
+    monkeypatch.setitem(schemes.BACKENDS, "inductor", miscompiled)
+    loss, params, d, batch = net()
+    with pytest.warns(CaptureWarning, match="To blame is backend 'inductor'"):
+        got = quadratic_along(capture(loss, backend="inductor"))(params, d, *batch)
+    torch.testing.assert_close(tuple(got), tuple(double_backward(loss, params, d, *batch)[0]), rtol=1e-10, atol=0)
+
+
+def test_strict_refuses_an_operator_whose_sweep_was_never_verified():
+    captured = capture(lambda x: x.cumprod(0).sum(), strict=True)
+    with pytest.raises(CaptureError, match=r"cumprod.* has not been verified"):
+        quadratic_along(captured)(torch.ones(3), torch.ones(3))
