@@ -1,5 +1,17 @@
-"""Tests run tiny nets: a second thread costs more than it gives, most of all beside other work."""
+"""What holds for every test."""
 
+import pytest
 import torch
 
-torch.set_num_threads(1)
+from tests.helpers import purity
+
+torch.set_num_threads(1)  # tests run tiny nets: a second costs more than it gives, most of all beside other work
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_changes():
+    """No call of the library, in any test, changes a module, a generator or a setting of the process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, name in purity.CALLS:
+            patch.setattr(kind, name, purity.watched(getattr(kind, name)))
+        yield

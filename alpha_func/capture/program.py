@@ -7,6 +7,7 @@ ones are. A captured loss is the loss, traced and lowered to primitives before a
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,6 +80,12 @@ class CapturedLoss(LossOfLoss):
         self._surroundings = Surroundings(loss)
         self._programs: OrderedDict[Key, Program] = OrderedDict()
         self.captured = 0  # how often a program was
+
+    def __reduce__(self) -> Any:
+        """Pickled and copied without its programs, which are captured anew."""
+        return partial(capture, backend=self.backend, constants=self._constants, unverified=self._unverified), (
+            self.loss,
+        )
 
     def __call__(self, params: Tree, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, by its program."""

@@ -108,8 +108,12 @@ def _by_criterion(criterion: Any) -> Weight:
     if type(criterion) in (nn.CrossEntropyLoss, nn.NLLLoss):
         return _OfClasses(criterion)
     if type(criterion) in _ELEMENTWISE and criterion.reduction == "mean":
-        return lambda inputs, targets: targets.numel()
+        return _elements
     return _Examples()
+
+
+def _elements(inputs: Any, targets: Tensor) -> int:
+    return targets.numel()
 
 
 class _OfClasses:

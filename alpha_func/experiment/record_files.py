@@ -31,7 +31,7 @@ def read_records(path: Path, *, allow_empty: bool = False) -> pd.DataFrame:
     whole = content[: content.rfind(b"\n") + 1]
     try:
         if whole.lstrip()[:1] == b"{":
-            table = pd.read_json(io.BytesIO(whole), lines=True, dtype=False, convert_dates=False)
+            table = pd.read_json(io.BytesIO(whole), lines=True, dtype=False, precise_float=True)
         elif whole.strip():
             table = pd.read_csv(io.BytesIO(whole), index_col=False, usecols=_USED.__contains__)
         else:

@@ -176,8 +176,14 @@ class Experiment:
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
         """The experiment of ``settings``, read back from a JSON file."""
-        lists = {name: tuple(value) for name, value in settings.items() if isinstance(value, list)}
-        return cls(**{**settings, **lists})
+        read: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+        }
+        for name, default in cls().settings().items():
+            value = read.get(name, default)
+            if None not in (value, default) and not isinstance(value, (type(default), int)):
+                raise TypeError(f"{name} is {value!r}")
+        return cls(**read)
 
 
 def check_memory(experiment: Experiment, inputs: int, outputs: int, samples: int) -> None:

@@ -6,7 +6,7 @@ global RNG (dropout) and reads its own parameters. ``functional_loss`` takes all
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from alpha_func.losses import backward, dropout
 from alpha_func.losses.draws import seeded_rng
+from alpha_func.losses.kinds import refuse_undifferentiable
 from alpha_func.losses.looking import can_look, look_in_progress, looking
 from alpha_func.losses.module_state import ModuleState
 from alpha_func.losses.restoring import restored
@@ -76,6 +77,9 @@ def functional_loss(
     if isinstance(module, nn.parallel.DistributedDataParallel):
         module = module.module  # what it adds, communication, is no part of the loss
     refuse_sharded(module)
+    refuse_undifferentiable("module", module)
+    if isinstance(criterion, nn.Module):
+        refuse_undifferentiable("criterion", criterion)
     params = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
     if not params:
         raise ValueError("module has no parameter with requires_grad=True; unfreeze at least one")
@@ -91,8 +95,11 @@ def functional_loss(
         model = _ByFunction(module, loss_of)
     else:
         model = _OwnLoss(module) if criterion is None else _Supervised(module, criterion)
-    state = ModuleState(model, frozenset(f"module.{name}" for name in params))
-    return ModuleLoss(model, tuple(params), seed, state), params
+    return _of_model(model, tuple(params), seed), params
+
+
+def _of_model(model: nn.Module, names: tuple[str, ...], seed: int) -> "ModuleLoss":
+    return ModuleLoss(model, names, seed, ModuleState(model, frozenset(f"module.{name}" for name in names)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -115,11 +122,12 @@ class ModuleLoss:
         object.__setattr__(self, "expected", frozenset(self.names))
         object.__setattr__(self, "tied", _has_ties(self.model))
 
+    def __reduce__(self) -> Any:
+        return _of_model, (self.model, self.names, self.seed)
+
     def over(self, names: Iterable[str]) -> "ModuleLoss":
         """The same loss as a function of the parameters of these names; any other is read from the module."""
-        kept = tuple(names)
-        state = ModuleState(self.model, frozenset(f"module.{name}" for name in kept))
-        return replace(self, names=kept, state=state)
+        return _of_model(self.model, tuple(names), self.seed)
 
     def __call__(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """The loss at ``params``, its random draws seeded."""

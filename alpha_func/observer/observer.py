@@ -52,7 +52,7 @@ class Observer:
     Every record says whether the loss that was measured is the loss that was trained: dᵀg of the gradient that the
     optimizer was given is the slope of the latter. Where the two differ beyond rounding, ``agrees`` is False, and the
     log (``logging``, "alpha_func") says once what was seen to differ. Several batches of one step are weighted as the
-    loop weights them. docs/observer.md says what can differ, and what to do.
+    loop weights them. docs/my_loop.md says what can differ, and what to do.
 
     The first step is where a set-up shows its mistakes: what you can mend is raised by ``optimizer.step()``. Nothing
     else ever is: an error is logged, the step has no record, and training goes on. A loss that is not finite is

@@ -145,5 +145,5 @@ def explained(step: int, trained: float, measured: float, losses: tuple[float, f
     return (
         f"step {step}: the loss that was measured is not the loss that was trained: along the step, the measured slope "
         f"is {measured:.6g}, and that of the gradient that the optimizer was given {trained:.6g}{loss_text}. Such "
-        f"records have agrees=False. {seen_text}: {others}. See docs/observer.md"
+        f"records have agrees=False. {seen_text}: {others}. See docs/my_loop.md"
     )

@@ -233,4 +233,8 @@ def from_live_optimizer(
         )
     numbers = {name: found[id(param)] for name, param in params.items()}
     state = {name: dict(states[id(param)].get(param, {})) for name, param in params.items()}
-    return Direction(tuple(groups), lambda names: [numbers[name] for name in names]), state
+    return Direction(tuple(groups), partial(_each, numbers)), state
+
+
+def _each(numbers: Mapping[str, int], names: Sequence[str]) -> list[int]:
+    return [numbers[name] for name in names]

@@ -36,10 +36,7 @@ class Group(NamedTuple):
 def group_of(kind: type[Optimizer], options: Mapping[str, Any]) -> Group:
     """The group of these options, refused by the class's own constructor if they are none of its."""
     _check_kind(kind)
-
-    def make(leaves: Sequence[Tensor]) -> Optimizer:
-        return kind(leaves, **options)
-
+    make: Callable[..., Optimizer] = partial(kind, **options)  # no function of ours: it can be pickled
     template = make([torch.zeros(1, 1)])  # a matrix: Muon takes nothing else
     return Group(template, _options(template.param_groups[0]), make)
 

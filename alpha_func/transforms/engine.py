@@ -68,6 +68,7 @@ class Uncaptured:
 
     def quadratic(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
         """The strategy's quadratic."""
+        params = tree.map(_dense, params)
 
         def attempt(strategy: Strategy, loss: Loss) -> Quadratic:
             return strategy.quadratic(loss, params, direction)
@@ -77,6 +78,7 @@ class Uncaptured:
 
     def product(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Tree:
         """The strategy's Hd."""
+        params = tree.map(_dense, params)
 
         def attempt(strategy: Strategy, loss: Loss) -> Tree:
             return strategy.product(loss, params, direction)
@@ -89,6 +91,7 @@ class Uncaptured:
 
     def step(self, params: Tree, direction: DirectionFunction, args: Args, kwargs: Kwargs) -> Step:
         """The strategy's step."""
+        params = tree.map(_dense, params)
         own: list[Exception] = []
 
         def watched(grads: Tree) -> Tree:
@@ -140,6 +143,11 @@ def _captured(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     if isinstance(loss, LossOfLoss):
         raise StrategyError("it is captured already, or cannot be")
     return capture(loss)
+
+
+def _dense(leaf: Tensor) -> Tensor:
+    """The tensor without entries that share memory, which forward mode would write its zeros to."""
+    return leaf.contiguous() if 0 in leaf.stride() else leaf
 
 
 def _sealed(quadratic: Quadratic, third: tuple[str, ...]) -> Quadratic:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from alpha_func import tree
 from alpha_func.errors import CaptureError, ImpureLossError, StrategyError
+from alpha_func.losses.kinds import refuse_kinds
 from alpha_func.losses.looking import looking
 from alpha_func.losses.module_loss import Watched, module_loss_of
 from alpha_func.losses.signature import signature
@@ -79,9 +80,14 @@ class Guard:
         """
         if self._name is None:  # the caller's own strategy
             return (), None
-        key = _key(loss, params, args, kwargs)
+        try:
+            key = _key(loss, params, args, kwargs)
+        except RuntimeError:
+            refuse_kinds(args, kwargs)  # a nested tensor, which has no shape
+            raise
         if key in self._looked_at:
             return self._looked_at[key], None
+        refuse_kinds(args, kwargs)
         try:
             names, kind, plainly = self._operators(loss, params, args, kwargs)
         except (CaptureError, ImpureLossError):

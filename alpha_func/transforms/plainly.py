@@ -5,6 +5,7 @@ not reach a batch outside of the transform, ``requires_grad`` of a tensor is ano
 moved. Its value and its derivative are then not those of the loss, and no error says so.
 """
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -32,13 +33,10 @@ class Plainly:
     def __init__(self, value: Tensor, params: list[Tensor]):
         self.value = value.detach()
         self._tolerance = _TOLERANCES.get(value.dtype, _COARSE)
-        self._reach = 0.0  # ‖θ‖‖g‖: how far L goes when θ does by its own length
+        self._size = float(tree.norm(params).detach())
         self.grads: list[Tensor] | None = None
-        try:
+        with suppress(RuntimeError):  # not differentiable so: the strategy says what it cannot
             self.grads = list(torch.autograd.grad(value, params, materialize_grads=True))
-        except RuntimeError:  # not differentiable so; the strategy says what it cannot
-            return
-        self._reach = float(tree.norm(params).detach()) * float(tree.norm(self.grads))
 
     @classmethod
     def of(cls, value: Any, params: Tree) -> "Plainly | None":
@@ -49,16 +47,22 @@ class Plainly:
         return cls(value, tree.leaves(params))
 
     def require(self, quadratic: Quadratic, direction: Tree) -> None:
-        """Refuse a value or a slope that is not the plain one."""
-        self._compare("value", quadratic.value, self.value, max(abs(float(self.value)), self._reach))
-        if self.grads is not None:
-            d = tree.leaves(direction)
-            scale = float(tree.norm(d).detach()) * float(tree.norm(self.grads))
-            self._compare("slope", quadratic.slope, tree.vdot(d, self.grads), scale)
+        """Refuse a value or a slope that is not the plain one, beyond what a rounding of θ would make of it."""
+        d = tree.leaves(direction)
+        length = float(tree.norm(d).detach())
+        away = self._size / length if length else 0.0  # ‖θ‖ as a multiple of d
+        bend = abs(float(quadratic.curvature.detach())) * away
+        if self.grads is None:
+            self._compare("value", quadratic.value, self.value, bend * away)
+            return
+        slope = tree.vdot(d, self.grads)
+        reach = length * float(tree.norm(self.grads).detach())
+        self._compare("value", quadratic.value, self.value, (reach + bend) * away)
+        self._compare("slope", quadratic.slope, slope, reach + bend)
 
     def _compare(self, what: str, got: Tensor, expected: Tensor, scale: float) -> None:
         a, b = float(got.detach()), float(expected.detach())
-        if a != b and not abs(a - b) <= self._tolerance * scale and (a == a or b == b):
+        if a != b and not abs(a - b) <= self._tolerance * max(abs(b), scale) and (a == a or b == b):
             raise ImpureLossError(_ANOTHER.format(what=what, got=a, expected=b))
 
 

@@ -140,3 +140,20 @@ def test_sweeps_are_exact_on_every_kind_of_operand_of(name):
 def test_a_second_derivative_that_exists_at_zero_is_given_of(name):
     found = of_each(*SMOOTH[name], {kind: KINDS[kind] for kind in ("zeros", "scalar", "expanded", "ones")})
     assert not found, "\n".join(found)
+
+
+# What reads memory as it lies: the same numbers wherever the parameters lie at a later call.
+AS_IT_LIES = {
+    "as_strided": lambda x: x.contiguous().as_strided((3,), (1,), 1),
+    "of_a_product": lambda x: (x * 2).contiguous().as_strided((3,), (1,)).sin(),
+    "view_as_complex": lambda x: torch.view_as_complex(x.contiguous().unflatten(-1, (-1, 2))).abs().square(),
+    "bits": lambda x: (x.contiguous().view(torch.int64) > 0) * x.sin(),
+    "flat_view": lambda x: x.contiguous().view(-1)[1:].square(),
+}
+
+
+@pytest.mark.parametrize("name", AS_IT_LIES)
+def test_a_later_call_in_other_strides_is_exact_of(name):
+    operands = {"wide": lambda p: p["wide"], "product": lambda p: p["wide"] * p["scalar"]}
+    found = of_each(AS_IT_LIES[name], AS_IT_LIES[name], operands)
+    assert not found, "\n".join(found)

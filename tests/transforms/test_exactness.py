@@ -94,3 +94,13 @@ def test_gradient_and_quadratic_are_those_of_the_parts(strategy):
     expected = truth.quadratic_along(d)
     for number, truth_number in zip(quadratic, expected, strict=True):
         assert_close(number, truth_number, 1e-12)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_an_expanded_parameter_is_as_good_as_any_under(name):
+    w = torch.tensor([[1.0], [2.0]], dtype=torch.float64).expand(2, 3)
+    d = torch.ones(2, 3, dtype=torch.float64)
+    params = {"used": w, "spare": w}
+    found = quadratic_along(lambda p: p["used"].sin().sum(), strategy=name)(params, {"used": d, "spare": d})
+    assert_close(found.slope, w.cos().sum(), 1e-14)
+    assert_close(found.curvature, -w.sin().sum(), 1e-14)

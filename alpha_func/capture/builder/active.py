@@ -9,7 +9,7 @@ from alpha_func.capture.builder.operands import is_inexact
 from alpha_func.verified.table import table
 
 # Linear or constant by definition, so never in a sample of their own.
-_STRUCTURAL = {"aten.lift_fresh_copy.default", "aten.alias.default"}
+_STRUCTURAL = {"aten.lift_fresh_copy.default", "aten.alias.default", "aten.contiguous.default"}
 
 
 _TRUSTED = ("exact", "nan")  # a nan at a singular sample is no number that could be taken for the derivative

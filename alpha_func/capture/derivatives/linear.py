@@ -81,6 +81,7 @@ _LINEAR = (
     aten.mean.dim,
     aten.neg.default,
     aten.clone.default,
+    aten.contiguous.default,
     aten.alias.default,
     aten._to_copy.default,
     aten.flip.default,

@@ -5,7 +5,7 @@ that go through the laws in turn. Numbers are kept, to rounding; a *symbolic zer
 multiplies even inf to zero. Importing a module of this package fills the table ``LAWS``.
 """
 
-from alpha_func.capture.rewrites import arithmetic, filled, shapes, zeros
+from alpha_func.capture.rewrites import arithmetic, filled, shapes, strides, zeros
 from alpha_func.capture.rewrites.table import LAWS
 
-__all__ = ["LAWS", "arithmetic", "filled", "shapes", "zeros"]
+__all__ = ["LAWS", "arithmetic", "filled", "shapes", "strides", "zeros"]

@@ -3,14 +3,16 @@
 from torch import fx
 
 from alpha_func.capture.builder.builder import Builder, fake_mode, finished, replay
-from alpha_func.capture.rewrites import magnitudes, symmetric
+from alpha_func.capture.rewrites import magnitudes, strides, symmetric
 
-_LAWS = {**magnitudes.LAWS, **symmetric.LAWS}
-_SIGNS = magnitudes.SQUARES.keys() | symmetric.LAWS.keys()  # without one of these, no law has anything to say
+_LAWS = {**magnitudes.LAWS, **strides.LAWS, **symmetric.LAWS}
+_SIGNS = (
+    magnitudes.SQUARES.keys() | strides.LAWS.keys() | symmetric.LAWS.keys()
+)  # without one of these, no law has anything to say
 
 
 def differentiable(program: fx.GraphModule) -> fx.GraphModule:
-    """The same values, with second derivatives at zeros and of symmetric matrices; itself where there are none."""
+    """The same values in any strides, with derivatives at zeros and of symmetric matrices; itself where it has them."""
     if _SIGNS.isdisjoint(node.target for node in program.graph.nodes):
         return program
     b = Builder(_LAWS, fake_mode(program))
