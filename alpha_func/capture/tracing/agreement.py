@@ -104,7 +104,7 @@ def spread_of(program: fx.GraphModule, seed: int | None, operands: list[Tensor],
     runs = []
     for run in disturbed(program, _RUNS):
         with seeded(seed):
-            runs.append(float(run(*operands)))
+            runs.append(float(run(*operands).detach()))
     return max(abs(run - float(value)) for run in runs)
 
 
