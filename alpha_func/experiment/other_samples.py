@@ -62,7 +62,7 @@ class Elsewhere:
         strategy = None if experiment.strategy == CAPTURED else experiment.strategy
         self._experiment, self._data = experiment, data
         self._on_batch = quadratic_along(loss, strategy=strategy)
-        self._on_all = accumulate(loss, strategy=strategy)
+        self._on_all = accumulate(loss, strategy=strategy, weight=lambda x, y: len(x))  # both losses are means
         self._columns = columns(experiment)
 
     def __call__(
