@@ -59,6 +59,7 @@ def trace(function: Callable[..., Tensor], like: list[Tensor], *, constants: boo
         with _Dispatched(constants), _Called(constants):
             value = function(*leaves)
         if not torch.equal(before, torch.default_generator.get_state()):
+            torch.default_generator.set_state(before)
             raise CaptureError(
                 "the loss seeds the global RNG itself, which a program would not: leave that to "
                 "functional_loss(module, criterion, seed=...)"
