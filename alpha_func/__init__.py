@@ -10,7 +10,14 @@ from alpha_func.data_sets.held_out import TwoBatchStep, two_batch
 from alpha_func.data_sets.interval import AlphaInterval, alpha_interval
 from alpha_func.data_sets.microbatches import MicrobatchedLoss, microbatched
 from alpha_func.data_sets.per_example import per_example_quadratics
-from alpha_func.errors import BatchDependenceWarning, CaptureError, DistributedError, ObserverError, StrategyError
+from alpha_func.errors import (
+    BatchDependenceWarning,
+    CaptureError,
+    DistributedError,
+    ImpureLossError,
+    ObserverError,
+    StrategyError,
+)
 from alpha_func.losses.module_loss import functional_loss
 from alpha_func.observer.observer import Observer
 from alpha_func.observer.record import StepRecord
@@ -38,6 +45,7 @@ __all__ = [
     "CapturedLoss",
     "Direction",
     "DistributedError",
+    "ImpureLossError",
     "MicrobatchedLoss",
     "Observer",
     "ObserverError",

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from alpha_func import Quadratic, capture, check_quadratic, reverse_over_reverse, tree
+from alpha_func.capture.derivatives.derivative import SECOND
+from alpha_func.errors import CaptureWarning
 from tests.helpers.cases import MODULES, mse_net
 
 
@@ -53,3 +55,18 @@ def test_operands_keep_their_dtype():
     assert check.quadratic.curvature.dtype == torch.float64
     for name, leaf in case.params.items():
         assert torch.equal(leaf, before[name])
+
+
+def test_of_a_captured_loss_the_sweep_that_would_run_is_checked(monkeypatch):
+    tanh = torch.ops.aten.tanh.default
+    monkeypatch.setitem(SECOND, tanh, lambda b, call, t: None)
+    case = mse_net(activation=nn.Tanh)
+    with pytest.warns(CaptureWarning, match=r"aten\.tanh\.default"):
+        check = check_quadratic(capture(case.loss), case.params, case.direction, *case.args)
+    assert check.agrees, str(check)
+
+
+def test_slope_and_curvature_of_0_are_not_taken_for_a_constant_loss():
+    check = check_quadratic(lambda x: x.relu().sum(), torch.zeros(3), torch.ones(3))
+    assert not check.agrees
+    assert "the loss changes by" in str(check)

@@ -83,7 +83,12 @@ class CapturedLoss(LossOfLoss):
 
     def __reduce__(self) -> Any:
         """Pickled and copied without its programs, which are captured anew."""
-        return partial(capture, backend=self.backend, unverified=self._unverified), (self.loss,)
+        options: dict[str, Any] = {
+            "backend": self.backend,
+            "strict": self._first_use.strict,
+            "unverified": self._unverified,
+        }
+        return partial(capture, **options), (self.loss,)
 
     def __call__(self, params: Tree, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, by its program."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpha_func.experiment import options, streams
+from alpha_func.experiment.folder import STATE, STEPS
 from alpha_func.experiment.interrupts import Interrupts
 from alpha_func.experiment.optimizers import InputError
 
@@ -58,14 +59,24 @@ def _train(given: argparse.Namespace, command: list[str], out: "Terminal", inter
     from alpha_func.experiment.display import Display
     from alpha_func.experiment.run import resume, run
 
-    with Display(out, verbose=given.verbose) as display:
-        if given.command == "resume":
-            folder = given.folder
-            summary = resume(folder, show=display, interrupts=interrupts)
-        else:
-            folder = options.folder(given)
-            summary = run(options.experiment(given), folder, command=command, show=display, interrupts=interrupts)
-    return _finish(given, folder, summary, out)
+    folder = given.folder if given.command == "resume" else options.folder(given)
+    display = Display(out, verbose=given.verbose)
+    try:
+        with display:
+            if given.command == "resume":
+                summary = resume(folder, show=display, interrupts=interrupts)
+            else:
+                experiment = options.experiment(given)
+                summary = run(experiment, folder, command=command, show=display, interrupts=interrupts)
+        return _finish(given, folder, summary, out)
+    except KeyboardInterrupt:
+        if not display.began:
+            raise
+        rows = max((folder / STEPS).read_bytes().count(b"\n") - 1, 0) if (folder / STEPS).exists() else 0
+        remedy = (
+            f"alpha-func plot {folder} draws them" + f", alpha-func resume {folder} goes on" * (folder / STATE).exists()
+        )
+        return _say(f"alpha-func {given.command}", f"interrupted: {rows} rows are in {folder}; {remedy}", INTERRUPTED)
 
 
 def _finish(given: argparse.Namespace, folder: Path, summary: "Summary", out: "Terminal") -> int:
@@ -85,9 +96,6 @@ def _finish(given: argparse.Namespace, folder: Path, summary: "Summary", out: "T
                 out.print(f"wrote {picture}")
         if status:
             out.print(f"to go on: alpha-func resume {folder}")
-    except KeyboardInterrupt:
-        more = "" if given.no_pictures else f"; alpha-func plot {folder} draws the pictures"
-        return _say(command, f"interrupted: {summary.recorded} rows are in {folder}{more}", INTERRUPTED)
     except (InputError, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         later = f"{summary.recorded} rows are in {folder}; alpha-func plot {folder} draws them later"

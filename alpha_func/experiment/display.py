@@ -18,10 +18,11 @@ REFRESH_SECONDS = 0.1  # the bar is told of a step this often, so that showing i
 
 
 class Display:
-    """A run's progress on the terminal."""
+    """A run's progress on the terminal; ``began`` once it trains."""
 
     def __init__(self, terminal: Terminal, *, verbose: bool = False):
         self._terminal, self._verbose = terminal, verbose
+        self.began = False
         self._names: Sequence[str] = ()
         self._shown = 0.0
         self._progress = Progress(
@@ -48,7 +49,7 @@ class Display:
 
     def start(self, planned: int, names: Sequence[str], notes: Sequence[str]) -> None:
         """The run begins: its steps, the names of its parameters, and what was done to the data."""
-        self._names = names
+        self.began, self._names = True, names
         for note in notes:
             self._terminal.print(f"data: {note}")
         self._progress.start_task(self._task)

@@ -5,12 +5,14 @@ noise, which looks like progress there and nowhere else (``alpha_func.held_out``
 """
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from alpha_func.data_sets.accumulate import accumulate
+from alpha_func.data_sets.accumulate import Total, accumulate
 from alpha_func.experiment.data import Data
 from alpha_func.experiment.optimizers import InputError
 from alpha_func.experiment.settings import CAPTURED, Experiment
@@ -62,7 +64,7 @@ class Elsewhere:
         strategy = None if experiment.strategy == CAPTURED else experiment.strategy
         self._experiment, self._data = experiment, data
         self._on_batch = quadratic_along(loss, strategy=strategy)
-        self._on_all = accumulate(loss, strategy=strategy)
+        self._on_all = accumulate(loss, strategy=strategy, weight=lambda x, y: len(x))  # both losses are means
         self._columns = columns(experiment)
 
     def __call__(
@@ -75,10 +77,18 @@ class Elsewhere:
             found += _row(self._on_batch(params, measured.direction, *held_out), steps, lr)
         if self._experiment.measures_all(step):
             parts = (torch.split(samples, _AT_ONCE) for samples in (self._data.inputs, self._data.targets))
-            found += _row(self._on_all(params, measured.direction, zip(*parts, strict=True)), steps, lr)
+            found += _row(self._of_all(params, measured.direction, zip(*parts, strict=True)), steps, lr)
         elif self._experiment.full_data is not None:
             found += [math.nan] * len(NAMES)
         return dict(zip(self._columns, found, strict=True))
+
+    def _of_all(self, params: Tree, direction: Tree, batches: Iterable[tuple[Tensor, Tensor]]) -> Quadratic:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # an interrupt leaves the sum so far, with a warning
+            total = cast(Total, self._on_all(params, direction, batches, with_total=True))
+        if not total.complete:
+            raise KeyboardInterrupt
+        return total.quadratic
 
 
 def _row(quadratic: Quadratic, steps: float, lr: float) -> list[float]:

@@ -44,7 +44,11 @@ def functional_loss(
     its attributes are what they are at the call. Buffers are cloned inside each call, so train-mode BatchNorm works.
     Stochastic layers draw from an RNG seeded with ``seed`` at each call: the loss is a function, and the global RNG
     (CPU and CUDA) stays where it was. On the CPU the draws are those of the module itself after
-    ``torch.manual_seed(seed)``, differentiated, captured or not.
+    ``torch.manual_seed(seed)``, differentiated, captured or not. One thread at a time runs a loss.
+
+    Whatever the forward does to the module (attributes, hooks, containers, plain tensors) is undone. What PyTorch holds
+    constant (``detach``, an embedding's padding row, the parameters of a draw) is constant in every derivative; hooks
+    on gradients are no part of the loss, and are not run.
 
     Args:
         module: any nn.Module.
@@ -58,10 +62,12 @@ def functional_loss(
             ``requires_grad``, a tied weight once, detached, sharing memory with the module.
 
     Raises:
-        TypeError: ``module`` is no nn.Module, or is sharded (FSDP, DTensor), or ``criterion`` is not callable; at a
-            call, the output is no loss.
-        ValueError: the module has no parameter with ``requires_grad``, or an embedding with ``max_norm``, which writes
-            to its weight; at a call, ``params`` has other names.
+        TypeError: ``module`` is no nn.Module, or is sharded (FSDP, DTensor), TorchScript or quantised, or ``criterion``
+            is not callable; at a call, the output is no loss.
+        ValueError: the module has no parameter with ``requires_grad``, a lazy layer, or an embedding with ``max_norm``,
+            which writes to its weight, or ``scale_grad_by_freq``; at a call, ``params`` has other names.
+        ImpureLossError: at a first call, a weight is read other than through its registration (a view, a list, a
+            closure), an argument or a closed-over tensor is written to, or a draw is not torch's.
 
     >>> import torch
     >>> module = torch.nn.Linear(2, 1, bias=False)

@@ -17,38 +17,9 @@ from alpha_func import (
     quadratic_along,
     tree,
 )
+from tests.helpers.sweeps import assert_exact, double_backward
 
 LOOSE = 1e-10
-
-
-def inner(x, y):
-    return sum(
-        (torch.view_as_real(a) * torch.view_as_real(b) if a.is_complex() else a * b).sum()
-        for a, b in zip(x, y, strict=True)
-    )
-
-
-def double_backward(loss, params, direction, *args):
-    """(value, slope, curvature), gradient."""
-    leaves = {name: leaf.detach().clone().requires_grad_() for name, leaf in params.items()}
-    value = loss(leaves, *args)
-    grads = torch.autograd.grad(value, list(leaves.values()), create_graph=True)
-    slope = inner(grads, direction.values())
-    hd = torch.autograd.grad(slope, list(leaves.values()), materialize_grads=True) if slope.requires_grad else grads
-    curvature = inner(hd, direction.values()) if slope.requires_grad else torch.zeros(())
-    return [float(number.detach()) for number in (value, slope, curvature)], grads
-
-
-def assert_exact(loss, params, *args):
-    torch.manual_seed(1)
-    direction = tree.randn_like(params)
-    expected, grads = double_backward(loss, params, direction, *args)
-    captured = capture(loss)
-    step = grad_and_quadratic(captured, lambda g: direction)(params, *args)
-    for got in (quadratic_along(captured)(params, direction, *args), step.quadratic):
-        assert [float(number) for number in got] == pytest.approx(expected, rel=LOOSE, abs=LOOSE)
-    for got, grad in zip(step.grads.values(), grads, strict=True):
-        torch.testing.assert_close(got, grad.detach(), rtol=LOOSE, atol=LOOSE)
 
 
 def size(z):

@@ -242,3 +242,15 @@ def test_strict_refuses_an_operator_whose_sweep_was_never_verified():
     captured = capture(lambda x: x.cumprod(0).sum(), strict=True)
     with pytest.raises(CaptureError, match=r"cumprod.* has not been verified"):
         quadratic_along(captured)(torch.ones(3), torch.ones(3))
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_a_scheme_is_proven_where_nothing_is_recorded(mode):
+    loss, params, d, batch = net()
+    captured = capture(loss, strict=True)
+    for _ in range(2):
+        with mode():
+            found = list(verbs(captured, params, d, batch))
+        for got, along in found:
+            truth = double_backward(loss, params, tree.map(torch.clone, along), *batch)[0]
+            torch.testing.assert_close(tuple(map(float, got)), tuple(map(float, truth)), rtol=1e-10, atol=0)

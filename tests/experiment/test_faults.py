@@ -19,6 +19,7 @@ import pytest
 
 from alpha_func.experiment import folder as folders
 from alpha_func.experiment import plot, training
+from alpha_func.experiment import run as runs
 from alpha_func.experiment.cli import main
 from alpha_func.experiment.data import load
 from alpha_func.experiment.settings import Experiment
@@ -226,13 +227,17 @@ def test_an_interrupt_while_it_draws_says_what_is_there_and_plot_draws(tmp_path,
     assert cli("observe", *QUICK, "--out", tmp_path / "run") == 130
     said = capsys.readouterr()
     assert "Traceback" not in said.err
-    assert re.search(
-        r"interrupted: 4 rows are in \S+; alpha-func plot \S+ draws the pictures", " ".join(said.err.split())
-    )
+    assert re.search(r"interrupted: 4 rows are in \S+; alpha-func plot \S+ draws them", " ".join(said.err.split()))
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES - {"lines.png"}
     monkeypatch.undo()
     assert cli("plot", tmp_path / "run", "--format", "svg") == 0
     assert {"alpha.svg", "lines.svg"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_an_interrupt_while_it_sums_up_says_what_is_there(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runs, "course", lambda *args: os.kill(os.getpid(), signal.SIGINT))
+    assert cli("observe", *QUICK, "--out", tmp_path / "run") == 130
+    assert "interrupted: 4 rows are in" in capsys.readouterr().err
 
 
 def full(*args, **options):

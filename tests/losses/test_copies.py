@@ -56,6 +56,13 @@ def test_a_copied_loss_is_the_loss_of_a_copied_module(through, kind, called):
         assert not torch.equal(numbers(twin, params), expected)
 
 
+@every_copy
+def test_a_copied_captured_loss_keeps_its_options(through):
+    captured = capture(functional_loss(net(), nn.MSELoss())[0], backend="inductor", strict=True, unverified=True)
+    twin = through(captured)
+    assert (twin.backend, twin._first_use.strict, twin._unverified) == ("inductor", True, True)
+
+
 OPTIMIZERS = {
     "Adam": lambda: from_optimizer(torch.optim.Adam, lr=0.1),
     "SGD in groups": lambda: from_optimizer(torch.optim.SGD, lr=0.1, momentum=0.9, groups={"*bias": {"lr": 0.2}}),

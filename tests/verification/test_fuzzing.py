@@ -129,11 +129,17 @@ def test_a_report_keeps_the_smallest_program_of_a_kind():
     assert report.failures() == 2
 
 
-# A minute on two cores: the one test that runs whole programs, as a user of the library would write them.
-SEEDS = range(4)
+# Under two minutes on two cores: the one test that runs whole programs, as a user of the library would write them.
+STILL_OPEN = {
+    *(11, 88, 176),  # grad of the captured quadratic through complex values: aten.copy has no derivative
+    30,  # a strategy over the loss: a raw error of a view
+    41,  # grad of the captured quadratic sees through detach
+}
+SEEDS = [seed for seed in range(200) if seed not in STILL_OPEN]
 
 
-def test_nothing_is_wrong_and_nothing_raises_in_a_few_hundred_seeds():
+def test_nothing_is_wrong_and_nothing_raises_in_two_hundred_seeds():
     told = []
     report = run(SEEDS, Settings(shrink=0), workers=2, told=lambda _, line, new: told.extend(new))
     assert report.failures() == 0, "\n".join(f"{f['detail']}\n{f['code']}" for f in told)
+    assert report.programs > 150

@@ -38,7 +38,7 @@ from alpha_func.verified.table import COLUMNS, SWEEP_COLUMNS, TABLE
 from tests.verification import processes, verify_sweeps
 from tests.verification.operator_cases import OURS, cases, samples_of
 
-SECONDS = {"strategies": 60, "sweeps": 300}  # for one operator
+SECONDS = {"strategies": 60, "sweeps": 900}  # for one operator
 TOLERANCE = 1e-6
 ORDER = {
     "refused": -1,

@@ -59,9 +59,17 @@ def _of_reals(rule: Rule) -> Rule:
     return rule_of_reals
 
 
-def composed(formula: Callable[..., Any]) -> Rule:
-    """The rule that a derivative is ``formula(target, args, kwargs, tangents)``, of tensors, in torch's functions."""
+FORMULAS: set[str] = set()  # operators whose derivatives are formulas here for all operands, PyTorch's being wrong
 
+
+def formulas(first_formula: Callable[..., Any], second_formula: Callable[..., Any], *targets: Any) -> None:
+    """Enter ``formula(target, args, kwargs, tangents)``, each of tensors in torch's functions, into the tables."""
+    for target in targets:
+        FIRST[target], SECOND[target] = _composed(first_formula), _composed(second_formula)
+        FORMULAS.add(str(target))
+
+
+def _composed(formula: Callable[..., Any]) -> Rule:
     def rule(b: Builder, call: Call, tangents: Any) -> Any:
         return _traced(b, call, tangents, formula)
 

@@ -132,20 +132,24 @@ rules(_gelu, _gelu_second, aten.gelu.default)
 def _pow(b: Builder, call: Call, t: Any) -> Any:
     """v₁ = n·xⁿ⁻¹·t."""
     x, n = call.args
-    if isinstance(n, complex) or n < 1:
+    if isinstance(n, complex):
         return NotImplemented
-    return times(b, t[0], b.call(aten.pow.Tensor_Scalar, x, n - 1), n)
+    if n == 0:
+        return None
+    found = times(b, t[0], b.call(aten.pow.Tensor_Scalar, x, n - 1), n)
+    return _none_without_tangent(b, t[0], found) if 0 < n < 1 else found
 
 
 def _pow_second(b: Builder, call: Call, t: Any) -> Any:
     """D² = n·(n − 1)·xⁿ⁻²·t²."""
     x, n = call.args
-    if n == 1:
-        return None
-    if isinstance(n, complex) or n < 2:
+    if isinstance(n, complex):
         return NotImplemented
+    if n in (0, 1):
+        return None
     rest = 1 if n == 2 else b.call(aten.pow.Tensor_Scalar, x, n - 2)
-    return times(b, times(b, t[0], t[0]), rest, n * (n - 1))
+    found = times(b, times(b, t[0], t[0]), rest, n * (n - 1))
+    return _none_without_tangent(b, t[0], found) if 0 < n < 2 else found
 
 
 rules(_pow, _pow_second, aten.pow.Tensor_Scalar)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from alpha_func.capture.builder.builder import Builder, plus, times
-from alpha_func.capture.derivatives.derivative import Call, composed, first, rules
+from alpha_func.capture.derivatives.derivative import Call, first, formulas, rules
 
 aten = torch.ops.aten
 
@@ -114,4 +114,4 @@ def _det_second(target: Any, args: Any, kwargs: Any, t: Any) -> Any:
     return [sign * (minors * others).sum((-2, -1)), None, None]
 
 
-rules(composed(_det), composed(_det_second), aten._linalg_det.default)
+formulas(_det, _det_second, aten._linalg_det.default)

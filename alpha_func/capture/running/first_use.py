@@ -27,7 +27,7 @@ class FirstUse:
     """
 
     def __init__(self, strict: bool):
-        self._strict = strict
+        self.strict = strict
         self.given_up: list[str] = []
 
     def __call__(self, schemes: Schemes, scheme: Scheme, backend: str, case: Callable[[], Case]) -> Runnable | None:
@@ -37,7 +37,7 @@ class FirstUse:
             CaptureError: under ``strict``, the scheme does not serve.
         """
         if schemes.unswept:
-            if self._strict:
+            if self.strict:
                 raise CaptureError(
                     f"the second forward derivative of {', '.join(schemes.unswept)} has not been verified{_STRICT}"
                 )
@@ -70,7 +70,7 @@ class FirstUse:
         of_program = isinstance(why, Doubt) and why.of_program
         blamed = "the program itself" if of_program else self._culprit(schemes, scheme, backend, case)
         message = _GIVEN_UP.format(scheme.name, what, blamed)
-        if self._strict:
+        if self.strict:
             raise CaptureError(message + _STRICT) from (why if isinstance(why, Exception) else None)
         scheme.proven[backend] = None
         schemes.is_the_loss &= not of_program
@@ -82,7 +82,7 @@ class FirstUse:
         """The scheme as it is: there is nothing to compare it with, here or at any call."""
         run = scheme.ready(backend)
         if lacking.lasting:
-            if self._strict:
+            if self.strict:
                 raise CaptureError(f"the {scheme.name} of a captured loss cannot be proven: {lacking}")
             scheme.proven[backend] = run
             warn(f"the {scheme.name} of a captured loss could not be proven: {lacking}", CaptureWarning)

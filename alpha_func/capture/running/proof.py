@@ -267,7 +267,7 @@ def _far(got: Numbers, expected: Numbers, tolerance: float) -> list[str]:
 
 
 def _near(got: Tensor, expected: Tensor, tolerance: float) -> bool:
-    got, expected = _said(got, expected)
+    got, expected = (each.detach() for each in _said(got, expected))  # of other parameters they may have a graph
     size = float(in_double(expected).norm()) if expected.ndim else abs(float(expected))
     return apart(got, expected) <= (tolerance * size if math.isfinite(size) else 0)
 
@@ -275,7 +275,8 @@ def _near(got: Tensor, expected: Tensor, tolerance: float) -> bool:
 def _unexplained(name: str, got: Numbers, expected: Numbers, spread: dict[str, float]) -> Doubt | None:
     of_program = name == _OF_PROGRAM
     number = "slope" if of_program else name
-    ours, theirs = _said((expected if of_program else got)[name], expected[number])
+    said = _said((expected if of_program else got)[name], expected[number])
+    ours, theirs = (each.detach() for each in said)
     difference = apart(ours, theirs)
     if difference <= _FAR * spread.get(number, 0.0):  # not so for a NaN
         return None

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from alpha_func.capture.builder.active import unverified
+from alpha_func.capture.derivatives.derivative import FORMULAS
 from alpha_func.capture.rewrites.normalisation import in_primitives
 from alpha_func.capture.running.backends import BACKENDS, Runnable
 from alpha_func.capture.running.binding import bind
@@ -99,7 +100,8 @@ class Schemes:
     @cached_property
     def unswept(self) -> list[str]:
         """The operators whose second forward derivative has not been verified: only double backward serves."""
-        return unverified(self.graph.graph, self.params, "forward_over_forward")
+        found = unverified(self.graph.graph, self.params, "forward_over_forward")
+        return [name for name in found if name not in FORMULAS]
 
     @cached_property
     def primitives(self) -> Callable[..., Tensor]:

@@ -79,6 +79,7 @@ def aside() -> Iterator[None]:
         stack.enter_context(temporarily_clear_interpreter_stack())
         stack.enter_context(_disable_current_modes())
         stack.enter_context(forward_ad._set_fwd_grad_enabled(False))
+        stack.enter_context(torch.inference_mode(False))  # in which nothing can be differentiated
         stack.enter_context(torch.random.fork_rng(devices=[]))
         yield
 
@@ -88,7 +89,7 @@ def spread_of(program: fx.GraphModule, seed: int | None, operands: list[Tensor],
     runs = []
     for run in disturbed(program, _RUNS):
         with seeded(seed):
-            runs.append(float(run(*operands)))
+            runs.append(float(run(*operands).detach()))
     return max(abs(run - float(value)) for run in runs)
 
 

@@ -3,6 +3,7 @@
 Each has the arguments and outputs of the operator it stands for; what it differs in is in its docstring.
 """
 
+import cmath
 import math
 from collections.abc import Callable
 from typing import Any
@@ -129,6 +130,13 @@ def binary_cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None = None
     if weight is not None:
         loss = loss * weight
     return (loss, loss.mean(), loss.sum())[reduction].to(x.dtype)
+
+
+def pow_of_a_number(base: complex, x: Tensor) -> Tensor:
+    """baseˣ as the power of a tensor by a tensor; of a complex base as exp(x·log base)."""
+    if isinstance(base, complex) and base != 0:
+        return torch.exp(x * cmath.log(base))
+    return torch.pow(torch.scalar_tensor(base, dtype=torch.result_type(x, base), device=x.device), x)
 
 
 def view_as_complex(x: Tensor) -> Tensor:
@@ -282,6 +290,7 @@ BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten.normal.Tensor_Tensor: normal,
     aten.normal.Tensor_float: normal,
     aten.normal.float_Tensor: normal,
+    aten.pow.Scalar: pow_of_a_number,
     aten.view_as_complex.default: view_as_complex,
 }
 

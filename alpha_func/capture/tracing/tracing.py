@@ -54,7 +54,15 @@ def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx
     """
 
     def function(*tensors: Tensor) -> Tensor:
-        return _Lowered(recording).loss(*[tensors[i] for i in order])
+        before = torch.default_generator.get_state()
+        value = _Lowered(recording).loss(*[tensors[i] for i in order])
+        if not torch.equal(before, torch.default_generator.get_state()):
+            torch.default_generator.set_state(before)
+            raise CaptureError(
+                "the loss seeds the global RNG itself, which a program would not: leave that to "
+                "functional_loss(module, criterion, seed=...)"
+            )
+        return value
 
     depth, level = torch_private.transform_depth(), torch_private.forward_level()
     with _outside():

@@ -30,7 +30,7 @@ def work(seeds: Sequence[str], settings: Settings, lines: Path) -> None:
 
 
 def run(
-    seeds: range,
+    seeds: Sequence[int],
     settings: Settings,
     *,
     workers: int = 1,
