@@ -129,6 +129,8 @@ def watched(call):
 
     @functools.wraps(call)
     def around(self, *args, **kwargs):
+        if torch.compiler.is_dynamo_compiling():  # a recording has no side effects
+            return call(self, *args, **kwargs)
         outermost = not getattr(_within, "call", False) and threading.current_thread() is threading.main_thread()
         if not outermost or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
             return call(self, *args, **kwargs)

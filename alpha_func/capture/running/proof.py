@@ -21,7 +21,8 @@ from torch import Tensor, func, fx
 
 from alpha_func import tree
 from alpha_func.capture.running.backends import Runnable
-from alpha_func.capture.tracing.agreement import aside, plain
+from alpha_func.capture.tracing.agreement import aside
+from alpha_func.capture.tracing.outside import values
 from alpha_func.capture.tracing.roundings import apart, coarsest, disturbed, in_double, seeded
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.transforms.engine import Args, Kwargs
@@ -98,7 +99,7 @@ class Witness:
         self._draws_otherwise = seed is not None and any(tensor.is_cuda for tensor in self.inputs)
         self._structure = tree.structure(params)
         self.names = [f"params{path}" for path, _ in tree.named_leaves(params)]
-        args, kwargs = tree.map(lambda v: plain(v) if isinstance(v, Tensor) else v, (args, kwargs))
+        args, kwargs = tree.map(lambda v: values(v) if isinstance(v, Tensor) else v, (args, kwargs))
         self._loss = scalar_loss(loss, args, kwargs)
 
     @property
@@ -158,7 +159,7 @@ def _gradient(value: Tensor, leaves: list[Tensor], *, create_graph: bool = False
 
 def values_of(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The values beneath transforms, one example of a batch."""
-    found = [plain(tensor) for tensor in tensors]
+    found = [values(tensor) for tensor in tensors]
     kept = [tensor for tensor in found if tensor is not None]
     if len(kept) < len(found):
         raise NoEvidence("the tensors have no values", lasting=False)
