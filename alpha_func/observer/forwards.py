@@ -28,7 +28,6 @@ KEPT = 8  # beginnings; more calls of the module before a ``batch`` than that ar
 _EXACT = (torch.float32, torch.float64)
 _STRUCTURE = frozenset(nn.Module().__dict__) - {"training"}
 _CONTAINERS = (list, dict, set, deque)
-_measuring = 0  # observers at work: the module is then called by them, and not by the loop
 _NOTICE = r"Using `torch.compile\(module\)` when there are global hooks"  # it is this one hook, which fires once
 _Kept = tuple[Any, Any, Any]  # a value, what stands for it if it changes, and what tells that it has
 
@@ -51,6 +50,9 @@ class Beginning(NamedTuple):
     def changed_parts(self) -> list[str]:
         """The attributes and buffers that are no longer what they were."""
         return [name for now, kept in self.state for name, value in kept.items() if _changed(now.get(name), value)]
+
+
+_ARMED: "weakref.WeakSet[Watch]" = weakref.WeakSet()
 
 
 class Watch:
@@ -85,14 +87,19 @@ class Watch:
 
             self._handle = register_module_forward_pre_hook(hook)
             weakref.finalize(self, self._handle.remove)
+            _ARMED.add(self)
 
     def disarm(self) -> None:
         """Watch no longer."""
+        self._leave()
+        self.begun.clear()
+        self.calls, self.autocast = 0, None
+
+    def _leave(self) -> None:
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
-        self.begun.clear()
-        self.calls, self.autocast = 0, None
+            _ARMED.discard(self)
 
     def begin(self, tensors: Any = ()) -> None:
         """A forward begins now."""
@@ -106,7 +113,7 @@ class Watch:
         )
 
     def _on_call(self, module: nn.Module, args: Any) -> None:
-        if _measuring or id(module) not in self._parts or not torch.is_grad_enabled():
+        if id(module) not in self._parts or not torch.is_grad_enabled():
             return
         if torch._C._current_graph_task_id() != -1:  # a checkpoint that computes again, within backward
             return
@@ -127,13 +134,15 @@ class Watch:
 
 @contextmanager
 def measuring() -> Iterator[None]:
-    """Within, no watch takes a call of its module for the loop's."""
-    global _measuring
-    _measuring += 1
+    """Within, no watch takes a call of its module for the loop's; what is traced meanwhile sees no hook."""
+    armed = list(_ARMED)
+    for watch in armed:
+        watch._leave()
     try:
         yield
     finally:
-        _measuring -= 1
+        for watch in armed:
+            watch.arm()
 
 
 def versions(module: nn.Module) -> list[int]:
