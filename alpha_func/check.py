@@ -117,7 +117,7 @@ def check_quadratic(
     plain = checked = _in_float64(loss.loss if isinstance(loss, CapturedLoss) else loss)
     params, direction, args, kwargs = tree.map(_double, (params, direction, args, kwargs))
     if isinstance(loss, CapturedLoss):
-        checked = capture(plain, backend=loss.backend, constants=True, unverified=True)
+        checked = capture(plain, backend=loss.backend, unverified=True)
     quadratic = quadratic_along(checked, strategy=strategy)(params, direction, *args, **kwargs)
     route, other = _independent(plain, captured, strategy or DEFAULT_STRATEGY, params, direction, args, kwargs)
 
@@ -146,7 +146,7 @@ def _independent(
     """The first that runs: the program differentiated forward, or eager strategies other than the checked one."""
     routes: list[tuple[str, Callable[..., Tensor], str]] = []
     if not captured:
-        routes.append(("capture", capture(loss, constants=True), "forward_over_forward"))
+        routes.append(("capture", capture(loss), "forward_over_forward"))
     routes += [("eager", loss, name) for name in STRATEGIES if captured or strategy not in (name, STRATEGIES[name])]
     for way, route, name in routes:
         try:

@@ -1,11 +1,176 @@
-"""What the library uses of PyTorch that PyTorch does not promise to keep, in one room."""
+"""What the library uses of PyTorch that PyTorch does not promise to keep, in one room.
 
+``tests/test_torch_private.py`` fails by name where a release takes one of them away. TorchDynamo is imported at its
+first use: it takes as long to import as torch itself.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._C import _is_any_autocast_enabled as any_autocast_enabled
 from torch._C import _len_torch_dispatch_stack as dispatch_modes
-from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch._C._functorch import get_dynamic_layer_stack_depth as transform_depth
+from torch._C._functorch import (
+    get_unwrapped,
+    is_batchedtensor,
+    is_functorch_wrapped_tensor,
+    maybe_get_bdim,
+    peek_interpreter_stack,
+    pop_dynamic_layer_stack_and_undo_to_depth,
+)
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _disable_current_modes as modes_disabled
 
 __all__ = [
+    "any_autocast_enabled",
     "dispatch_modes",
     "get_unwrapped",
+    "is_batchedtensor",
     "is_functorch_wrapped_tensor",
+    "maybe_get_bdim",
+    "modes_disabled",
     "peek_interpreter_stack",
+    "temporarily_clear_interpreter_stack",
+    "transform_depth",
 ]
+
+# What TorchDynamo leaves out of its guards for speed is in them here; what it would guess or skip is an error. It reads
+# these when it records, not when it evaluates guards. A release that lacks one has it built in, or has not got it.
+STRICT: dict[str, Any] = {
+    "accumulated_recompile_limit": 10**9,
+    "allow_rnn": True,
+    "assume_dunder_attributes_remain_unchanged": False,
+    "assume_static_by_default": True,
+    "automatic_dynamic_shapes": False,
+    "fail_on_recompile_limit_hit": True,
+    "guard_nn_modules_using_dict_tags": False,
+    "replay_side_effects": True,
+    "skip_nnmodule_hook_guards": False,
+    "skip_no_tensor_aliasing_guards_on_parameters": False,
+    "skip_tensor_guards_with_matching_dict_tags": False,
+    "specialize_float": True,
+    "specialize_int": True,
+    "suppress_errors": False,
+    "trace_autograd_ops": True,
+    "use_recursive_dict_tags_for_guards": False,
+}
+GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
+    torch.nn.modules.module._global_forward_hooks,
+    torch.nn.modules.module._global_forward_pre_hooks,
+)
+Backend = Callable[[fx.GraphModule, list[Tensor]], Callable[..., Any]]
+
+
+def recorded_by(
+    backend: Backend, guarded: Callable[[list[Any]], None], function: Callable[..., Any], limit: int
+) -> Callable[..., Any]:
+    """``function`` as TorchDynamo runs it: one graph, which ``backend`` is given, under strict guards, or not at all.
+
+    Args:
+        backend: takes the graph and gives what is called with its inputs as long as the guards hold.
+        guarded: is given every object that a guard of the new graph is on.
+        function: a function with a code object of its own, on which Dynamo keeps its graphs.
+        limit: how many graphs are kept; the next one raises ``RecordingLimit``.
+    """
+    from torch._dynamo import optimize_assert
+    from torch._dynamo.hooks import Hooks
+
+    def every_guard(entries: Sequence[Any]) -> list[bool]:
+        guarded([entry.value for entry in entries if entry.has_value])
+        return [True] * len(entries)
+
+    context = optimize_assert(backend, hooks=Hooks(guard_filter_fn=every_guard))
+    context.callback = _Strictly(context.callback, limit)
+    return context(function)
+
+
+class _Strictly:
+    """Dynamo's callback, which is called when no graph's guards hold, with our settings around it."""
+
+    def __init__(self, callback: Any, limit: int):
+        self.callback, self._limit = callback, limit
+        self._torchdynamo_orig_backend = callback._torchdynamo_orig_backend
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from torch._dynamo import config
+
+        known = {name: value for name, value in STRICT.items() if hasattr(config, name)}
+        with config.patch(**known, recompile_limit=self._limit, ignore_logging_functions=_talk()):  # noqa: SIM117
+            with warnings.catch_warnings():  # Dynamo's own
+                warnings.simplefilter("ignore")
+                return self.callback(*args, **kwargs)
+
+
+def _talk() -> set[Any]:
+    """What a loss may say on the way, which is not part of its value; packages add methods, too (``warning_once``)."""
+    levels = ("debug", "info", "warn", "error", "exception", "critical", "log")
+    owners = (vars(logging), vars(logging.Logger))
+    said = [value for names in owners for name, value in names.items() if name.startswith(levels)]
+    return {print, warnings.warn, *filter(callable, said)}
+
+
+@cache
+def substitute(function: Callable[..., Any], composition: Callable[..., Any]) -> None:
+    """Let Dynamo trace ``composition`` where ``function`` is called; for the whole process, as it keeps one table."""
+    from torch._dynamo.trace_rules import get_torch_obj_rule_map
+
+    get_torch_obj_rule_map().pop(function, None)  # as a call in the graph, whole
+    torch.compiler.substitute_in_graph(function, skip_signature_check=True)(composition)
+
+
+def limit_reached() -> type[Exception]:
+    """What Dynamo raises at its limit of graphs."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    return FailOnRecompileLimitHit
+
+
+def allowed_in_graph(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """``function``, a call of which is a node of Dynamo's graph."""
+    from torch._dynamo import allow_in_graph
+
+    return allow_in_graph(function)  # type: ignore[no-untyped-call]
+
+
+def traced_code() -> set[CodeType]:
+    """Within a backend: the code of every Python function that went into the graph."""
+    return set(torch._guards.TracingContext.get_traced_code() or ())
+
+
+def source_of(placeholder: fx.Node) -> str:
+    """Where Dynamo reads an input of its graph, as Python would write it."""
+    return str(placeholder._dynamo_source.name)  # type: ignore[attr-defined]
+
+
+def drops_a_backward(node: fx.Node) -> bool:
+    """Whether a node of Dynamo's graph stands for an ``autograd.Function`` with its own backward."""
+    return "autograd_function_apply" in str(node.target)
+
+
+def reads_data(node: fx.Node) -> bool:
+    """Whether a node of Dynamo's graph reads ``.data``."""
+    return "_get_data_attr" in str(node.target)
+
+
+def enters_a_transform(node: fx.Node) -> bool:
+    """Whether a node of Dynamo's graph opens a level of torch.func."""
+    return getattr(node.target, "__name__", "").endswith("_increment_nesting")
+
+
+def forward_level() -> int:
+    """How many levels of forward-mode differentiation are open, less one."""
+    return int(forward_ad._current_level)
+
+
+def close_levels(depth: int, level: int) -> None:
+    """Close what a graph that failed half-way has left open: levels of torch.func above ``depth``, of forward mode."""
+    pop_dynamic_layer_stack_and_undo_to_depth(depth)
+    while forward_ad._current_level > level:
+        forward_ad.exit_dual_level()  # type: ignore[no-untyped-call]

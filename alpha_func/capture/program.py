@@ -4,29 +4,31 @@ PyTorch's derivatives of composite operators are not all right when they are dif
 ones are. A captured loss is the loss, traced and lowered to primitives before anything is differentiated.
 """
 
+import re
 import warnings
-from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from alpha_func import tree
+from alpha_func import torch_private, tree
 from alpha_func.capture.builder.active import active_operators
 from alpha_func.capture.builder.active import unverified as unverified_in
 from alpha_func.capture.running.engine import Captured
 from alpha_func.capture.running.first_use import FirstUse
 from alpha_func.capture.running.schemes import Schemes
-from alpha_func.capture.tracing.agreement import require_agreement
+from alpha_func.capture.tracing.agreement import aside, require_agreement
+from alpha_func.capture.tracing.outside import is_outside, outside, plain
+from alpha_func.capture.tracing.recording import LOCK, MAX_RECORDINGS, Recorder, Recording
 from alpha_func.capture.tracing.refusal import EAGER
-from alpha_func.capture.tracing.surroundings import Surroundings
 from alpha_func.capture.tracing.tracing import trace
 from alpha_func.errors import CaptureError
 from alpha_func.losses.draws import seeded_rng
-from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, lifted
-from alpha_func.losses.signature import Key, signature
+from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss
+from alpha_func.losses.signature import Key, is_flat, signature
 from alpha_func.transforms.engine import Engine, Uncaptured
 from alpha_func.transforms.guard import Looked
 from alpha_func.transforms.strategies import StrategyLike
@@ -34,7 +36,7 @@ from alpha_func.transforms.validation import require_callable, scalar_loss
 from alpha_func.tree import Tree
 
 BACKENDS = ("eager", "inductor")
-MAX_PROGRAMS = 32  # kept by a captured loss, the least recently used dropped
+_NAMES = re.compile(r"[^\W\d]\w*")
 
 
 class Program:
@@ -72,13 +74,11 @@ class Program:
 class CapturedLoss(LossOfLoss):
     """What ``capture`` returns: a loss, and the programs it has been captured as."""
 
-    def __init__(self, loss: Callable[..., Tensor], *, backend: str, strict: bool, constants: bool, unverified: bool):
+    def __init__(self, loss: Callable[..., Tensor], *, backend: str, strict: bool, unverified: bool):
         self.loss, self.backend = loss, backend
         self._first_use = FirstUse(strict)
-        self._constants, self._unverified = constants, unverified
-        self._sources: list[ModuleLoss] = [loss] if isinstance(loss, ModuleLoss) else []
-        self._surroundings = Surroundings(loss)
-        self._programs: OrderedDict[Key, Program] = OrderedDict()
+        self._unverified = unverified
+        self._recorder = Recorder(loss)
         self.captured = 0  # how often a program was
 
     def __reduce__(self) -> Any:
@@ -88,10 +88,12 @@ class CapturedLoss(LossOfLoss):
             "strict": self._first_use.strict,
             "unverified": self._unverified,
         }
-        return partial(capture, constants=self._constants, **options), (self.loss,)
+        return partial(capture, **options), (self.loss,)
 
     def __call__(self, params: Tree, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, by its program."""
+        if torch.compiler.is_dynamo_compiling():  # a loss of a loss is captured whole
+            return self.loss(params, *args, **kwargs)
         program, inputs = self.lookup(params, args, kwargs)
         return program(*inputs)
 
@@ -103,91 +105,104 @@ class CapturedLoss(LossOfLoss):
         return Captured(self.loss, self._schemes, self.backend, self._first_use, by_strategy)
 
     def program(self, params: Tree, *args: Any, **kwargs: Any) -> Program:
-        """The program of this signature, captured now if it has not been; print it to read it."""
+        """The program of this call, captured now if it has not been; print it to read it."""
         return self.lookup(params, args, kwargs)[0]
+
+    def frozen(self) -> "FrozenLoss":
+        """The same loss for a caller who knows that nothing changes but the arguments: looked up by these alone.
+
+        Arguments of a shape, dtype, stride or value that has not been seen are looked up as ever; from then on, for
+        such arguments, whatever else the loss reads is taken to be what it was: modes, attributes, closed-over numbers,
+        and which tensor each buffer is (its values may change). A look-up takes microseconds, whatever the loss.
+        """
+        return FrozenLoss(self)
 
     def lookup(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
         """The program for these arguments and its inputs: parameters, state as it is now, tensor arguments."""
-        if torch._C._is_any_autocast_enabled():
+        if torch_private.any_autocast_enabled():
             raise CaptureError(
                 "a captured loss is called under autocast, whose casts would be written into the program: "
                 "leave autocast for the call, and give parameters and batch the dtype to compute in"
             )
-        state: list[Tensor] = []
-        tokens = []
-        for source in self._sources:
-            token, tensors = source.state.read()
-            tokens.append(token)
-            state += tensors
-        key, inputs = signature(params, args, kwargs, state)
-        key = self._full(key, tokens)
-        program = self._programs.get(key)
-        if program is None:
-            return self._capture(params, args, kwargs)
-        self._programs.move_to_end(key)
-        return program, inputs
+        # The guards are given aliases: no two tensors are one object then, and none is a module's.
+        if is_flat(params, args, kwargs) and is_outside():
+            p = {name: value.detach().requires_grad_() for name, value in params.items()}
+            a = tuple([x.detach().requires_grad_() if x.requires_grad else x.detach() for x in args])
+            k = {name: x.detach().requires_grad_(x.requires_grad) for name, x in kwargs.items()} if kwargs else kwargs
+            program, state = self._program(p, a, k)
+            return program, [*params.values(), *state, *args, *kwargs.values()]
+        leaves, structure = tree.flatten((params, args, kwargs))
+        count = len(tree.leaves(params))
+        with outside():
+            aliases = [
+                plain(leaf).requires_grad_(i < count or leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
+                for i, leaf in enumerate(leaves)
+            ]
+            program, state = self._program(*tree.unflatten(aliases, structure))
+        return program, [*leaves[:count], *state, *[leaf for leaf in leaves[count:] if isinstance(leaf, Tensor)]]
 
     def _schemes(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Schemes, list[Tensor]]:
         program, inputs = self.lookup(params, args, kwargs)
         return program.schemes, inputs
 
-    def _full(self, key: Key, tokens: list[int]) -> Key:
-        return (*key, *tokens, *self._surroundings.read(), torch.get_default_dtype())
-
-    def _capture(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
-        states = {source: source.state.tensors() for source in self._sources}
-        tokens = [source.state.read()[0] for source in self._sources]
-        key, inputs = signature(params, args, kwargs, [t for state in states.values() for t in state.values()])
+    def _program(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
+        """The program of a call, and the tensors that it reads besides its arguments."""
         try:
-            program = self._traced(params, args, kwargs, states, inputs)
-            require_agreement(self.loss, program.graph, program.seed, inputs, params, args, kwargs)
-        except _Found as found:  # a functional_loss within the loss: its state is an input too
-            self._sources.append(found.source)
-            return self._capture(params, args, kwargs)
+            recording, inputs = self._recorder(params, args, kwargs)
+            if recording.lowered is None:
+                with LOCK:
+                    recording.lowered = recording.lowered or self._lowered(recording, inputs, params, args, kwargs)
         except CaptureError:
+            self._raise_its_own_error(params, args, kwargs)
             raise
-        except Exception as error:
-            scalar_loss(self.loss, args, kwargs)(params)  # the loss's own error, where it is one
-            raise CaptureError(f"the loss cannot be traced: {type(error).__name__}: {error}; {EAGER}") from error
-        self._programs[self._full(key, tokens)] = program
-        self._bound()
-        return program, inputs
+        program, state = recording.lowered
+        return program, [inputs[i] for i in state]
 
-    def _traced(
+    def _lowered(
         self,
+        recording: Recording,
+        inputs: Sequence[Tensor],
         params: Tree,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        states: dict[ModuleLoss, dict[str, Tensor]],
-        inputs: list[Tensor],
-    ) -> Program:
-        leaves, structure = tree.flatten((params, args, kwargs))
-        count = len(tree.leaves(params))
-        is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
-        held = sum(map(len, states.values()))
-
-        def of_inputs(*tensors: Tensor) -> Tensor:
-            given = iter(tensors[count : count + held])
-            lifted_states = {source: {name: next(given) for name in state} for source, state in states.items()}
-
-            def state_of(source: ModuleLoss) -> dict[str, Tensor]:
-                if source not in lifted_states:
-                    raise _Found(source)
-                return lifted_states[source]
-
-            tensor = iter((*tensors[:count], *tensors[count + held :]))
-            rebuilt = [next(tensor) if is_t else leaf for leaf, is_t in zip(leaves, is_tensor, strict=True)]
-            params, args, kwargs = tree.unflatten(rebuilt, structure)
-            with lifted(state_of):
-                return scalar_loss(self.loss, args, kwargs)(params)
-
-        traced = trace(of_inputs, inputs, constants=self._constants)
+    ) -> tuple[Program, list[int]]:
+        """A program of a new recording, and which inputs of the recording are the program's state."""
+        tensors = [leaf for leaf in tree.leaves((params, args, kwargs)) if isinstance(leaf, Tensor)]
+        count, place = len(tree.leaves(params)), {id(tensor): i for i, tensor in enumerate(tensors)}
+        state = [i for i, value in enumerate(inputs) if id(value) not in place]
+        for i in state:
+            if not isinstance(inputs[i], Tensor):
+                kind = type(inputs[i]).__name__
+                raise CaptureError(f"the loss reads {recording.sources[i]}, a {kind}, which a program cannot; {EAGER}")
+        held = [inputs[i] for i in state]
+        like = [*tensors[:count], *held, *tensors[count:]]
+        place = {id(tensor): i for i, tensor in enumerate(like)}
+        try:
+            traced = trace(recording.graph, like, [place[id(value)] for value in inputs])
+        except CaptureError:
+            raise
+        except Exception as error:
+            self._raise_its_own_error(params, args, kwargs)
+            raise CaptureError(f"the loss cannot be traced: {type(error).__name__}: {error}; {EAGER}") from error
         graph = traced.graph
-        _name_inputs(graph, params, states, count + held)
+        (output,) = graph.output_node().all_input_nodes
+        value = output.meta["val"]
+        if value.ndim or not value.is_floating_point():
+            self._raise_its_own_error(params, args, kwargs)
+        _name_inputs(graph, params, [recording.sources[i] for i in state])
         if not self._unverified:
             _require_verified(graph, count)
         traced.recompile()
-        return Program(traced, count, self._seed(graph))
+        program = Program(traced, count, self._seed(graph))
+        require_agreement(self.loss, program.graph, program.seed, like, params, args, kwargs)
+        self._count()
+        return program, state
+
+    def _raise_its_own_error(self, *call: Any) -> None:
+        """Raise the error that the loss itself raises, or that its value is no loss, where there is one."""
+        params, args, kwargs = tree.map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, call)
+        with aside():
+            scalar_loss(self.loss, args, kwargs)(params)
 
     def _seed(self, graph: fx.Graph) -> int | None:
         draws = [node for node in graph.nodes if _is_operator(node) and _draws(node.target)]
@@ -200,33 +215,42 @@ class CapturedLoss(LossOfLoss):
             "and let functional_loss(module, criterion, seed=...) seed it, or pass the draw as an argument"
         )
 
-    def _bound(self) -> None:
+    def _count(self) -> None:
         self.captured += 1
-        if len(self._programs) > MAX_PROGRAMS:
-            self._programs.popitem(last=False)
-        if self.captured == 2 * MAX_PROGRAMS:
+        if self.captured == 2 * MAX_RECORDINGS:
             warnings.warn(
-                f"captured {self.captured} programs of one loss, of which {MAX_PROGRAMS} are kept: something in its "
-                "signature changes at every call (a shape, or an argument that is not a tensor; pass it as one)",
+                f"captured {self.captured} programs of one loss, of which at most {MAX_RECORDINGS} are kept: something "
+                "that it reads changes at every call (a shape, a number; pass it as a tensor argument)",
                 stacklevel=5,
             )
 
 
-class _Found(Exception):  # noqa: N818  not an error
-    """A ModuleLoss whose state is not an input yet."""
+class FrozenLoss(CapturedLoss):
+    """What ``CapturedLoss.frozen`` returns."""
 
-    def __init__(self, source: ModuleLoss):
-        super().__init__()
-        self.source = source
+    def __init__(self, captured: CapturedLoss):
+        self.loss, self.backend, self._guarded = captured.loss, captured.backend, captured
+        self._first_use = captured._first_use
+        self._kept: dict[Key, tuple[Program, list[Tensor]]] = {}
+
+    def __reduce__(self) -> Any:
+        return FrozenLoss, (self._guarded,)
+
+    def lookup(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
+        """The program for such arguments and its inputs: parameters, state as it was found, tensor arguments."""
+        key, leaves, tensors = signature(params, args, kwargs)
+        found = self._kept.get(key)
+        if found is None:
+            program, inputs = self._guarded.lookup(params, args, kwargs)
+            held = inputs[len(leaves) : len(inputs) - len(tensors)]
+            if len(self._kept) >= MAX_RECORDINGS:
+                self._kept.clear()
+            found = self._kept[key] = program, held
+        return found[0], [*leaves, *found[1], *tensors]
 
 
 def capture(
-    loss: Callable[..., Tensor],
-    *,
-    backend: str = "eager",
-    strict: bool = False,
-    constants: bool = False,
-    unverified: bool = False,
+    loss: Callable[..., Tensor], *, backend: str = "eager", strict: bool = False, unverified: bool = False
 ) -> CapturedLoss:
     """The loss as a program of primitive operators, whose derivatives of every order are right.
 
@@ -246,7 +270,6 @@ def capture(
         loss: pure function ``loss(params, *args, **kwargs)`` to a real 0-d tensor.
         backend: what runs the programs of the transforms: "eager", operator by operator, or "inductor", compiled.
         strict: raise where a transform's program cannot be proven, instead of a warning and double backward.
-        constants: keep closed-over tensors in the program, as the objects that they are at the first call.
         unverified: allow operators whose second derivatives have not been verified.
 
     Returns:
@@ -267,7 +290,7 @@ def capture(
     require_callable("loss", loss, "(params, *args, **kwargs)")
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown: choose from {', '.join(BACKENDS)}")
-    return CapturedLoss(loss, backend=backend, strict=strict, constants=constants, unverified=unverified)
+    return CapturedLoss(loss, backend=backend, strict=strict, unverified=unverified)
 
 
 def _require_verified(graph: fx.Graph, params: int) -> None:
@@ -279,12 +302,12 @@ def _require_verified(graph: fx.Graph, params: int) -> None:
         )
 
 
-def _name_inputs(graph: fx.Graph, params: Tree, states: dict[ModuleLoss, dict[str, Tensor]], arguments: int) -> None:
+def _name_inputs(graph: fx.Graph, params: Tree, state: list[str]) -> None:
     """Call the inputs by the names of parameters and state, as far as they can be identifiers."""
     names = [f"params{path}" for path, _ in tree.named_leaves(params)]
-    names += [f"state_{name}" for state in states.values() for name in state]
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    names += [f"arg_{i}" for i in range(len(placeholders) - arguments)]
+    names += [f"state_{_NAMES.findall(source)[-1]}" for source in state]
+    placeholders = graph.find_nodes(op="placeholder")
+    names += [f"arg_{i}" for i in range(len(placeholders) - len(names))]
     for node, name in zip(placeholders, names, strict=True):
         clean = "".join(c if c.isalnum() else "_" for c in name.replace("']", "").replace("['", "_"))
         node._rename(clean)

@@ -4,12 +4,14 @@ torch.func differentiates pure functions; a module is not one. Its forward updat
 global RNG (dropout) and reads its own parameters. ``functional_loss`` takes all three out.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
 from torch.func import functional_call
@@ -108,6 +110,9 @@ def _of_model(model: nn.Module, names: tuple[str, ...], seed: int) -> "ModuleLos
     return ModuleLoss(model, names, seed, ModuleState(model, frozenset(f"module.{name}" for name in names)))
 
 
+Place = tuple[tuple[str, ...], str]  # the names of the modules on the way, and that of the tensor in the last
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class ModuleLoss:
     """The pure loss that ``functional_loss`` returns: ``loss(params, *args, **kwargs)``.
@@ -123,10 +128,17 @@ class ModuleLoss:
     expected: frozenset[str] = field(init=False)
     tied: bool = field(init=False)
     seen: set[bool] = field(init=False, default_factory=set)  # the modes, train and eval, that it has been called in
+    places: tuple[Place, ...] = field(init=False)  # of the parameters, and of the buffers, in the model
+    buffers: tuple[Place, ...] = field(init=False)
+    hooked: bool = field(init=False)  # whether there are backward hooks, which are no part of the loss
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "expected", frozenset(self.names))
+        object.__setattr__(self, "places", tuple(_place(f"module.{name}") for name in self.names))
+        object.__setattr__(self, "buffers", tuple(_place(name) for name, _ in self.model.named_buffers()))
         object.__setattr__(self, "tied", _has_ties(self.model))
+        hooked = any(m._backward_hooks or m._backward_pre_hooks for m in self.model.modules())
+        object.__setattr__(self, "hooked", hooked)
 
     def __reduce__(self) -> Any:
         return _of_model, (self.model, self.names, self.seed)
@@ -137,8 +149,8 @@ class ModuleLoss:
 
     def __call__(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """The loss at ``params``, its random draws seeded."""
-        if _lifting is not None:
-            return self.with_state(_lifting(self), params, *args, **kwargs)
+        if torch.compiler.is_dynamo_compiling():
+            return self._recorded(params, args, kwargs)
         self._check(params)
         with seeded_rng(self.seed), restored(self.model) as aside:
             look = look_in_progress()
@@ -149,13 +161,30 @@ class ModuleLoss:
                 self._look(params, args, kwargs)
             return self._run({}, params, args, kwargs)
 
-    def with_state(
-        self, state: Mapping[str, Tensor], params: Mapping[str, Tensor], *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """The loss as a function of its state too, as ``state.tensors()`` gives it; draws from the RNG as it stands."""
-        self._check(params)
-        with self.state.attributes_replaced(state) as registered, self.state.attributes_kept():
-            return self._run({name: value.clone() for name, value in registered.items()}, params, args, kwargs)
+    def _recorded(self, params: Mapping[str, Tensor], args: Any, kwargs: Any) -> Tensor:
+        """The loss as it goes into a program: whoever runs that seeds it, and to a recording every change is virtual.
+
+        Each place is written, and not read: a guard on it would be one on a tensor that the loss never sees.
+        """
+        if len(params) != len(self.names):
+            raise ValueError("params has other names")
+        if self.hooked:
+            for module in self.model.modules():
+                module._backward_hooks = OrderedDict()
+                module._backward_pre_hooks = OrderedDict()
+        if self.tied:
+            state = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+            for name, value in params.items():
+                state["module." + name] = value
+            return functional_call(self.model, state, args, kwargs, tie_weights=True)
+        for name, (path, key) in zip(self.names, self.places, strict=True):
+            _part(self.model, path)._parameters[key] = params[name]  # type: ignore[assignment]
+        for path, key in self.buffers:
+            buffers = _part(self.model, path)._buffers
+            held = buffers.get(key)
+            if held is not None:
+                buffers[key] = held.clone()  # the forward may write to it
+        return self.model(*args, **kwargs)
 
     def _check(self, params: Mapping[str, Tensor]) -> None:
         if not isinstance(params, Mapping):
@@ -201,20 +230,6 @@ def module_loss_of(loss: Callable[..., Tensor]) -> ModuleLoss | None:
     while isinstance(loss, LossOfLoss):
         loss = loss.loss
     return loss if isinstance(loss, ModuleLoss) else None
-
-
-_lifting: Callable[[ModuleLoss], Mapping[str, Tensor]] | None = None
-
-
-@contextmanager
-def lifted(state_of: Callable[[ModuleLoss], Mapping[str, Tensor]]) -> Iterator[None]:
-    """Within, every ModuleLoss that is called, however deep in another loss, asks ``state_of`` for its state."""
-    global _lifting
-    outer, _lifting = _lifting, state_of
-    try:
-        yield
-    finally:
-        _lifting = outer
 
 
 class Watched(TorchFunctionMode):
@@ -270,6 +285,19 @@ class _OwnLoss(nn.Module):
                 "pass the targets that make the module compute one (labels=...), or a criterion to functional_loss"
             )
         return found
+
+
+def _place(name: str) -> Place:
+    *path, key = name.split(".")
+    return tuple(path), key
+
+
+def _part(model: nn.Module, path: tuple[str, ...]) -> nn.Module:
+    for name in path:
+        found = model._modules[name]
+        assert found is not None
+        model = found
+    return model
 
 
 def _has_ties(model: nn.Module) -> bool:

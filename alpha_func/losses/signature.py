@@ -1,6 +1,6 @@
-"""The signature of a call: all that a program depends on besides the values of its tensors.
+"""The signature of a call: all that distinguishes its arguments besides the values of tensors.
 
-Structure of the arguments; shape, dtype and device of every tensor; any other argument by type and value.
+Structure; shape, strides, dtype, device and ``requires_grad`` of every tensor; any other argument by type and value.
 """
 
 from typing import Any
@@ -13,35 +13,41 @@ from alpha_func.tree import Tree
 Key = tuple[Any, ...]
 
 
-def signature(
-    params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any], state: list[Tensor]
-) -> tuple[Key, list[Tensor]]:
-    """The key of a call, and its tensors as a program takes them: parameters, state, arguments.
+def signature(params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Key, list[Tensor], list[Tensor]]:
+    """The key of a call, the leaves of its parameters, and the tensors among its arguments.
 
     A dict of parameters and a batch of tensors need no pytree; it would take ten times as long.
 
     Raises:
         TypeError: an argument can be no part of a key: it is neither a tensor nor hashable.
     """
-    values = list(params.values()) if type(params) is dict else None
-    if values is not None and _all_tensors(values) and _all_tensors(args) and _all_tensors(kwargs.values()):
-        tensors = [*values, *state, *args, *kwargs.values()]
-        return (*params, len(args), *kwargs, *[(t.shape, t.dtype, t.device) for t in tensors]), tensors
-    leaves, structure = tree.flatten((params, args, kwargs))
-    count = len(tree.leaves(params))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    others = [None if isinstance(leaf, Tensor) else (type(leaf), _value(leaf)) for leaf in leaves]
-    tensors[count:count] = state
-    key = (structure, *others, *[(t.shape, t.dtype, t.device) for t in tensors])
+    if is_flat(params, args, kwargs):
+        leaves, tensors = list(params.values()), [*args, *kwargs.values()]
+        return (*params, len(args), *kwargs, *map(_kind, leaves), *map(_kind, tensors)), leaves, tensors
+    all_leaves, structure = tree.flatten((params, args, kwargs))
+    leaves = tree.leaves(params)
+    rest = all_leaves[len(leaves) :]
+    key = (structure, *map(_kind, leaves), *[_kind(x) if isinstance(x, Tensor) else (type(x), _value(x)) for x in rest])
     try:
         hash(key)
     except TypeError:
         raise TypeError(_unhashable(args, kwargs)) from None
-    return key, tensors
+    return key, leaves, [leaf for leaf in rest if isinstance(leaf, Tensor)]
+
+
+def _kind(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
 
 
 def _value(leaf: Any) -> Any:
     return (leaf.start, leaf.stop, leaf.step) if isinstance(leaf, slice) else leaf  # hashable from Python 3.12 on
+
+
+def is_flat(params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the parameters are a dict of tensors, and every argument is a tensor."""
+    return (
+        type(params) is dict and _all_tensors(params.values()) and _all_tensors(args) and _all_tensors(kwargs.values())
+    )
 
 
 def _all_tensors(values: Any) -> bool:

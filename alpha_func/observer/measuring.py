@@ -7,7 +7,7 @@ random generator changes.
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -76,21 +76,22 @@ class Meter:
         """Whether the loss is measured by a captured program."""
         return self._strategy is None
 
-    def part(self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch, *, after: bool) -> Part:
-        """The quadratic along d at θ, and the loss at θ + d if it is asked for."""
+    def part(
+        self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch, *, end: dict[str, Tensor] | None = None
+    ) -> Part:
+        """The quadratic along d at θ, and the loss at ``end`` = θ + d if that is given."""
         with _patient(self._measured == 0):
             quadratic = self._quadratic(theta, d, batch)
         self._measured += 1
         numbers = [*quadratic]
-        if after:
+        if end is not None:
             captured = self._of_names(tuple(theta))[0]
             loss = captured or self._loss.over(theta)
             # A loss may take a gradient of its own; a program has it written out.
             with self._at(theta, batch) as (args, kwargs), torch.set_grad_enabled(captured is None):
-                end = dict(zip(theta, torch._foreach_add(list(theta.values()), list(d.values())), strict=True))
                 numbers.append(loss(end, *args, **kwargs))
         found = torch.stack([number.detach().double() for number in numbers]).tolist()  # the device is waited for once
-        return Part(found[0], found[1], found[2], found[3] if after else math.nan)
+        return Part(found[0], found[1], found[2], found[3] if end is not None else math.nan)
 
     def gradient(self, theta: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The gradient at θ of the loss itself, by no program."""
@@ -104,6 +105,10 @@ class Meter:
         """The loss itself at θ, by no program."""
         with self._at(theta, batch) as (args, kwargs):
             return scalar_loss(self._loss.over(theta), args, kwargs)(theta)
+
+    def told(self, batches: Sequence[Batch]) -> list[float]:
+        """What the loop says that the losses of the batches were; NaN where it does not."""
+        return [math.nan if batch.loss is None else float(batch.loss) for batch in batches]
 
     def give_up_programs(self, why: str) -> None:
         """Measure by double backward from now on."""

@@ -21,6 +21,7 @@ from alpha_func.observer import setup
 from alpha_func.observer.batches import Batch, handed_over
 from alpha_func.observer.forwards import Watch, versions
 from alpha_func.observer.measuring import Meter
+from alpha_func.observer.ranks import MeterOverRanks, ranks
 from alpha_func.observer.record import StepRecord
 from alpha_func.observer.recording import Recorder, Taken
 from alpha_func.observer.snapshot import Snapshot, gradients, snapshot, trained
@@ -70,6 +71,9 @@ class Observer:
         measure_on: measure on this batch instead: a tuple of arguments or a dict of keyword arguments of the loss, or
             a function of the step that returns one. Random draws are then seeded, alike at every step.
         loss_after: evaluate the loss where the step ended too, for the gain ratio; one forward pass.
+        over_ranks: whether the record is of the global batch, the mean over the processes of torch.distributed, each
+            with equally many batches a step; False: of this process's shard. None: whether the module is a
+            DistributedDataParallel. A record's ``more["ranks"]`` says of how many it is.
         strategy: as for ``quadratic_along``. Left out, the loss is captured, and where it cannot be, double backward
             measures it and the log says why.
         backend: of ``capture``.
@@ -106,10 +110,14 @@ class Observer:
         log: Log | Iterable[Log] = (),
         measure_on: Any = None,
         loss_after: bool = True,
+        over_ranks: bool | None = None,
         strategy: StrategyLike | None = None,
         backend: str = "eager",
         start: int = 0,
     ):
+        wrapped = getattr(module, "_orig_mod", module)
+        if over_ranks is None:
+            over_ranks = isinstance(wrapped, nn.parallel.DistributedDataParallel)
         compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         module, self._optimizers = setup.bare_module(module), setup.bare_optimizers(optimizer)
         setup.check_criterion(criterion)
@@ -119,7 +127,9 @@ class Observer:
             setup.as_batch(measure_on)
         self._module, self._criterion = module, criterion
         self._measure_on = measure_on
-        meter = Meter(module, criterion, loss_of, strategy=strategy, backend=backend)
+        self._ranks = ranks() if over_ranks else 1
+        kind = MeterOverRanks if self._ranks > 1 else Meter
+        meter = kind(module, criterion, loss_of, strategy=strategy, backend=backend)
         self._recorder = Recorder(self._optimizers, meter, after=loss_after)
         self.step, self.last = start, None
         self._start = start
@@ -311,7 +321,7 @@ class Observer:
             )
         )
         seconds = self._seconds + time.perf_counter() - begun
-        self.last = record._replace(more={"seconds": seconds})
+        self.last = record._replace(more={"seconds": seconds, "ranks": self._ranks})
         for log in self._logs:
             self._guarded(log, log, self.last)
 

@@ -1,7 +1,6 @@
 """The record of a step that was taken: its batches measured, weighted as the loop weights them, and judged."""
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from alpha_func import tree
 from alpha_func.errors import CaptureError, ImpureLossError, ObserverError, StrategyError
 from alpha_func.observer.batches import Batch
 from alpha_func.observer.measuring import Meter, exact
@@ -61,24 +59,25 @@ class Recorder:
         """
         before, batches = taken.before, taken.batches
         theta = {name: exact(value) for name, value in before.params.items()}
-        ends = [exact(taken.params[name].detach()) for name in theta]
-        d = dict(zip(theta, torch._foreach_sub(ends, list(theta.values())), strict=True))
+        after = {name: exact(taken.params[name].detach()) for name in theta}
+        d = dict(zip(theta, torch._foreach_sub(list(after.values()), list(theta.values())), strict=True))
+        end = after if self._after else None
         seen = _seen(taken)  # before the module is called for it
         try:
-            parts = [self._meter.part(theta, d, batch, after=self._after) for batch in batches]
+            parts = [self._meter.part(theta, d, batch, end=end) for batch in batches]
         except Exception as error:
             self._explain(error, theta, batches)
             raise
+        losses = self._meter.told(batches)
         against = given(self._optimizers, before, taken.grads, d)
         dtypes = {value.dtype for value in before.params.values()} | ({taken.autocast} if taken.autocast else set())
         verdict, parts = judged(
-            self._meter, theta, d, batches, parts, taken.grads, against,
-            dtype=max(dtypes, key=_eps), after=self._after, own=taken.own, clipped=self._clipped,
+            self._meter, theta, d, batches, losses, parts, taken.grads, against,
+            dtype=max(dtypes, key=_eps), end=end, own=taken.own, clipped=self._clipped,
         )  # fmt: skip
         value, slope, curvature, loss_after = (
             _weighted(verdict.weights, column) for column in zip(*parts, strict=True)
         )
-        losses = [math.nan if batch.loss is None else float(batch.loss) for batch in batches]
         trained_loss = _weighted(verdict.weights, losses)
         if verdict.agrees is False:
             text = explained(taken.step, against.slope, slope, (value, trained_loss), verdict.how, seen)
@@ -86,7 +85,7 @@ class Recorder:
         elif verdict.how:
             self._clipped = verdict
             self._say("factor", logging.INFO, f"step {taken.step}: {verdict.how}; α* does not depend on it")
-        alpha, norm = divided(-slope, curvature), tree.norm(d).item()
+        alpha, norm = divided(-slope, curvature), against.step_norm
         eps = max(_eps(each.dtype) for each in theta.values())
         return StepRecord(
             step=taken.step,

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 from alpha_func import tree
 from alpha_func.optimizers.anatomy import weight_decay_share
 from alpha_func.optimizers.pure import Direction, State, from_live_optimizer
-from alpha_func.tree import Tree
 
 
 class Snapshot(NamedTuple):
@@ -30,10 +29,11 @@ class Snapshot(NamedTuple):
 class Given(NamedTuple):
     """A step against the gradient that the optimizers were given; NaN where it is not known.
 
-    ``lr`` is the learning rate that the step is proportional to, ``slope`` dᵀg, ``scale`` ‖d‖‖g‖.
+    ``lr`` is the learning rate that the step is proportional to, ``step_norm`` ‖d‖, ``slope`` dᵀg, ``scale`` ‖d‖‖g‖.
     """
 
     lr: float
+    step_norm: float
     slope: float
     scale: float
     cosine: float
@@ -76,22 +76,29 @@ def given(
     undecayed = not any(group.get("weight_decay") for optimizer in optimizers for group in optimizer.param_groups)
     grads = {name: grads[name] for name in d if name in grads}
     if not grads:
-        return Given(lr, math.nan, math.nan, math.nan, 0.0 if undecayed else math.nan)
+        return Given(lr, _norm(d.values()).item(), math.nan, math.nan, math.nan, 0.0 if undecayed else math.nan)
     moved = {name: d[name] for name in grads}  # what has no gradient has not moved
     slope = tree.vdot(moved, grads)
-    scale = tree.norm(moved) * tree.norm(grads)
+    norm = _norm(d.values())
+    scale = norm * _norm(grads.values())
     share = torch.full((), 0.0 if undecayed else math.nan)
     if direction is not None and not undecayed:
         params = {name: before.params[name] for name in grads}
         if _decoupled(direction):
-            share = _decoupled_share(direction, moved, grads, params)
+            share = _decoupled_share(direction, slope, grads, params)
         else:
             state = {name: before.state[name] for name in grads}
             with suppress(Exception):  # an optimizer of the user's own that does not run on copies
                 share = weight_decay_share(direction, moved, grads, state, params)
-    numbers = torch.stack([slope.double().cpu(), scale.double().cpu(), share.double().cpu()]).tolist()
-    cosine = (-slope.double() / scale.double()).item()
-    return Given(lr, numbers[0], numbers[1], cosine, numbers[2])
+    cosine = -slope.double().cpu() / scale.cpu()
+    numbers = torch.stack([each.double().cpu() for each in (norm, slope, scale, cosine, share)]).tolist()
+    return Given(lr, *numbers)
+
+
+def _norm(tensors: Iterable[Tensor]) -> Tensor:
+    """The norm of them all, in float64."""
+    norms = torch._foreach_norm([t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors])
+    return torch.stack([norm.double().cpu() for norm in norms]).norm()
 
 
 def _decoupled(direction: Direction) -> bool:
@@ -101,7 +108,7 @@ def _decoupled(direction: Direction) -> bool:
 
 
 def _decoupled_share(
-    direction: Direction, d: Tree, grads: Mapping[str, Tensor], params: Mapping[str, Tensor]
+    direction: Direction, slope: Tensor, grads: Mapping[str, Tensor], params: Mapping[str, Tensor]
 ) -> Tensor:
     """(d − d₀)ᵀg / dᵀg, where d − d₀ = −lr·λ·θ, λ the weight decay (Loshchilov & Hutter, 2019).
 
@@ -116,4 +123,4 @@ def _decoupled_share(
         if decay and own:
             theta, g = ({name: tree_[name] for name in own} for tree_ in (params, grads))
             part = part - decay * tree.vdot(theta, g).cpu()
-    return part / tree.vdot(d, grads).cpu()
+    return part / slope.cpu()

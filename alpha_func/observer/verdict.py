@@ -41,12 +41,13 @@ def judged(
     theta: dict[str, Tensor],
     d: dict[str, Tensor],
     batches: Sequence[Batch],
+    losses: Sequence[float],
     parts: list[Part],
     grads: Mapping[str, Tensor],
     given: Given,
     *,
     dtype: torch.dtype,
-    after: bool,
+    end: dict[str, Tensor] | None,
     own: bool,
     clipped: Trained | None = None,
 ) -> tuple[Trained, list[Part]]:
@@ -55,8 +56,8 @@ def judged(
     ``clipped`` is what was found of an earlier step whose gradient had been shortened: where the loop tells its loss,
     and it is the measured one, the gradient is not computed again.
     """
-    count, known = len(batches), [None if b.loss is None else float(b.loss) for b in batches]
-    ratios = [divided(loss, p.value) for loss, p in zip(known, parts, strict=True) if loss is not None]
+    count = len(batches)
+    ratios = [divided(loss, part.value) for loss, part in zip(losses, parts, strict=True) if not math.isnan(loss)]
     candidates = [ratios] if len(ratios) == count > 1 else []
     candidates += [mean(count)] + ([[1.0] * count] if count > 1 else [])
     if not own or math.isnan(given.slope) or not all(math.isfinite(part.slope) for part in parts):
@@ -76,7 +77,7 @@ def judged(
     measured = [meter.gradient(theta, batch) for batch in batches]
     if meter.by_program and _program_differs(measured, d, parts, given, dtype):
         meter.give_up_programs("a program's slope was not that of the loss")
-        parts = [meter.part(theta, d, batch, after=after) for batch in batches]
+        parts = [meter.part(theta, d, batch, end=end) for batch in batches]
         found = found_in(parts)
         if found is not None:
             return found, parts

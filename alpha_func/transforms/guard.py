@@ -204,6 +204,6 @@ def _key(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwarg
     source = module_loss_of(loss)
     token = source.state.read()[0] if source is not None else 0
     try:
-        return signature(params, args, kwargs, [])[0], token
+        return signature(params, args, kwargs)[0], token
     except TypeError:  # arguments that a signature cannot hold; an uncaptured loss may take them
         return token

@@ -59,8 +59,13 @@ def of_process():
         "level of forward mode": forward_ad._current_level,
         "dispatch modes": torch._C._len_torch_dispatch_stack(),
         "function modes": torch._C._len_torch_function_stack(),
-        "global hooks": [[(key, id(hook)) for key, hook in hooks.items()] for hooks in _HOOKS],
+        "global hooks": [[(key, id(hook)) for key, hook in hooks.items() if _lasts(hook)] for hooks in _HOOKS],
     }
+
+
+def _lasts(hook):
+    """Whether it is none of an observer's, which goes when the observer is collected, whenever that is."""
+    return getattr(hook, "__module__", "") != "alpha_func.observer.forwards"
 
 
 def of_module(module):
@@ -124,6 +129,8 @@ def watched(call):
 
     @functools.wraps(call)
     def around(self, *args, **kwargs):
+        if torch.compiler.is_dynamo_compiling():  # a recording has no side effects
+            return call(self, *args, **kwargs)
         outermost = not getattr(_within, "call", False) and threading.current_thread() is threading.main_thread()
         if not outermost or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
             return call(self, *args, **kwargs)

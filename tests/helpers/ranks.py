@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.fx.experimental.symbolic_shapes  # torch.func's first call imports it: here, once for every process
 
-import alpha_func  # noqa: F401  likewise
+import alpha_func
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +55,32 @@ def run(name, rank, ranks, store, timeout, folder):
         Path(folder, f"{rank}.error").write_text(traceback.format_exc())
         sys.exit(1)
     dist.destroy_process_group()
+
+
+def observed_in_ddp(rank, ranks):
+    """The records of a DistributedDataParallel loop: of the global batch, and of the shard."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2)).double()
+    wrapped = torch.nn.parallel.DistributedDataParallel(net) if ranks > 1 else net
+    criterion, optimizer = torch.nn.MSELoss(), torch.optim.SGD(net.parameters(), lr=0.3)
+    whole = alpha_func.Observer(wrapped, criterion, optimizer)
+    shard = alpha_func.Observer(net, criterion, optimizer, over_ranks=False)
+    found = []
+    for step in range(3):
+        batch = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(step)).double()
+        x, y = (part.chunk(ranks)[rank] for part in (batch[0], batch[1][:, :2]))
+        optimizer.zero_grad()
+        loss = criterion(wrapped(x), y)
+        loss.backward()
+        if step == 2:
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+        whole.batch(x, y, loss=loss if step == 1 else None)
+        shard.batch(x, y)
+        optimizer.step()
+        record = whole.last
+        found.append([record.loss, record.slope, record.curvature, record.loss_after, record.gradient_factor])
+        found[-1] += [record.agrees, record.more["ranks"], shard.last.loss, shard.last.more["ranks"]]
+    return found
 
 
 def case():

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from alpha_func import Observer
+from tests.helpers.ranks import start
 
 MSE = nn.MSELoss()
 
@@ -240,3 +241,15 @@ def test_a_step_that_raises_leaves_nothing_behind():
     observer.batch(x, y)
     optimizer.step()
     assert (observer.last.step, observer.last.agrees) == (0, True)
+
+
+def test_a_step_of_ddp_is_measured_on_the_global_batch():
+    two, one = ([found for _, found, _ in start("observed_in_ddp", ranks)] for ranks in (2, 1))
+    assert two[0] is not None
+    for first, second, alone in zip(*two, *one, strict=True):
+        assert first[:7] == second[:7]  # all ranks record the same
+        assert first[:5] == pytest.approx(alone[:5], rel=1e-10)
+        assert first[5:7] == [True, 2]
+        assert first[8] == alone[8] == 1
+        assert (first[7] + second[7]) / 2 == pytest.approx(alone[0], rel=1e-12)
+        assert first[7] != second[7]

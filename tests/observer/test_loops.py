@@ -458,13 +458,14 @@ LOOPS = {
     "accumulated, weights, told": accumulated([0.2, 0.5, 0.3], told=True),
     "abandoned": accumulated([0.5, 0.5], abandoned=True),
     "queue": lambda: supervised(Queue(), nn.CrossEntropyLoss(), classes(4)),
-    "counter": lambda: supervised(Counter(), nn.MSELoss(), regression()),
+    # What these two change outside of tensors, a trace would change too; the observer puts it back around it.
+    "counter": lambda: supervised(Counter(), nn.MSELoss(), regression(), strategy="reverse_over_reverse"),
     "spectral norm": lambda: supervised(
         nn.Sequential(parametrizations.spectral_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 3)),
         nn.MSELoss(),
         regression(),
     ),
-    "layer drop": lambda: supervised(LayerDrop(), nn.MSELoss(), regression()),
+    "layer drop": lambda: supervised(LayerDrop(), nn.MSELoss(), regression(), strategy="reverse_over_reverse"),
     "evaluated before the step": evaluated_before_the_step,
     "batch before forward": batch_first,
 }

@@ -21,7 +21,8 @@ from torch import Tensor, func, fx
 
 from alpha_func import tree
 from alpha_func.capture.running.backends import Runnable
-from alpha_func.capture.tracing.agreement import aside, plain
+from alpha_func.capture.tracing.agreement import aside
+from alpha_func.capture.tracing.outside import values
 from alpha_func.capture.tracing.roundings import apart, coarsest, disturbed, in_double, seeded
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.transforms.engine import Args, Kwargs
@@ -98,7 +99,7 @@ class Witness:
         self._draws_otherwise = seed is not None and any(tensor.is_cuda for tensor in self.inputs)
         self._structure = tree.structure(params)
         self.names = [f"params{path}" for path, _ in tree.named_leaves(params)]
-        args, kwargs = tree.map(lambda v: plain(v) if isinstance(v, Tensor) else v, (args, kwargs))
+        args, kwargs = tree.map(lambda v: values(v) if isinstance(v, Tensor) else v, (args, kwargs))
         self._loss = scalar_loss(loss, args, kwargs)
 
     @property
@@ -158,7 +159,7 @@ def _gradient(value: Tensor, leaves: list[Tensor], *, create_graph: bool = False
 
 def values_of(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The values beneath transforms, one example of a batch."""
-    found = [plain(tensor) for tensor in tensors]
+    found = [values(tensor) for tensor in tensors]
     kept = [tensor for tensor in found if tensor is not None]
     if len(kept) < len(found):
         raise NoEvidence("the tensors have no values", lasting=False)
@@ -266,7 +267,7 @@ def _far(got: Numbers, expected: Numbers, tolerance: float) -> list[str]:
 
 
 def _near(got: Tensor, expected: Tensor, tolerance: float) -> bool:
-    got, expected = _said(got, expected)
+    got, expected = (each.detach() for each in _said(got, expected))  # of other parameters they may have a graph
     size = float(in_double(expected).norm()) if expected.ndim else abs(float(expected))
     return apart(got, expected) <= (tolerance * size if math.isfinite(size) else 0)
 
@@ -274,7 +275,8 @@ def _near(got: Tensor, expected: Tensor, tolerance: float) -> bool:
 def _unexplained(name: str, got: Numbers, expected: Numbers, spread: dict[str, float]) -> Doubt | None:
     of_program = name == _OF_PROGRAM
     number = "slope" if of_program else name
-    ours, theirs = _said((expected if of_program else got)[name], expected[number])
+    said = _said((expected if of_program else got)[name], expected[number])
+    ours, theirs = (each.detach() for each in said)
     difference = apart(ours, theirs)
     if difference <= _FAR * spread.get(number, 0.0):  # not so for a NaN
         return None

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor, maybe_get_bdim
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
@@ -53,12 +52,10 @@ def require_agreement(
     Raises:
         CaptureError: the values differ; the message holds both.
     """
+    if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in inputs):
+        return
     with aside():
-        found = [plain(tensor) for tensor in inputs]
-        if any(tensor is None for tensor in found):
-            return
-        operands = [tensor for tensor in found if tensor is not None]
-        params, args, kwargs = tree.map(lambda v: plain(v) if isinstance(v, Tensor) else v, (params, args, kwargs))
+        operands, params = tree.map(Tensor.detach, (inputs, params))
         if seed is not None and any(tensor.is_cuda for tensor in operands):
             return  # CUDA's own dropout has another mask than that of torch.func
         expected = loss(params, *args, **kwargs).detach()
@@ -87,24 +84,12 @@ def aside() -> Iterator[None]:
         yield
 
 
-def plain(tensor: Tensor) -> Tensor | None:
-    """The values beneath a transform, one example of a batch; None where there are none to compute with."""
-    while is_functorch_wrapped_tensor(tensor):
-        dim = maybe_get_bdim(tensor) if is_batchedtensor(tensor) else None
-        tensor = get_unwrapped(tensor)
-        if dim is not None:
-            if tensor.shape[dim] == 0:
-                return None
-            tensor = tensor.select(dim, 0)
-    return None if isinstance(tensor, FakeTensor) or tensor.is_meta else tensor.detach()
-
-
 def spread_of(program: fx.GraphModule, seed: int | None, operands: list[Tensor], value: Tensor) -> float:
     """How far the value goes when the result of every operator is off by a rounding."""
     runs = []
     for run in disturbed(program, _RUNS):
         with seeded(seed):
-            runs.append(float(run(*operands)))
+            runs.append(float(run(*operands).detach()))
     return max(abs(run - float(value)) for run in runs)
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch._decomp import get_decompositions
 from torch.nn import functional as F
 
-from alpha_func.capture.tracing.refusal import here
 from alpha_func.errors import CaptureError
 
 aten = torch.ops.aten
@@ -88,7 +87,7 @@ def embedding(
     """A look-up. PyTorch's gradient holds the padding row constant; forward mode does not, so ``detach`` says it."""
     if scale_grad_by_freq:
         raise CaptureError(
-            f"embedding with scale_grad_by_freq=True{here()}: its gradient is not the derivative of the loss; "
+            "embedding with scale_grad_by_freq=True: its gradient is not the derivative of the loss; "
             "leave the option out"
         )
     if padding_idx < 0:
@@ -146,15 +145,15 @@ def view_as_complex(x: Tensor) -> Tensor:
 
 
 def gaussian_nll_loss(
-    mean: Tensor, target: Tensor, var: Tensor, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+    input: Tensor, target: Tensor, var: Tensor, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
 ) -> Tensor:
     """``F.gaussian_nll_loss`` without its check that no variance is negative, which a program cannot make."""
     if isinstance(var, float):
-        var = torch.full_like(mean, var)
-    if var.shape != mean.shape and mean.shape[:-1] == var.shape:
+        var = torch.full_like(input, var)
+    if var.shape != input.shape and input.shape[:-1] == var.shape:
         var = var.unsqueeze(-1)
     var = torch.where(var.detach() < eps, var + (eps - var).detach(), var)  # its clamp is outside autograd
-    loss = (var.log() + (mean - target) ** 2 / var) / 2
+    loss = (var.log() + (input - target) ** 2 / var) / 2
     if full:
         loss = loss + math.log(2 * math.pi) / 2
     return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
@@ -189,9 +188,20 @@ def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int) -> tuple[T
     return reduced, is_target.to(x.dtype).reshape(target.shape)
 
 
-def linear_cross_entropy(input: Tensor, linear_weight: Tensor, target: Tensor, **options: Any) -> Tensor:
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    ignore_index: int | None = None,
+    options: Any = None,
+    **kwargs: Any,
+) -> Tensor:
     """``F.linear_cross_entropy`` without its chunks, which are an operator of their own."""
-    return F.linear_cross_entropy(input, linear_weight, target, **{**options, "options": None})
+    logits = torch.tensordot(input, linear_weight, ([-1], [-1]))
+    logits = logits if linear_bias is None else logits + linear_bias
+    return F.cross_entropy(logits, target, ignore_index=-100 if ignore_index is None else ignore_index, **kwargs)
 
 
 def cdist(x: Tensor, y: Tensor, p: float, compute_mode: int | None) -> Tensor:
@@ -234,7 +244,7 @@ def embedding_bag(
     """Sums or means of looked-up rows, a bag from each offset to the next."""
     if scale_grad_by_freq or mode == 2:
         option = "scale_grad_by_freq=True" if scale_grad_by_freq else "mode='max'"
-        raise CaptureError(f"embedding_bag with {option}{here()} has no composition here; look up and reduce instead")
+        raise CaptureError(f"embedding_bag with {option} has no composition here; look up and reduce instead")
     starts = offsets[:-1] if include_last_offset else offsets
     places = torch.arange(indices.shape[0], dtype=starts.dtype, device=starts.device)
     bag = (places.unsqueeze(1) >= starts).sum(1) - 1
@@ -284,7 +294,7 @@ BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten.view_as_complex.default: view_as_complex,
 }
 
-# Python functions of torch, before they become operators.
-BY_FUNCTION: dict[Any, Callable[..., Any]] = {F.gaussian_nll_loss: gaussian_nll_loss}
+# Python functions of torch, before they get into a recording: they look at values, or become operators of their own.
+BEFORE_RECORDING: dict[Any, Callable[..., Any]] = {F.gaussian_nll_loss: gaussian_nll_loss}
 if hasattr(F, "linear_cross_entropy"):  # from torch 2.13 on
-    BY_FUNCTION[F.linear_cross_entropy] = linear_cross_entropy
+    BEFORE_RECORDING[F.linear_cross_entropy] = linear_cross_entropy

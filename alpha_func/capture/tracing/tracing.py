@@ -1,7 +1,7 @@
-"""A loss, run once on tensors without data, as a graph of primitive operators.
+"""A recorded loss, run once on tensors without data, as a graph of primitive operators.
 
-Nothing is computed: fake tensors carry shapes, dtypes and devices only. That makes a trace cost no memory, and it is
-what shows a tensor that the loss closed over (it has data) and control flow that depends on values (there are none).
+Nothing is computed: fake tensors carry shapes, strides, dtypes and devices only. That makes a trace cost no memory, and
+it is what shows control flow that depends on values (there are none).
 """
 
 import logging
@@ -11,53 +11,51 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensor,
     FakeTensorMode,
     UnsupportedOperatorException,
 )
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from alpha_func import tree
+from alpha_func import torch_private, tree
 from alpha_func.capture.rewrites.differentiable import differentiable
-from alpha_func.capture.tracing.compositions import BY_FUNCTION
 from alpha_func.capture.tracing.lowering import RENAMED, decompositions
-from alpha_func.capture.tracing.refusal import EAGER, here, where
+from alpha_func.capture.tracing.recording import the_loss
+from alpha_func.capture.tracing.refusal import EAGER, line_of
 from alpha_func.errors import CaptureError
 from alpha_func.losses.kernels import twice_differentiable
+from alpha_func.losses.module_loss import Watched
 
 aten = torch.ops.aten
-_LIFTS = (aten.lift_fresh.default, aten.lift_fresh_copy.default)  # of constants that the loss itself makes
 _FILLS = {  # draws that take the shape of their first operand, and no value
     *(aten.bernoulli.p, aten.cauchy.default, aten.exponential.default, aten.geometric.default, aten.log_normal.default),
     *(aten.normal_functional.default, aten.rand_like.default, aten.randn_like.default, aten.uniform.default),
     *(aten.randint_like.default, aten.randint_like.low_dtype),
 }
-_LEAVES_TORCH = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__}
 
 
-def trace(function: Callable[..., Tensor], like: list[Tensor], *, constants: bool) -> fx.GraphModule:
-    """The graph of ``function(*tensors)``, for tensors of the shapes, dtypes and devices of ``like``.
+def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx.GraphModule:
+    """A recorded loss in primitive operators, for tensors of the shapes, strides, dtypes and devices of ``like``.
 
-    Every operator in it is functional; ``aten.detach`` stands where the function stops derivatives (``detach``,
-    ``.data``, ``torch.no_grad``).
+    Every operator in it is functional; ``aten.detach`` stands where the loss stops derivatives (``detach``, ``.data``,
+    ``torch.no_grad``).
+
+    Args:
+        recording: a graph of torch calls, as TorchDynamo gives it.
+        like: what the program will be called with.
+        order: which of those each input of the recording is.
 
     Raises:
-        CaptureError: the function cannot be written as such a graph.
+        CaptureError: the loss cannot be written as such a graph.
     """
-    with _outside(), FakeTensorMode(allow_non_fake_inputs=True):
-        inputs = [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in like]
 
-    def watched(*leaves: Tensor) -> Tensor:
+    def function(*tensors: Tensor) -> Tensor:
         before = torch.default_generator.get_state()
-        with _Dispatched(constants), _Called(constants):
-            value = function(*leaves)
+        value = _Lowered(recording).loss(*[tensors[i] for i in order])
         if not torch.equal(before, torch.default_generator.get_state()):
             torch.default_generator.set_state(before)
             raise CaptureError(
@@ -66,32 +64,60 @@ def trace(function: Callable[..., Tensor], like: list[Tensor], *, constants: boo
             )
         return value
 
+    depth, level = torch_private.transform_depth(), torch_private.forward_level()
     with _outside():
-        inputs[0].fake_mode.allow_non_fake_inputs = constants  # type: ignore[attr-defined]
+        with FakeTensorMode():
+            inputs = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in like]
         try:
-            traced = _traced(watched, inputs, constants)
+            if any(torch_private.enters_a_transform(node) for node in recording.graph.nodes):
+                # It counts its levels of torch.func from the first: functionalize would be one around them.
+                traced = _functional(_in_operators(function, inputs), inputs)
+            else:
+                traced = _functional(function, inputs)
             if any(_changes_something(node) for node in traced.graph.nodes):
                 # Composites that functionalize does not see into, RNNs for one, write in place within themselves.
-                traced = _traced(traced, inputs, constants)
-        except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
-            raise CaptureError(_depends_on_values(error)) from error
-        except RuntimeError as error:
-            if "custom_function_call" not in str(error) and "setup_context" not in str(error):
-                raise
-            raise CaptureError(
-                f"an autograd.Function is called{where(error)}: its backward may differ from the derivative of its "
-                f"forward, which a program would hold; write it in torch operators, or {EAGER}"
-            ) from error
+                traced = _functional(traced, inputs)
+        except Exception:
+            torch_private.close_levels(depth, level)
+            raise
     return differentiable(_cleaned(traced))
 
 
-def _traced(function: Callable[..., Tensor], inputs: list[Tensor], constants: bool) -> fx.GraphModule:
-    return make_fx(
-        functionalize(function, remove="mutations"),
-        decomposition_table=decompositions(),
-        tracing_mode="fake",
-        _allow_non_fake_inputs=constants,
-    )(*inputs)
+class _Lowered(fx.Interpreter):
+    """A recording run call by call, as the operators that its calls are; what is refused is refused with its line."""
+
+    def __init__(self, recording: fx.GraphModule):
+        super().__init__(recording)
+        self.extra_traceback = False
+
+    def loss(self, *inputs: Tensor) -> Tensor:
+        """The value of the loss."""
+        with _Dispatched(), Watched():  # type: ignore[no-untyped-call]
+            self.run(*inputs)
+        return self._loss
+
+    def run_node(self, n: fx.Node) -> Any:
+        """The result of one call."""
+        try:
+            if torch_private.drops_a_backward(n):
+                raise CaptureError(_AUTOGRAD_FUNCTION)
+            result = super().run_node(n)
+        except CaptureError as error:
+            raise CaptureError(f"{error} ({line_of(n).strip()})") from error
+        except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
+            raise CaptureError(_depends_on_values(error, line_of(n))) from error
+        if n.target is the_loss:
+            self._loss = result
+        # ``.data`` is a detach to derivatives, which its own call is not to make_fx.
+        return result.detach() if torch_private.reads_data(n) else result
+
+
+def _functional(function: Callable[..., Tensor], inputs: list[Tensor]) -> fx.GraphModule:
+    return _in_operators(functionalize(function, remove="mutations"), inputs)
+
+
+def _in_operators(function: Callable[..., Tensor], inputs: list[Tensor]) -> fx.GraphModule:
+    return make_fx(function, decomposition_table=decompositions(), tracing_mode="fake")(*inputs)
 
 
 def _changes_something(node: fx.Node) -> bool:
@@ -102,9 +128,9 @@ def _changes_something(node: fx.Node) -> bool:
 def _outside() -> Iterator[None]:
     """Outside every transform and mode that the call may be under, and away from fused kernels."""
     with ExitStack() as stack:
-        stack.enter_context(temporarily_clear_interpreter_stack())
-        stack.enter_context(_disable_current_modes())
-        stack.enter_context(torch.enable_grad())  # the loss's own no_grad is then to be told from the caller's
+        stack.enter_context(torch_private.temporarily_clear_interpreter_stack())
+        stack.enter_context(torch_private.modes_disabled())
+        stack.enter_context(torch.enable_grad())
         stack.enter_context(twice_differentiable())
         stack.enter_context(_without_onednn())  # fused LSTM
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # fused RNNs and batch norm
@@ -135,47 +161,19 @@ def _without_onednn() -> Iterator[None]:
 
 
 class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Every operator as it is about to be recorded: refuses closed-over tensors, writes ``no_grad`` as ``detach``."""
-
-    def __init__(self, constants: bool):
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.constants = constants
+    """Every operator as it is about to be recorded: writes ``no_grad`` as ``detach``."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not self.constants and func not in _LIFTS:
-            for value in tree.leaves((args, kwargs)):
-                if isinstance(value, Tensor) and not isinstance(value, FakeTensor):
-                    raise CaptureError(_closed_over(value))
         if isinstance(kwargs.get("generator"), torch.Generator):
             raise CaptureError(
-                f"{func} draws from a torch.Generator of the loss's own{here()}: a program cannot hold its state; "
+                f"{func} draws from a torch.Generator of the loss's own: a program cannot hold its state; "
                 "pass the draw as an argument"
             )
         out = func(*args, **kwargs)
         if not torch.is_grad_enabled():
             out = tree.map(lambda t: t.detach() if isinstance(t, Tensor) else t, out)
         return out
-
-
-class _Called(TorchFunctionMode):
-    """What never becomes an operator: ``.data``, and values that leave torch."""
-
-    def __init__(self, constants: bool):
-        super().__init__()
-        self.constants = constants
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__self__", None) is torch.Tensor.data:
-            if func.__name__ == "__get__":
-                return args[0].detach()
-            raise CaptureError(f".data is assigned{here()}: a program has no such operation; use torch operators")
-        if not self.constants and func in _LEAVES_TORCH:
-            raise CaptureError(
-                f"Tensor.{func.__name__} takes values out of torch{here()}: a program would keep them as they are now; "
-                f"stay in torch operators, or {EAGER}"
-            )
-        return BY_FUNCTION.get(func, func)(*args, **(kwargs or {}))
 
 
 def _cleaned(traced: fx.GraphModule) -> fx.GraphModule:
@@ -214,18 +212,16 @@ def _fill_a_tensor_of_its_own(draw: fx.Node) -> None:
     draw.args = (empty, *draw.args[1:])
 
 
-def _closed_over(value: Tensor) -> str:
-    return (
-        f"the loss closes over a tensor of shape {tuple(value.shape)}, {value.dtype}{here()}: a program would keep "
-        "answering for it after it was rebound; pass it as an argument of the loss, make it a buffer of the module, "
-        "or say capture(..., constants=True)"
-    )
+_AUTOGRAD_FUNCTION = (
+    "an autograd.Function is called: its backward may differ from the derivative of its forward, which a program would "
+    f"hold; write it in torch operators, or {EAGER}"
+)
 
 
-def _depends_on_values(error: Exception) -> str:
+def _depends_on_values(error: Exception, line: str) -> str:
     operator = getattr(error, "func", None) or error
     if operator is aten._local_scalar_dense.default:
-        found = f"control flow or .item() on the value of a tensor{where(error)}"
+        found = f"control flow or .item() on the value of a tensor{line}"
     else:
-        found = f"{operator}{where(error)} has an output whose shape depends on values, or no shape rule"
+        found = f"{operator}{line} has an output whose shape depends on values, or no shape rule"
     return f"{found}: a program is the same for all values; use torch.where and masks, or {EAGER}"

@@ -1,0 +1,163 @@
+"""A loss as TorchDynamo records it: a graph of torch calls, under guards on everything that Python read to get there.
+
+    call -> guards, in C++ -> a graph whose guards hold: its inputs, as they are now
+                           -> none: a new one is recorded, symbolically; nothing runs, nothing changes
+
+Numbers, flags, containers, closures, globals, attributes, hooks, modes, shapes, strides and dtypes are guarded; tensors
+that the loss closes over are inputs. What stands in for the compiled graph raises the inputs out of the compiled frame,
+before Dynamo would replay any side effect of the loss; the caller lowers the graph once and runs that with them.
+"""
+
+import threading
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.backends import mha
+
+from alpha_func import torch_private
+from alpha_func.capture.tracing.compositions import BEFORE_RECORDING
+from alpha_func.capture.tracing.refusal import EAGER, not_recorded
+from alpha_func.errors import CaptureError
+from alpha_func.tree import Tree
+
+MAX_RECORDINGS = 32  # of one loss
+LOCK = threading.RLock()  # Dynamo's caches, and what a first call sets globally, are not for two threads at a time
+
+
+class Recording:
+    """One graph of a loss, and what Dynamo read for it without a guard.
+
+    Attributes:
+        graph: torch calls, from ``sources`` to the loss.
+        sources: where each input is read, as Python would write it.
+        lowered: what the caller made of it, kept with it.
+    """
+
+    def __init__(self, graph: fx.GraphModule):
+        self.graph = graph
+        self.sources = [torch_private.source_of(node) for node in graph.graph.find_nodes(op="placeholder")]
+        self.lowered: Any = None
+        self._code = torch_private.traced_code()
+        self._methods: list[tuple[type, str, types.CodeType]] = []
+        self._hooks = _global_hooks()
+
+    def run(self, *inputs: Any) -> None:
+        """What Dynamo calls with the inputs of the graph when its guards hold."""
+        raise _Found(self, inputs)  # in no variable: exception, traceback and frame would be a circle
+
+    def guarded(self, objects: list[Any]) -> None:
+        """Remember the methods that the classes of these objects have: to Dynamo, those of modules never change."""
+        for kind in {type(value) for value in objects}:
+            names = {name for base in kind.__mro__ for name in vars(base)}
+            found = [(kind, name, _code_of(kind, name)) for name in names]
+            self._methods += [(kind, name, code) for kind, name, code in found if code in self._code]
+
+    def holds(self) -> bool:
+        """Whether what Dynamo does not guard is as it was."""
+        for kind, name, code in self._methods:
+            if _code_of(kind, name) is not code:
+                return False
+        return self._hooks == _global_hooks()
+
+
+class _Found(BaseException):
+    """A recording whose guards hold, and its inputs."""
+
+
+class Recorder:
+    """``recorder(params, args, kwargs)``: the recording of a loss that holds for a call, and its inputs.
+
+    Args:
+        loss: the loss; it is neither run nor changed.
+    """
+
+    def __init__(self, loss: Callable[..., Tensor]):
+        self._loss = loss
+        self._frame: Callable[..., Any] | None = None
+
+    def __call__(
+        self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Recording, Sequence[Tensor]]:
+        """Look a call up, or record it; outside of transforms and modes.
+
+        Args:
+            params, args, kwargs: plain tensors in them, no two of them one object. Those of ``params`` require grad:
+                else Dynamo takes an ``autograd.Function`` for its forward, and drops its backward without a word.
+
+        Raises:
+            CaptureError: Dynamo cannot record the loss.
+        """
+        with LOCK:
+            fast, grad = mha.get_fastpath_enabled(), torch.is_grad_enabled()
+            try:
+                if fast:  # fused kernels without a second derivative
+                    mha.set_fastpath_enabled(False)
+                if not grad:  # the loss's own no_grad is then to be told from the caller's
+                    torch.set_grad_enabled(True)
+                return self._found(params, args, kwargs)
+            finally:
+                mha.set_fastpath_enabled(fast)
+                torch.set_grad_enabled(grad)
+
+    def _found(self, *call: Any) -> tuple[Recording, Sequence[Tensor]]:
+        limit_reached = torch_private.limit_reached()
+        while True:
+            frame = self._frame or self._new_frame()
+            try:
+                frame(self._loss, *call)
+            except _Found as found:
+                recording, inputs = found.args
+                if recording.holds():
+                    return recording, inputs
+            except limit_reached:  # Dynamo drops none of its graphs
+                pass
+            except Exception as error:  # Dynamo's, of whatever kind: the loss itself does not run
+                raise CaptureError(not_recorded(error)) from error
+            else:
+                raise CaptureError(f"{_SWITCHED_OFF}, or {EAGER}")
+            self._frame = None
+
+    def _new_frame(self) -> Callable[..., Any]:
+        for function, composition in BEFORE_RECORDING.items():
+            torch_private.substitute(function, composition)
+        recorded: list[Recording] = []
+
+        def backend(graph: fx.GraphModule, _: list[Tensor]) -> Callable[..., None]:
+            recorded.append(Recording(graph))
+            return recorded[0].run
+
+        def guarded(objects: list[Any]) -> None:
+            recorded.pop().guarded(objects)
+
+        # Dynamo keeps and counts its graphs by code object: each loss has one of its own.
+        code = _calls_the_loss.__code__.replace(co_name="loss")
+        names = {**globals(), "the_loss": torch_private.allowed_in_graph(the_loss)}
+        function = types.FunctionType(code, names, "loss")
+        self._frame = torch_private.recorded_by(backend, guarded, function, MAX_RECORDINGS)
+        return self._frame
+
+
+def the_loss(value: Tensor) -> Tensor:
+    """The value, its node marked in Dynamo's graph: side effects of the loss may be outputs as well."""
+    return value
+
+
+def _calls_the_loss(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return the_loss(loss(params, *args, **kwargs))
+
+
+def _global_hooks() -> tuple[Any, ...]:
+    return tuple([hook for hooks in torch_private.GLOBAL_HOOKS for hook in hooks.values()])
+
+
+def _code_of(kind: type, name: str) -> types.CodeType | None:
+    return getattr(getattr(kind, name, None), "__code__", None)
+
+
+_SWITCHED_OFF = (
+    "TorchDynamo, which records and guards a captured loss, is switched off here (torch.compiler.set_stance, "
+    "torch.compiler.disable or TORCHDYNAMO_DISABLE): switch it on"
+)
