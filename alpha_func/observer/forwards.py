@@ -6,6 +6,7 @@ seen: the module itself has no hook, and is copied, saved, scripted and compiled
 """
 
 import copy
+import logging
 import random
 import sys
 import warnings
@@ -22,6 +23,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from alpha_func.losses.draws import RngState, draws_replayed, other_generators_kept, rng_state
 
+logger = logging.getLogger("alpha_func")
 KEPT = 8  # beginnings; more calls of the module before a ``batch`` than that are of no interest
 _EXACT = (torch.float32, torch.float64)
 _STRUCTURE = frozenset(nn.Module().__dict__) - {"training"}
@@ -115,8 +117,12 @@ class Watch:
             self.calls += 1
         elif self.begun:
             return
-        self._tell()
-        self.begin(args)
+        try:
+            self._tell()
+            self.begin(args)
+        except Exception as error:  # a forward of the loop's is never ended; its batch then has no beginning
+            logger.warning("the beginning of a forward was not kept: %s: %s", type(error).__name__, error)
+            self.disarm()
 
 
 @contextmanager
