@@ -4,7 +4,8 @@
 
 The model learns to add two numbers digit by digit, with warm-up, a cosine schedule and clipped gradients. Every fifth
 step is a line: the loss, α* in steps of AdamW (1 is the step as it is), the learning rate that would have landed on the
-minimum of the quadratic, the cosine between the step and −g, and what share of the slope is weight decay's.
+minimum of the quadratic, the cosine between the step and −g, what share of the slope is weight decay's, and the gain
+ratio: near 1 α* can be trusted.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def show(record: StepRecord) -> None:
     """A line of the table."""
     print(
         f"{record.step:5d}  {record.loss:6.3f}  {record.alpha_steps:9.3g}  {record.lr:8.2g}  {record.alpha_lr:9.2g}  "
-        f"{record.cosine:6.3f}  {record.weight_decay_share:8.1e}"
+        f"{record.cosine:6.3f}  {record.weight_decay_share:8.1e}  {record.gain_ratio:5.2f}"
     )
 
 
@@ -91,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda i: min((i + 1) / warmed, 0.5 + 0.5 * math.cos(math.pi * i / options.steps))
     )
-    print(" step    loss         α*        lr      α*·lr  cosine     decay")
+    print(" step    loss         α*        lr      α*·lr  cosine     decay   gain")
     logs = [show, CSVLog(options.csv)] if options.csv else [show]
     with Observer(model, cross_entropy, optimizer, every=options.every, log=logs) as observer:
         for _ in range(options.steps):
@@ -100,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
             loss = cross_entropy(model(inputs), targets)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            observer.batch(inputs, targets)
+            observer.batch(inputs, targets, loss=loss)
             optimizer.step()
             schedule.step()
 

@@ -6,6 +6,7 @@ seen: the module itself has no hook, and is copied, saved, scripted and compiled
 """
 
 import copy
+import logging
 import random
 import sys
 import warnings
@@ -22,11 +23,11 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from alpha_func.losses.draws import RngState, draws_replayed, other_generators_kept, rng_state
 
+logger = logging.getLogger("alpha_func")
 KEPT = 8  # beginnings; more calls of the module before a ``batch`` than that are of no interest
 _EXACT = (torch.float32, torch.float64)
 _STRUCTURE = frozenset(nn.Module().__dict__) - {"training"}
 _CONTAINERS = (list, dict, set, deque)
-_measuring = 0  # observers at work: the module is then called by them, and not by the loop
 _NOTICE = r"Using `torch.compile\(module\)` when there are global hooks"  # it is this one hook, which fires once
 _Kept = tuple[Any, Any, Any]  # a value, what stands for it if it changes, and what tells that it has
 
@@ -49,6 +50,9 @@ class Beginning(NamedTuple):
     def changed_parts(self) -> list[str]:
         """The attributes and buffers that are no longer what they were."""
         return [name for now, kept in self.state for name, value in kept.items() if _changed(now.get(name), value)]
+
+
+_ARMED: "weakref.WeakSet[Watch]" = weakref.WeakSet()
 
 
 class Watch:
@@ -83,14 +87,19 @@ class Watch:
 
             self._handle = register_module_forward_pre_hook(hook)
             weakref.finalize(self, self._handle.remove)
+            _ARMED.add(self)
 
     def disarm(self) -> None:
         """Watch no longer."""
+        self._leave()
+        self.begun.clear()
+        self.calls, self.autocast = 0, None
+
+    def _leave(self) -> None:
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
-        self.begun.clear()
-        self.calls, self.autocast = 0, None
+            _ARMED.discard(self)
 
     def begin(self, tensors: Any = ()) -> None:
         """A forward begins now."""
@@ -104,7 +113,7 @@ class Watch:
         )
 
     def _on_call(self, module: nn.Module, args: Any) -> None:
-        if _measuring or id(module) not in self._parts or not torch.is_grad_enabled():
+        if id(module) not in self._parts or not torch.is_grad_enabled():
             return
         if torch._C._current_graph_task_id() != -1:  # a checkpoint that computes again, within backward
             return
@@ -115,19 +124,25 @@ class Watch:
             self.calls += 1
         elif self.begun:
             return
-        self._tell()
-        self.begin(args)
+        try:
+            self._tell()
+            self.begin(args)
+        except Exception as error:  # a forward of the loop's is never ended; its batch then has no beginning
+            logger.warning("the beginning of a forward was not kept: %s: %s", type(error).__name__, error)
+            self.disarm()
 
 
 @contextmanager
 def measuring() -> Iterator[None]:
-    """Within, no watch takes a call of its module for the loop's."""
-    global _measuring
-    _measuring += 1
+    """Within, no watch takes a call of its module for the loop's; what is traced meanwhile sees no hook."""
+    armed = list(_ARMED)
+    for watch in armed:
+        watch._leave()
     try:
         yield
     finally:
-        _measuring -= 1
+        for watch in armed:
+            watch.arm()
 
 
 def versions(module: nn.Module) -> list[int]:

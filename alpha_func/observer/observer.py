@@ -21,6 +21,7 @@ from alpha_func.observer import setup
 from alpha_func.observer.batches import Batch, handed_over
 from alpha_func.observer.forwards import Watch, versions
 from alpha_func.observer.measuring import Meter
+from alpha_func.observer.pending import Pending
 from alpha_func.observer.ranks import MeterOverRanks, ranks
 from alpha_func.observer.record import StepRecord
 from alpha_func.observer.recording import Recorder, Taken
@@ -30,7 +31,6 @@ from alpha_func.transforms.strategies import StrategyLike
 
 logger = logging.getLogger("alpha_func")
 Log = Callable[[StepRecord], object]
-KEPT_BATCHES = 1024  # between two steps
 
 
 class Observer:
@@ -136,12 +136,11 @@ class Observer:
         self._said: set[Any] = set()
         self._due: tuple[int, bool] = (-1, False)
         others = [criterion] if isinstance(criterion, nn.Module) else []
-        self._watch = Watch(module, others=others, on_call=self._forget_abandoned)
+        self._watch = Watch(module, others=others, on_call=self._forward_begins)
+        self._pending = Pending(self._watch, self._gradients)
         self._watches = measure_on is None and not compiled  # compiled code draws masks of its own
         self._steps = Steps(self._optimizers, self)
-        self._batches: list[Batch] = []
         self._evaluated = False
-        self._last_gradient: list[tuple[int, int]] = []
         self._forget()
 
     last: StepRecord | None
@@ -173,15 +172,9 @@ class Observer:
         if self._measure_on is not None or not self._to_be_measured() or self._evaluated:
             return
         try:
-            made = handed_over(args, kwargs, loss)
+            self._pending.add(handed_over(args, kwargs, loss))
         except Exception as error:
             self._failed(error)
-            return
-        self._forget_abandoned()
-        self._all_begun()
-        if len(self._batches) < KEPT_BATCHES:
-            self._batches.append(self._begun(made))
-        self._forget_abandoned()
 
     def forward_begins(self) -> None:
         """The loss of the next ``batch`` is about to be computed: its masks are drawn, its buffers read from here on.
@@ -222,45 +215,24 @@ class Observer:
                 self._failed(error)
         return self._due[1]
 
-    def _begun(self, batch: Batch) -> Batch:
-        """The batch with the beginning of its forward: of the call that had its tensors, else of the first."""
-        begun = self._watch.begun
-        if not begun:
-            return batch
-        own = [each for each in begun if batch.tensors.keys() & each.tensors.keys()]
-        found = own[-1] if own else begun[0]
-        begun.clear()
-        changed = any(batch.tensors.get(key, version) != version for key, version in found.tensors.items())
-        return batch._replace(beginning=found, changed=changed)
-
-    def _all_begun(self) -> None:
-        """Batches that were handed over before their forward."""
-        self._batches = [batch if batch.beginning else self._begun(batch) for batch in self._batches]
-
-    def _forget_abandoned(self) -> None:
-        """Drop the batches whose gradient is gone: their step was never taken."""
-        if not self._batches or self._evaluated:
-            return
-        grads = gradients(trained(self._module, self._optimizers)).values()
-        if any(bool(grad.any()) for grad in grads):
-            if _stamps(grads) != self._last_gradient:
-                self._with_gradient = len(self._batches)
-        else:
-            del self._batches[: self._with_gradient]
-            self._with_gradient = 0
-
     def _forget(self) -> None:
         """Wait for the next step."""
-        self._batches.clear()
+        self._pending.forget()
         self._watch.disarm()
-        self._with_gradient = 0
         self._before: Snapshot | None = None
         self._grads: dict[str, Tensor] | None = None
         self._weights_moved = self._evaluated = False
         if self._to_be_measured():
-            self._last_gradient = _stamps(gradients(trained(self._module, self._optimizers)).values())
+            self._pending.begin()
             if self._watches:
                 self._watch.arm()
+
+    def _gradients(self) -> Iterable[Tensor]:
+        return gradients(trained(self._module, self._optimizers)).values()
+
+    def _forward_begins(self) -> None:
+        if not self._evaluated:
+            self._pending.drop_abandoned()
 
     def step_begins(self) -> None:
         """Keep θ."""
@@ -271,7 +243,7 @@ class Observer:
             setup.check_parameters(self._module, self._optimizers)  # a group may have been added
             self._params = trained(self._module, self._optimizers)
             self._before = snapshot(self._params, self._optimizers)
-            self._weights_moved = self._have_weights_moved()
+            self._weights_moved = self._pending.written_since(versions(self._module))
         except Exception as error:
             self._failed(error)
         self._seconds = time.perf_counter() - begun
@@ -280,12 +252,17 @@ class Observer:
         """Keep the gradient at θ: the optimizer may evaluate the closure elsewhere."""
         if self._before is None:
             return
-        self._grads = {name: grad.clone() for name, grad in gradients(self._params).items()}
-        self._all_begun()
-        if len(self._batches) == 1 and self._batches[0].loss is None and isinstance(loss, Tensor | float):
-            self._batches[0] = self._batches[0]._replace(loss=loss.detach() if isinstance(loss, Tensor) else loss)
-        self._weights_moved = self._have_weights_moved()
-        self._evaluated = True
+        try:
+            self._grads = {name: grad.clone() for name, grad in gradients(self._params).items()}
+            self._pending.assign()
+            batches = self._pending.batches
+            if len(batches) == 1 and batches[0].loss is None and isinstance(loss, Tensor | float):
+                batches[0] = batches[0]._replace(loss=loss.detach() if isinstance(loss, Tensor) else loss)
+            self._weights_moved = self._pending.written_since(versions(self._module))
+            self._evaluated = True
+        except Exception as error:
+            self._before = None
+            self._failed(error)
 
     def optimizer_stepped(self, optimizer: Optimizer) -> None:
         """Keep the gradient that it was given, before the loop lets go of it."""
@@ -304,10 +281,6 @@ class Observer:
         finally:
             self.step += 1
             self._forget()
-
-    def _have_weights_moved(self) -> bool:
-        now = versions(self._module)
-        return any(batch.beginning is not None and batch.beginning.weights != now for batch in self._batches)
 
     def _measure(self, before: Snapshot) -> None:
         begun = time.perf_counter()
@@ -329,13 +302,13 @@ class Observer:
         if self._measure_on is not None:
             asked = self._measure_on(self.step) if callable(self._measure_on) else self._measure_on
             return [setup.as_batch(asked)]
-        if not self._batches:
+        if not self._pending.batches:
             raise ObserverError(
                 "the step has no batch to be measured on: call observer.batch(inputs, targets) before "
                 "optimizer.step(), or say Observer(..., measure_on=...)"
             )
-        self._all_begun()
-        return list(self._batches)
+        self._pending.assign()
+        return list(self._pending.batches)
 
     def _failed(self, error: Exception) -> None:
         """Raise at the first step, while nothing is lost, what can be mended; say the rest, each kind once."""
@@ -356,8 +329,3 @@ class Observer:
                 self._said.add(id(log))
                 name = getattr(log, "__qualname__", type(log).__qualname__)
                 logger.warning("logger %s failed, and training goes on: %s: %s", name, type(error).__name__, error)
-
-
-def _stamps(grads: Iterable[Tensor]) -> list[tuple[int, int]]:
-    """What tells whether gradients have been made anew or added to."""
-    return [(id(grad), grad._version) for grad in grads]

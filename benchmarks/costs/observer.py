@@ -16,7 +16,7 @@ import torch
 from alpha_func import Observer
 from benchmarks.nets import NETS
 
-GOAL = 0.15
+GOAL = 0.10
 OPTIMIZERS = {
     "sgd": lambda params: torch.optim.SGD(params, lr=1e-3),
     "adamw": lambda params: torch.optim.AdamW(params, lr=1e-4),

@@ -114,3 +114,13 @@ def test_nothing_is_recorded_for_autograd_unless_parameters_ask_for_it():
     quadratic = verb(params, case.direction, *case.args)
     assert isinstance(quadratic, Quadratic)
     assert all(number.requires_grad for number in quadratic)
+
+
+def test_a_derivative_of_the_quadratic_stops_where_the_loss_is_detached():
+    def loss(x):
+        return (x.sin().detach() * x.exp()).sum()
+
+    x, d = torch.tensor([0.3, -1.2], dtype=torch.float64), torch.tensor([1.0, 0.5], dtype=torch.float64)
+    for i in (1, 2):  # slope, curvature: both have exp for their derivative, and sin for a constant
+        found = torch.func.grad(lambda x, i=i: quadratic_along(capture(loss))(x, d)[i])(x)
+        torch.testing.assert_close(found, x.sin() * x.exp() * d**i)

@@ -14,7 +14,8 @@ X, Y = torch.arange(6.0).reshape(2, 3) + 1, torch.linspace(-1, 1, 6).reshape(2, 
 
 # name: (program, the calls that are left of it)
 LAWS = {
-    "aliases": (lambda x, y: x.detach().clone() + y, {"add": 1}),
+    "aliases": (lambda x, y: aten.alias.default(x).clone() + y, {"add": 1}),
+    "detached": (lambda x, y: x.detach().clone() + y, {"detach": 1, "add": 1}),
     "same_dtype": (lambda x, y: aten._to_copy.default(x, dtype=torch.float32) + y, {"add": 1}),
     "times_one": (lambda x, y: x * 1 + y, {"add": 1}),
     "zero_times": (lambda x, y: torch.zeros_like(x) * x + y, {}),

@@ -12,7 +12,7 @@ aten = torch.ops.aten
 
 
 @law(
-    *(aten.detach.default, aten.alias.default, aten.lift_fresh.default, aten.lift_fresh_copy.default),
+    *(aten.alias.default, aten.lift_fresh.default, aten.lift_fresh_copy.default),
     *(aten.resolve_conj.default, aten.resolve_neg.default),
 )
 def aliases_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
