@@ -259,7 +259,7 @@ def capture(
     that Python read on the way (arguments, closures, globals, attributes, containers, modes, hooks) and run the program
     that they hold for, or record anew. Up to 32 programs are kept.
 
-    Tensors that the loss closes over, and a module's buffers and frozen parameters, are inputs of the program, read anew
+    Tensors that the loss closes over, and buffers and frozen parameters, are inputs of the program, read anew
     at every call. The draws of a loss from ``functional_loss`` are seeded. Not guarded: ``os.environ``, the sign of a
     zero. ``.frozen()`` is the same loss without guards.
 
