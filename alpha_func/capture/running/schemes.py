@@ -27,7 +27,7 @@ T = TypeVar("T")
 Writer = Callable[[], fx.GraphModule]
 
 
-class _made_once(cached_property[T]):
+class _MadeOnce(cached_property[T]):
     """A cached property that one thread at a time makes: the fake tensors of a program are not for two."""
 
     def __get__(self, instance: Any, owner: type | None = None) -> T:  # type: ignore[override]
@@ -57,7 +57,7 @@ class Scheme:
         self.begun: set[str] = set()
         self._ready: dict[str, Runnable] = {}
 
-    @_made_once
+    @_MadeOnce
     def program(self) -> fx.GraphModule:
         """The program as it is written."""
         return self._write()
@@ -107,17 +107,17 @@ class Schemes:
             "adjoint", lambda: self._parts.line, None, lambda: adjoint_program(graph, params), is_rest=True
         )
 
-    @_made_once
+    @_MadeOnce
     def unswept(self) -> list[str]:
         """The operators whose second forward derivative has not been verified: only double backward serves."""
         found = unverified(self.graph.graph, self.params, "forward_over_forward")
         return [name for name in found if name not in FORMULAS]
 
-    @_made_once
+    @_MadeOnce
     def primitives(self) -> Callable[..., Tensor]:
         """The program with nothing whole in it, for PyTorch to differentiate."""
         return bind(in_primitives(self.graph)).forward
 
-    @_made_once
+    @_MadeOnce
     def _parts(self) -> TwoPrograms:
         return adjoint_programs(self.graph, self.params)
