@@ -1,14 +1,11 @@
 """What holds for every test."""
 
-import logging
-
 import pytest
 import torch
 
 from tests.helpers import purity
 
 torch.set_num_threads(1)  # tests run tiny nets: a second costs more than it gives, most of all beside other work
-logging.getLogger("torch.__trace").propagate = False  # TorchDynamo's own diary: pytest would collect all of it
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -252,17 +252,14 @@ def capture(
 ) -> CapturedLoss:
     """The loss as a program of primitive operators, whose derivatives of every order are right.
 
-    At the first call per signature (structure, shapes, dtypes, devices, arguments that are no tensors, the module's
-    mode and simple attributes) the loss is traced, without computing anything, and lowered, and the program's value is
-    compared with the loss's own (one forward pass); later calls run the program. Up to 32 programs are kept.
+    At a first call TorchDynamo records the loss, which runs nothing and changes nothing; the recording is lowered, and
+    the program's value is compared with the loss's own (one forward pass). Later calls evaluate Dynamo's guards on all
+    that Python read on the way (arguments, closures, globals, attributes, containers, modes, hooks) and run the program
+    that they hold for, or record anew. Up to 32 programs are kept.
 
-    What a transform makes of the program is proven too, at its first call: its numbers are compared with PyTorch's
-    first derivatives of the loss itself and second derivatives of its primitives, at the values of the call and at
-    parameters near them. One that differs beyond rounding, or raises, is given up with a CaptureWarning that names what
-    is to blame, and double backward answers, right and slower. The price is a few gradients.
-
-    A loss from ``functional_loss``, the loss itself or one called within it, has its state (buffers, frozen parameters,
-    tensor attributes) read anew at every call, and its random draws seeded. Any other closed-over tensor is refused.
+    Tensors that the loss closes over, and buffers and frozen parameters, are inputs of the program, read anew
+    at every call. The draws of a loss from ``functional_loss`` are seeded. Not guarded: ``os.environ``, the sign of a
+    zero. ``.frozen()`` is the same loss without guards.
 
     Args:
         loss: pure function ``loss(params, *args, **kwargs)`` to a real 0-d tensor.

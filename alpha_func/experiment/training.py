@@ -106,7 +106,7 @@ def steps_of(experiment: Experiment, data: Data) -> int:
 def training_loss(experiment: Experiment, data: Data, module: nn.Module) -> Callable[..., Tensor]:
     """The loss of a run, captured if its strategy says so; the optimizers of one run can share it."""
     loss, _ = functional_loss(module, data.criterion)
-    return capture(loss) if experiment.strategy == CAPTURED else loss
+    return capture(loss).frozen() if experiment.strategy == CAPTURED else loss  # nothing of it changes here
 
 
 class Training:
