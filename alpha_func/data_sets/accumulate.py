@@ -59,7 +59,8 @@ def accumulate(
 
     What that costs, in forward passes without derivatives: where the weight is given or the criterion's own, one for
     each new shape of batch and mode of the layers. Where it is not, one over 9/8 of every batch, which is compared
-    with examples of the first; ``python -m benchmarks.costs.data_sets`` measures it.
+    with examples of the first: captured, 1.3 times the whole for an MLP, 1.7 for a conv net, 2.7 for a net so small
+    that calls are all its cost (``python -m benchmarks.costs.data_sets``).
 
     Args:
         loss: as for ``quadratic_along``; captured, it has one program for full batches and one for a ragged last.

@@ -1,4 +1,4 @@
-"""What the mean of a batch is over: a criterion's own rule, the caller's word, or a guess that every batch must pass."""
+"""What the mean of a batch is over: a criterion's rule, the caller's word, or a guess that every batch must pass."""
 
 import warnings
 from functools import partial
@@ -116,7 +116,7 @@ def test_a_guess_that_holds_is_silent():
     case = mse_net(criterion=lambda o, t: (o - t).square().mean())
     batches = list(zip(*(a.split(7) for a in case.args), strict=True))
     assert_silently_whole(accumulate(case.loss), case, batches)
-    assert_silently_whole(accumulate(case.loss, reduction="mean"), case, batches[:4] + [batches[4]])
+    assert_silently_whole(accumulate(case.loss, reduction="mean"), case, batches)
 
 
 @pytest.mark.parametrize("pad", ["last_of_the_second", "alike_in_the_second", "a_whole_batch"])
