@@ -24,15 +24,9 @@ from torch import Tensor, nn
 from torch.func import grad
 from torch.nn.utils import parametrize
 
-from alpha_func import (
-    Quadratic,
-    accumulate,
-    all_reduce,
-    data_parallel_gradient,
-    functional_loss,
-    quadratic_along,
-    steepest_descent,
-)
+from alpha_func import Quadratic, functional_loss, quadratic_along
+from alpha_func.data_sets import accumulate, all_reduce, data_parallel_gradient
+from alpha_func.transforms import steepest_descent
 
 EXAMPLES, FEATURES = 256, 64
 REPEATS = 200  # of a reduction too small to be counted

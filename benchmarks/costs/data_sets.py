@@ -13,7 +13,8 @@ import time
 
 import torch
 
-from alpha_func import accumulate, capture, functional_loss, per_example_quadratics, quadratic_along, tree
+from alpha_func import capture, functional_loss, quadratic_along, tree
+from alpha_func.data_sets import accumulate, per_example_quadratics
 from benchmarks.costs.captured_programs import parts
 from benchmarks.nets import NETS
 

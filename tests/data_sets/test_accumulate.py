@@ -9,17 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from alpha_func import (
-    BatchDependenceWarning,
-    accumulate,
-    capture,
-    functional_loss,
-    grad_and_quadratic,
-    hvp,
-    microbatched,
-    quadratic_along,
-    tree,
-)
+from alpha_func import capture, functional_loss, grad_and_quadratic, hvp, quadratic_along, tree
+from alpha_func.data_sets import accumulate, microbatched
+from alpha_func.errors import BatchDependenceWarning
 from alpha_func.losses.kernels import twice_differentiable
 from tests.helpers.cases import MODULES, line, mlp, mse_net
 from tests.helpers.reference import assert_quadratic, dense, double_backward, flat

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alpha_func import BatchDependenceWarning, accumulate, functional_loss, hvp, microbatched, quadratic_along, tree
+from alpha_func import functional_loss, hvp, quadratic_along, tree
+from alpha_func.data_sets import accumulate, microbatched
+from alpha_func.errors import BatchDependenceWarning
 from alpha_func.quadratic import Quadratic
 from tests.helpers.cases import line, mlp, mse_net
 from tests.helpers.reference import assert_quadratic, dense

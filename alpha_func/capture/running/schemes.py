@@ -10,7 +10,7 @@ Each is written at its first use, and kept with the program of the loss that it 
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, fx
 
@@ -21,9 +21,18 @@ from alpha_func.capture.running.backends import BACKENDS, Runnable
 from alpha_func.capture.running.binding import bind
 from alpha_func.capture.sweeps.adjoint import TwoPrograms, adjoint_program, adjoint_programs, steepest_descent_program
 from alpha_func.capture.sweeps.taylor import taylor_program
-from alpha_func.losses.draws import seeded_rng
+from alpha_func.losses.draws import ALONE, seeded_rng
 
+T = TypeVar("T")
 Writer = Callable[[], fx.GraphModule]
+
+
+class _MadeOnce(cached_property[T]):
+    """A cached property that one thread at a time makes: the fake tensors of a program are not for two."""
+
+    def __get__(self, instance: Any, owner: type | None = None) -> T:  # type: ignore[override]
+        with ALONE:
+            return super().__get__(instance, owner)
 
 
 class Scheme:
@@ -48,7 +57,7 @@ class Scheme:
         self.begun: set[str] = set()
         self._ready: dict[str, Runnable] = {}
 
-    @cached_property
+    @_MadeOnce
     def program(self) -> fx.GraphModule:
         """The program as it is written."""
         return self._write()
@@ -60,7 +69,8 @@ class Scheme:
     def ready(self, backend: str) -> Runnable:
         """What runs it."""
         if backend not in self._ready:
-            self._ready[backend] = self.seeded(BACKENDS[backend](self.program))
+            with ALONE:
+                self._ready[backend] = self.seeded(BACKENDS[backend](self.program))
         return self._ready[backend]
 
     def seeded(self, run: Runnable) -> Runnable:
@@ -97,17 +107,17 @@ class Schemes:
             "adjoint", lambda: self._parts.line, None, lambda: adjoint_program(graph, params), is_rest=True
         )
 
-    @cached_property
+    @_MadeOnce
     def unswept(self) -> list[str]:
         """The operators whose second forward derivative has not been verified: only double backward serves."""
         found = unverified(self.graph.graph, self.params, "forward_over_forward")
         return [name for name in found if name not in FORMULAS]
 
-    @cached_property
+    @_MadeOnce
     def primitives(self) -> Callable[..., Tensor]:
         """The program with nothing whole in it, for PyTorch to differentiate."""
         return bind(in_primitives(self.graph)).forward
 
-    @cached_property
+    @_MadeOnce
     def _parts(self) -> TwoPrograms:
         return adjoint_programs(self.graph, self.params)
