@@ -78,9 +78,9 @@ def _names(node: Any) -> set[str]:
         return {name + "[bias_alone]"}
     # Batch normalisation in eval mode is another formula under the same name.
     found = {name + ("[training]" if getattr(node, "_saved_training", False) else "")}
-    if kind.__name__ == name and not hasattr(kind, "_forward_cls") and name not in _NORMALISATIONS:
-        if not hasattr(node, "_saved_training"):
-            _known[kind] = found
+    depends = hasattr(kind, "_forward_cls") or hasattr(node, "_saved_training") or name in _NORMALISATIONS
+    if kind.__name__ == name and not depends:
+        _known[kind] = found
     return found
 
 

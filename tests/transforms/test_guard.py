@@ -10,16 +10,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from alpha_func import (
-    STRATEGIES,
-    StrategyError,
-    capture,
-    functional_loss,
-    grad_and_quadratic,
-    hvp,
-    quadratic_along,
-    tree,
-)
+from alpha_func import capture, functional_loss, grad_and_quadratic, hvp, quadratic_along, tree
+from alpha_func.errors import StrategyError
+from alpha_func.transforms import STRATEGIES
 from alpha_func.transforms.guard import Guard
 from tests.helpers.cases import MODULES, squared_error
 from tests.helpers.reference import assert_close, double_backward
@@ -163,8 +156,8 @@ def test_a_branch_is_looked_at_when_it_is_taken(through, strategy, branch):
         call = transform(loss, strategy=strategy)
         params, batch = turn(branch, False, p, x)
         call(params, p, batch)
+        params, batch = turn(branch, True, p, x)
         with pytest.raises(StrategyError, match=r"weight_norm|layer_norm"):
-            params, batch = turn(branch, True, p, x)
             call(params, p, batch)
         params, batch = turn(branch, False, p, x)
         call(params, p, batch)
