@@ -83,12 +83,14 @@ class CapturedLoss(LossOfLoss):
             )
         # The guards are given aliases: no two tensors are one object then, and none is a module's.
         if is_flat(params, args, kwargs) and is_outside():
+            _refuse_kinds([*args, *kwargs.values()], args, kwargs)
             p = {name: value.detach().requires_grad_() for name, value in params.items()}
             a = tuple([x.detach().requires_grad_() if x.requires_grad else x.detach() for x in args])
             k = {name: x.detach().requires_grad_(x.requires_grad) for name, x in kwargs.items()} if kwargs else kwargs
             program, state = self._program(p, a, k)
             return program, [*params.values(), *state, *args, *kwargs.values()]
         leaves, structure = tree.flatten((params, args, kwargs))
+        _refuse_kinds(leaves, args, kwargs)
         count = len(tree.leaves(params))
         with outside():
             aliases = [
@@ -112,7 +114,6 @@ class CapturedLoss(LossOfLoss):
                         recording.lowered = program_of(self.loss, recording, inputs, call, unverified=self._unverified)
                         self._count()
         except CaptureError:
-            refuse_kinds(*call[1:])
             raise_its_own_error(self.loss, call)
             raise
         program, state = recording.lowered
@@ -144,7 +145,11 @@ class FrozenLoss(CapturedLoss):
 
     def lookup(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
         """The program for such arguments and its inputs: parameters, state as it was found, tensor arguments."""
-        key, leaves, tensors = signature(params, args, kwargs)
+        try:
+            key, leaves, tensors = signature(params, args, kwargs)
+        except RuntimeError:
+            refuse_kinds(args, kwargs)  # a nested tensor, which has no shape
+            raise
         found = self._kept.get(key)
         if found is None:
             program, inputs = self._guarded.lookup(params, args, kwargs)
@@ -194,6 +199,13 @@ def capture(
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown: choose from {', '.join(BACKENDS)}")
     return CapturedLoss(loss, backend=backend, strict=strict, unverified=unverified)
+
+
+def _refuse_kinds(leaves: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """At every call: Dynamo's guards on a nested tensor end the process."""
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and (leaf.is_nested or leaf.is_quantized):
+            refuse_kinds(args, kwargs)
 
 
 def _operators(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[str]:

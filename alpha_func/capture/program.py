@@ -23,7 +23,6 @@ from alpha_func.capture.tracing.refusal import EAGER
 from alpha_func.capture.tracing.tracing import trace
 from alpha_func.errors import CaptureError, ImpureLossError
 from alpha_func.losses.draws import seeded_rng
-from alpha_func.losses.kinds import refuse_kinds
 from alpha_func.losses.looking import ANOTHER_WAY
 from alpha_func.losses.memory import Memory
 from alpha_func.losses.module_loss import ModuleLoss
@@ -91,8 +90,7 @@ def program_of(
     Raises:
         CaptureError: the recording cannot be lowered, or the program is another function.
     """
-    params, args, kwargs = call
-    refuse_kinds(args, kwargs)
+    params = call[0]
     tensors = [leaf for leaf in tree.leaves(call) if isinstance(leaf, Tensor)]
     count, given = len(tree.leaves(params)), {id(tensor) for tensor in tensors}
     state = [i for i, value in enumerate(inputs) if id(value) not in given]
