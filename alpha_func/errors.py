@@ -1,5 +1,6 @@
 """What the library raises and warns of, and the line that a warning points at."""
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -17,7 +18,7 @@ __all__ = [
     "StrategyError",
 ]
 
-_NOT_THE_CALLERS = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+_NOT_THE_CALLERS = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, torch.__file__))
 
 
 class AlphaFuncError(Exception):

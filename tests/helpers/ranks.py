@@ -111,7 +111,7 @@ def quadratic(rank, ranks):
 
     loss, params, direction, args = case()
     batches = shard(args, rank, ranks)
-    total = accumulate(loss)(params, direction, batches, with_total=True)
+    total = accumulate(loss).total(params, direction, batches)
     return (
         numbers(all_reduce(total.quadratic if batches else None, total.weight)),
         numbers(data_parallel_quadratic(loss)(params, direction, batches)),
