@@ -83,8 +83,8 @@ def _row(name: str, case: Case) -> str:
 
 def said() -> dict[str, dict[str, str]]:
     """What the page says of each model, by way."""
-    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
-    return {name: dict(zip(WAYS, cells, strict=True)) for name, *cells in rows if cells[0] != WAYS[0]}
+    rows = [line[2:-2].split(" | ") for line in PAGE.read_text().splitlines() if re.match(r"\| [^|]", line)]
+    return {name: dict(zip(WAYS, cells, strict=True)) for name, *cells in rows}
 
 
 if __name__ == "__main__":
