@@ -2,7 +2,7 @@
 
     q = Σ_r w_r·q_r / Σ_r w_r     over the ranks r of a process group, q_r and w_r of rank r's shard
 
-What goes over the network is twelve numbers of each rank, whatever the size of the model: once before a data set is
+What goes over the network is fourteen numbers of each rank, whatever the size of the model: once before a data set is
 gone through, to agree on parameters, direction and settings, and once after it, with weight and weighted quadratic.
 """
 

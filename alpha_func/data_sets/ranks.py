@@ -1,7 +1,7 @@
 """What the ranks of a process group tell each other before they add anything up.
 
-An exchange is one all_gather of twelve float64 numbers of each rank: how it fares, where it is in the program, and what
-it says there. So an error or Ctrl-C on one rank is known to all at once, and so is a rank that is somewhere else.
+An exchange is one all_gather of fourteen float64 numbers of each rank: how it fares, where it is in the program, and
+what it says there. So an error or Ctrl-C on one rank is known to all at once, and so is a rank that is elsewhere.
 
 Before they measure, the ranks agree on the parameters and the direction by three numbers of a vector x: ‖x‖² and two
 products wᵀx with fixed random w. Where x differs by δ between two ranks, |wᵀδ| < ε‖x‖ has a probability of the order of
@@ -24,7 +24,8 @@ from alpha_func.errors import DistributedError
 from alpha_func.tree import Tree
 
 Group = Any  # a torch.distributed.ProcessGroup; None is the default group
-WIDTH = 10  # the most numbers that a rank says
+IDENTITY = 8  # numbers say what must be the same on all ranks
+WIDTH = IDENTITY + 4  # the most numbers that a rank says
 _WELL, _FAILED, _INTERRUPTED = 0.0, 1.0, 2.0
 _ALIKE = 1e-6  # of the norm: other hardware rounds alike to 1e-7
 _MUST_BE_ALIKE = (
@@ -121,8 +122,8 @@ def in_lockstep(batches: Iterable[Any], group: Group = None) -> Iterator[Any]:
             return
         if not more.all():
             raise DistributedError(
-                f"{_named(~more, group)} has no more than {taken} batches, and {_named(more, group)} has: all ranks take "
-                "their batches together (lockstep=True), so give each as many, such as by a DistributedSampler"
+                f"{_named(~more, group)} has no more than {taken} batches, and {_named(more, group)} has: all ranks "
+                "take their batches together (lockstep=True); give each as many, such as by a DistributedSampler"
             )
         yield batch
 

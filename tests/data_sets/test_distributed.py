@@ -120,9 +120,9 @@ def test_nothing_large_is_sent_before_all_agree(disagreements):
     assert [large for _, large, *_ in disagreements] == [[]] * 3
 
 
-def test_two_exchanges_of_twelve_numbers_are_all_that_a_quadratic_sends(disagreements):
+def test_two_exchanges_of_fourteen_numbers_are_all_that_a_quadratic_sends(disagreements):
     for _, _, sent, *_ in disagreements:
-        assert sent[:2] == [12, 12]
+        assert sent[:2] == [14, 14]
 
 
 def test_a_group_is_usable_after_errors_and_ranks_may_have_unequally_many_batches(disagreements):
