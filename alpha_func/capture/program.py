@@ -199,8 +199,12 @@ class CapturedLoss(LossOfLoss):
 
     def _raise_its_own_error(self, *call: Any) -> None:
         """Raise the error that the loss itself raises, or that its value is no loss, where there is one."""
-        params, args, kwargs = tree.map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, call)
-        with aside():
+
+        def copied(leaf: Any) -> Any:  # a loss may differentiate within
+            return leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
+
+        params, args, kwargs = tree.map(copied, call)
+        with aside(), torch.enable_grad():
             scalar_loss(self.loss, args, kwargs)(params)
 
     def _seed(self, graph: fx.Graph) -> int | None:
