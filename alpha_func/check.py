@@ -11,7 +11,6 @@ from torch import Tensor
 from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
 from alpha_func.losses.module_loss import ModuleLoss
-from alpha_func.losses.module_state import ModuleState
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.strategies import DEFAULT_STRATEGY, STRATEGIES, StrategyLike
 from alpha_func.transforms.validation import aligned, check_params
@@ -165,7 +164,7 @@ def _in_float64(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     model = copy.deepcopy(loss.model).double()
     for module in model.modules():
         vars(module).update({name: _double(value) for name, value in vars(module).items()})
-    return ModuleLoss(model, loss.names, loss.seed, ModuleState(model, frozenset(f"module.{n}" for n in loss.names)))
+    return ModuleLoss(model, loss.names, loss.seed)
 
 
 def _double(leaf: Any) -> Any:
