@@ -123,8 +123,12 @@ def program_of(
 
 def raise_its_own_error(loss: Callable[..., Tensor], call: Call) -> None:
     """Raise the error that the loss itself raises, or that its value is no loss, where there is one."""
-    params, args, kwargs = tree.map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, call)
-    with aside():
+
+    def copied(leaf: Any) -> Any:  # a loss may differentiate within
+        return leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
+
+    params, args, kwargs = tree.map(copied, call)
+    with aside(), torch.enable_grad():
         scalar_loss(loss, args, kwargs)(params)
 
 
