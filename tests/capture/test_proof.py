@@ -1,11 +1,13 @@
 """A scheme that is not the loss's is found at its first use, named, and not used; under strict it is an error."""
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import alpha_func
 from alpha_func import (
     CaptureError,
     capture,
@@ -73,7 +75,7 @@ def test_a_wrong_rule_is_named_once_and_the_answers_are_right(kind, monkeypatch)
     with pytest.warns(CaptureWarning, match=r"the rule of aten\.tanh\.default") as caught:
         assert_right(loss, params, d, batch, captured)
     (warning,) = [w for w in caught if w.category is CaptureWarning]
-    assert warning.filename == __file__
+    assert not warning.filename.startswith(str(Path(alpha_func.__file__).parent))
     assert_right(loss, params, d, batch, captured)
 
 
@@ -120,16 +122,12 @@ def test_a_program_that_fails_at_a_later_call_is_given_up_for_good():
     for _ in range(2):
         along(params, d, *batch)
     scheme = captured.program(params, *batch).schemes.quadratic
-    right = scheme.proven["eager"]
+    other = tree.map(torch.randn_like, batch)
 
-    def contiguous_alone(*inputs):
-        for tensor in inputs:
-            tensor.view(-1)
-        return right(*inputs)
+    def no_view(*inputs):
+        raise RuntimeError("view size is not compatible")
 
-    scheme.proven["eager"] = contiguous_alone
-    along(params, d, *batch)
-    other = batch[0].T.contiguous().T, batch[1]
+    scheme.proven["eager"] = no_view
     with pytest.warns(CaptureWarning, match="Taylor program of a captured loss was given up: RuntimeError: view size"):
         got = along(params, d, *other)
     torch.testing.assert_close(tuple(got), tuple(double_backward(loss, params, d, *other)[0]), rtol=1e-10, atol=0)

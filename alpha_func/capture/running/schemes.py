@@ -16,9 +16,11 @@ from torch import Tensor, fx
 
 from alpha_func.capture.builder.active import unverified
 from alpha_func.capture.derivatives.derivative import FORMULAS
+from alpha_func.capture.rewrites.in_double import program_in_double
 from alpha_func.capture.rewrites.normalisation import in_primitives
-from alpha_func.capture.running.backends import BACKENDS, Runnable
+from alpha_func.capture.running.backends import BACKENDS, Runnable, below_autograd, finish
 from alpha_func.capture.running.binding import bind
+from alpha_func.capture.running.proof import Candidate
 from alpha_func.capture.sweeps.adjoint import TwoPrograms, adjoint_program, adjoint_programs, steepest_descent_program
 from alpha_func.capture.sweeps.taylor import taylor_program
 from alpha_func.losses.draws import seeded_rng
@@ -33,17 +35,26 @@ class Scheme:
         name: for messages.
         write: writes it.
         seed: of its random draws, if it makes any.
-        whole: writes it anew, with the scheme before it where it is the rest of one.
-        is_rest: whether it is.
+        before: the scheme of which it is the rest.
+        whole: writes it anew, with the scheme before it.
+        skipped: how many outputs of the scheme before it are not for it.
 
     Attributes:
         proven: what runs it, by backend, once it has been found right there; None where it was given up.
         begun: the backends of which the first call was found right.
     """
 
-    def __init__(self, name: str, write: Writer, seed: int | None, whole: Writer | None = None, is_rest: bool = False):
+    def __init__(
+        self,
+        name: str,
+        write: Writer,
+        seed: int | None,
+        whole: Writer | None = None,
+        before: "Scheme | None" = None,
+        skipped: int = 0,
+    ):
         self.name, self._write, self._seed = name, write, seed
-        self.whole, self._is_rest = whole or write, is_rest
+        self.whole, self._before, self._skipped = whole or write, before, skipped
         self.proven: dict[str, Runnable | None] = {}
         self.begun: set[str] = set()
         self._ready: dict[str, Runnable] = {}
@@ -53,15 +64,23 @@ class Scheme:
         """The program as it is written."""
         return self._write()
 
-    def written(self) -> fx.GraphModule:
-        """The program as it is written, with the scheme before it where it is the rest of one."""
-        return self.whole() if self._is_rest else self.program
-
     def ready(self, backend: str) -> Runnable:
         """What runs it."""
         if backend not in self._ready:
-            self._ready[backend] = self.seeded(BACKENDS[backend](self.program))
+            made = below_autograd(self._finished) if backend == "eager" else BACKENDS[backend](self.program)
+            self._ready[backend] = self.seeded(made)
         return self._ready[backend]
+
+    def candidate(self, backend: str) -> Candidate:
+        """What is to be proven: with the scheme before it where it is the rest of one."""
+        before = self._before
+        if before is None:
+            return Candidate(self.ready(backend), lambda: self._in_double, lambda: self.program)
+        return Candidate(
+            self._after(before.ready(backend), self.ready(backend)),
+            lambda: self._after(before._in_double, self._in_double),
+            self.whole,
+        )
 
     def seeded(self, run: Runnable) -> Runnable:
         """The same with its random draws seeded."""
@@ -74,6 +93,23 @@ class Scheme:
                 return run(*inputs)
 
         return run_seeded
+
+    @cached_property
+    def _finished(self) -> fx.GraphModule:
+        return finish(self.program)
+
+    @cached_property
+    def _in_double(self) -> Runnable:
+        return self.seeded(program_in_double(self._finished))
+
+    def _after(self, first: Runnable, rest: Runnable) -> Runnable:
+        assert self._before is not None
+        count = len(self._before.program.graph.find_nodes(op="placeholder"))
+
+        def run(*operands: Any) -> Sequence[Any]:
+            return rest(*first(*operands[:count])[self._skipped :], *operands[count:])
+
+        return run
 
 
 class Schemes:
@@ -88,13 +124,15 @@ class Schemes:
     def __init__(self, graph: fx.GraphModule, params: int, seed: int | None):
         self.graph, self.params, self.seed = graph, params, seed
         self.is_the_loss = True  # until its derivatives part from those of the loss itself
+        self.misled = False  # until PyTorch's derivatives of the program are found to be wrong
+        self.products = 0  # how many have been compared
         self.quadratic = Scheme("Taylor program", lambda: taylor_program(graph, params), seed)
         self.descent = Scheme("adjoint along −g", lambda: steepest_descent_program(graph, params), seed)
         self.gradient = Scheme(
             "gradient", lambda: self._parts.gradient, seed, lambda: adjoint_programs(graph, params).gradient
         )
         self.line = Scheme(
-            "adjoint", lambda: self._parts.line, None, lambda: adjoint_program(graph, params), is_rest=True
+            "adjoint", lambda: self._parts.line, None, lambda: adjoint_program(graph, params), self.gradient, 1 + params
         )
 
     @cached_property
@@ -104,9 +142,14 @@ class Schemes:
         return [name for name in found if name not in FORMULAS]
 
     @cached_property
-    def primitives(self) -> Callable[..., Tensor]:
+    def in_primitives(self) -> fx.GraphModule:
         """The program with nothing whole in it, for PyTorch to differentiate."""
-        return bind(in_primitives(self.graph)).forward
+        return in_primitives(self.graph)
+
+    @cached_property
+    def primitives(self) -> Callable[..., Tensor]:
+        """What runs that."""
+        return bind(self.in_primitives).forward
 
     @cached_property
     def _parts(self) -> TwoPrograms:
