@@ -25,7 +25,7 @@ from alpha_func.capture.tracing.outside import is_outside, outside, plain
 from alpha_func.capture.tracing.recording import LOCK, MAX_RECORDINGS, Recorder, Recording
 from alpha_func.capture.tracing.refusal import EAGER
 from alpha_func.capture.tracing.tracing import trace
-from alpha_func.errors import CaptureError
+from alpha_func.errors import CaptureError, StrategyError
 from alpha_func.losses.draws import seeded_rng
 from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss
 from alpha_func.losses.signature import Key, is_flat, signature
@@ -313,7 +313,13 @@ def _name_inputs(graph: fx.Graph, params: Tree, state: list[str]) -> None:
 
 def _operators(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Looked:
     assert isinstance(loss, CapturedLoss)
-    return Looked(active_operators(loss.program(params, *args, **kwargs)), "primitive")
+    program = loss.program(params, *args, **kwargs)
+    if program.schemes.misled:
+        raise StrategyError(
+            "PyTorch's second derivatives of the program are not those of its values, as differences have shown; leave "
+            "out strategy= to have the library's own"
+        )
+    return Looked(active_operators(program), "primitive")
 
 
 def _is_operator(node: fx.Node) -> bool:

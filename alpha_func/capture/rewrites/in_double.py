@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import tree
-from alpha_func.capture.builder.builder import is_impure
+from alpha_func.capture.builder.builder import Builder, fake_mode, finished, is_impure, replay
 from alpha_func.capture.builder.operands import is_inexact
 from alpha_func.losses.in_double import doubled
 
@@ -52,6 +52,14 @@ def program_in_double(program: fx.GraphModule) -> fx.GraphModule:
             env[node] = new = graph.node_copy(node, env.__getitem__)
             new.args, new.kwargs = tree.map(_wide, new.args), tree.map(_wide, new.kwargs)
     return fx.GraphModule(constants, graph)
+
+
+def rewritten_in_double(program: fx.GraphModule) -> fx.GraphModule:
+    """The same as a program for more to be written of, its ``meta["val"]`` in double precision."""
+    b = Builder({}, fake_mode(program))
+    placeholders = program.graph.find_nodes(op="placeholder")
+    inputs = [b.placeholder(str(node.target), doubled(b.as_fake(node.meta["val"]))) for node in placeholders]
+    return finished(b, replay(program_in_double(program), inputs, b))
 
 
 def _wide(value: Any) -> Any:

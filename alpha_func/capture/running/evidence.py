@@ -99,7 +99,7 @@ class Witness:
         params, args, kwargs = call
         self.inputs = values_of(inputs)
         self.is_narrow = any(doubled(tensor) is not tensor for tensor in self.inputs)
-        self._given, self._graph, self._seed = loss, primitives, seed
+        self._given, self._graph, self.seed = loss, primitives, seed
         # CUDA's own dropout has another mask than that of a program.
         self._draws_otherwise = seed is not None and any(tensor.is_cuda for tensor in self.inputs)
         self._structure = tree.structure(params)
@@ -119,7 +119,7 @@ class Witness:
         args, kwargs = tree.map(doubled, (self._args, self._kwargs))
         inputs = list(map(doubled, self.inputs))
         graph = program_in_double(self._graph)
-        return Witness(loss_in_double(self._given), graph, self._seed, (params, args, kwargs), inputs)
+        return Witness(loss_in_double(self._given), graph, self.seed, (params, args, kwargs), inputs)
 
     def of_loss(self, at: Point) -> Numbers:
         """All of it by double backward of the loss, where that is known to be right."""
@@ -169,7 +169,7 @@ class Witness:
 
         def h(alpha: float) -> float:
             run = _Held(self._graph, held).run if self.detaches else self._primitives
-            with seeded(self._seed):
+            with seeded(self.seed):
                 return float(run(*(θ + alpha * step for θ, step in zip(leaves, d, strict=True)), *at.inputs[len(d) :]))
 
         h(0.0)  # what is held is held from here
@@ -208,7 +208,7 @@ class Witness:
         return self._loss(tree.unflatten(leaves, self._structure))
 
     def _program(self, leaves: list[Tensor], rest: list[Tensor]) -> Tensor:
-        with seeded(self._seed):
+        with seeded(self.seed):
             return self._primitives(*leaves, *rest)
 
 

@@ -20,17 +20,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx
 
-from alpha_func.capture.rewrites.in_double import program_in_double
 from alpha_func.capture.running.backends import Runnable
 from alpha_func.capture.running.evidence import GRADIENT, OF_PROGRAM, NoEvidence, Numbers, Point, Witness, values_of
 from alpha_func.capture.running.vote import Side, vote
 from alpha_func.capture.tracing.agreement import aside
-from alpha_func.capture.tracing.roundings import apart, coarsest, disturbed, in_double
+from alpha_func.capture.tracing.roundings import apart, coarsest, disturbed, in_double, seeded
 from alpha_func.errors import CaptureError
 from alpha_func.losses.kernels import twice_differentiable
 
 _NEAR = 1024  # roundings by which two orders of one derivative differ without a second look
-_EXACT = {False: 1e-9, True: 1e-6}  # the same in float64, of a program in it, or in less: whose numbers are rounded so
+_EXACT = 1e-9  # the same in float64
+_ROUNDED = 1e-6  # the same, of a program that was written for less, whose constants are rounded
 _RUNS = 3
 _SIZE = 16  # of the roundings: those of a sum of a few hundred terms, near enough to a kink to fall on either side
 _FAR = 8  # spreads under such roundings that two orders of one derivative may lie apart
@@ -41,12 +41,14 @@ Route = Callable[[Witness, Point], Numbers]
 class Candidate(NamedTuple):
     """A scheme as it is proven, each (*inputs, *directions) -> outputs.
 
-    run: as it runs.    finished: the program of that in double precision.    written: before the passes that finish it.
+    run: as it runs.    written: before the passes that finish it.    finished: after them, in double precision.
+    anew: written of the loss in double precision, whose numbers nothing rounds.
     """
 
     run: Runnable
-    finished: Callable[[], Runnable]
     written: Callable[[], fx.GraphModule]
+    finished: Callable[[], Runnable]
+    anew: Callable[[], fx.GraphModule]
 
 
 @dataclass(frozen=True)
@@ -110,19 +112,26 @@ class Case:
             if exact is not None:
                 with suppress(NoEvidence):
                     return self._narrow(candidate, exact, away)
-            return self._judged(candidate, self._numbers(candidate.run, point), away=away)
+            got = self._numbers(candidate.run, point)
+            if witness.is_narrow:
+                return self._judged(got, witness, _NEAR * coarsest(point.inputs), candidate.written, away=away)[0]
+            return self._judged(got, witness, _EXACT, candidate.written, away=away, votes=self.votes)[0]
 
     def _narrow(self, candidate: Candidate, exact: Numbers, away: bool) -> Doubt | None:
         """In double, and then as it runs."""
         witness, point = self._witness, self._point(away)
-        passed: list[Route] = []
-        found = self._judged(candidate, exact, away=away, double=witness.in_double, passed=passed)
+        found, route = self._judged(exact, witness.in_double, _ROUNDED, None, away=away)
+        if found is not None:
+            with suppress(ArithmeticError, TypeError, ValueError, NotImplementedError):
+                anew = candidate.anew()
+                exact = self._numbers(anew, point.in_double())
+                found, route = self._judged(exact, witness.in_double, _EXACT, lambda: anew, away=away, votes=self.votes)
         if found is not None:
             return found
-        spread = _Spread(lambda p: self._numbers(p, point), candidate.written, _SIZE)
+        spread = _Spread(lambda p: self._numbers(p, point), candidate.written)
         got, tolerance = self._numbers(candidate.run, point), _NEAR * coarsest(point.inputs)
         found = _parted(got, exact, tolerance, spread)
-        if found is not None or self._whole in passed:
+        if found is not None or (route is self._whole and route is not None):
             return found
         own = self._evidence(witness, self._whole, away) if self._whole else None
         if own is not None and not away:  # at a tie its second derivatives may be others
@@ -133,45 +142,38 @@ class Case:
 
     def _judged(
         self,
-        candidate: Candidate,
         got: Numbers,
+        witness: Witness,
+        tolerance: float,
+        written: Callable[[], fx.GraphModule] | None,
         *,
         away: bool,
-        double: Witness | None = None,
-        passed: list[Route] | None = None,
-    ) -> Doubt | None:
-        """Numbers in the precision of the evidence."""
-        witness, point = double or self._witness, self._point(away)
-        coarse, written = coarsest(point.inputs), candidate.written
-        if double is not None:
-            point, written = point.in_double(), lambda: program_in_double(candidate.written())
-        size = coarse / torch.finfo(torch.float64).eps if double is not None else _SIZE
-        spread = _Spread(lambda p: self._numbers(p, point), written, size)
-        tolerance = _NEAR * coarse if witness.is_narrow else _EXACT[double is not None]
+        votes: bool = False,
+    ) -> tuple[Doubt | None, Route | None]:
+        """Numbers against the evidence in the same precision: a doubt, or the route that they agree with."""
+        point = self._point(away) if witness is self._witness else self._point(away).in_double()
+        spread = _Spread(lambda p: self._numbers(p, point), written)
         found = own = None
         for route in self._routes:
             expected = self._evidence(witness, route, away)
             if expected is None or (away and not all(x.isfinite().all() for x in expected.values())):
                 continue
-            if route is not self._whole and double is None:
+            if route is not self._whole and witness is self._witness:
                 expected = self._with_first_order(expected, away)
             against, found = expected, _parted(got, expected, tolerance, spread)
             if found is None:
-                if passed is not None:
-                    passed.append(route)
-                break
+                # A tie explains that the loss's own derivatives are others, and nothing does away from one.
+                if own is None or witness is not self._witness or not (away and votes):
+                    return None, route
+                ours = not witness.detaches and vote(witness, point, got, own[1]) is Side.SCHEME
+                return (None if ours else replace(own[0], of_program=True)), route
             if route is self._whole:
-                own = replace(found, of_program=True), expected
-        else:
-            if found is None and not away:
-                raise NoEvidence("PyTorch cannot differentiate it twice here", lasting=True)
-            if found is None or found.of_program or witness.is_narrow or not self.votes:
-                return found
-            return self._by_vote(witness, point, got, against, found)
-        # A tie explains that the loss's own derivatives are others, and nothing does away from one.
-        if own is None or double is not None or witness.is_narrow or not away or not self.votes:
-            return None
-        return None if not witness.detaches and vote(witness, point, got, own[1]) is Side.SCHEME else own[0]
+                own = found, expected
+        if found is None and not away:
+            raise NoEvidence("PyTorch cannot differentiate it twice here", lasting=True)
+        if found is None or found.of_program or not votes:
+            return found, None
+        return self._by_vote(witness, point, got, against, found), None
 
     def _by_vote(self, witness: Witness, point: Point, got: Numbers, expected: Numbers, found: Doubt) -> Doubt | None:
         side = vote(witness, point, got, expected)
@@ -196,7 +198,8 @@ class Case:
         return self._points[away]
 
     def _numbers(self, run: Runnable, at: Point) -> Numbers:
-        return dict(zip(self._names, run(*at.inputs, *(at.direction or ())), strict=False))
+        with seeded(self._witness.seed):
+            return dict(zip(self._names, run(*at.inputs, *(at.direction or ())), strict=False))
 
     def _evidence(self, witness: Witness, route: Route, away: bool) -> Numbers | None:
         """What a route gives, computed once; None where it does not run."""
@@ -213,10 +216,8 @@ class Case:
 class _Spread:
     """How far each number goes under roundings; nowhere where the program does not run as it was written."""
 
-    def __init__(
-        self, numbers: Callable[[Runnable], Numbers], written: Callable[[], fx.GraphModule], size: float
-    ) -> None:
-        self._numbers, self._written, self._size = numbers, written, size
+    def __init__(self, numbers: Callable[[Runnable], Numbers], written: Callable[[], fx.GraphModule] | None):
+        self._numbers, self._written = numbers, written
         self._exact: Numbers = {}
         self._most: dict[str, float] = {}
         self._runs: Iterator[Numbers] | None = None
@@ -234,9 +235,11 @@ class _Spread:
 
     def _started(self) -> Iterator[Numbers]:
         if self._runs is None:
+            if self._written is None:
+                return iter(())
             program = self._written()
             self._exact = self._numbers(program)
-            self._runs = (self._numbers(run) for run in disturbed(program, _RUNS, self._size))
+            self._runs = (self._numbers(run) for run in disturbed(program, _RUNS, _SIZE))
         return self._runs
 
 

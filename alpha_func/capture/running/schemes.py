@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from alpha_func.capture.builder.active import unverified
 from alpha_func.capture.derivatives.derivative import FORMULAS
-from alpha_func.capture.rewrites.in_double import program_in_double
+from alpha_func.capture.rewrites.in_double import program_in_double, rewritten_in_double
 from alpha_func.capture.rewrites.normalisation import in_primitives
 from alpha_func.capture.running.backends import BACKENDS, Runnable, below_autograd, finish
 from alpha_func.capture.running.binding import bind
@@ -26,6 +26,7 @@ from alpha_func.capture.sweeps.taylor import taylor_program
 from alpha_func.losses.draws import seeded_rng
 
 Writer = Callable[[], fx.GraphModule]
+Form = Callable[[fx.GraphModule], fx.GraphModule]
 
 
 class Scheme:
@@ -33,11 +34,10 @@ class Scheme:
 
     Args:
         name: for messages.
-        write: writes it.
-        seed: of its random draws, if it makes any.
+        of: those that it belongs to.
+        form: writes it, with the scheme before it, of the program of the loss.
+        part: writes it alone, where it is one of several that are written together.
         before: the scheme of which it is the rest.
-        whole: writes it anew, with the scheme before it.
-        skipped: how many outputs of the scheme before it are not for it.
 
     Attributes:
         proven: what runs it, by backend, once it has been found right there; None where it was given up.
@@ -45,46 +45,48 @@ class Scheme:
     """
 
     def __init__(
-        self,
-        name: str,
-        write: Writer,
-        seed: int | None,
-        whole: Writer | None = None,
-        before: "Scheme | None" = None,
-        skipped: int = 0,
+        self, name: str, of: "Schemes", form: Form, part: Writer | None = None, before: "Scheme | None" = None
     ):
-        self.name, self._write, self._seed = name, write, seed
-        self.whole, self._before, self._skipped = whole or write, before, skipped
+        self.name, self._of, self._form, self._part, self._before = name, of, form, part, before
         self.proven: dict[str, Runnable | None] = {}
         self.begun: set[str] = set()
         self._ready: dict[str, Runnable] = {}
 
+    def whole(self) -> fx.GraphModule:
+        """The program written anew, with the scheme before it."""
+        return self._form(self._of.graph)
+
+    def anew(self) -> fx.GraphModule:
+        """The same in double precision."""
+        return self._form(self._of.in_double)
+
     @cached_property
     def program(self) -> fx.GraphModule:
         """The program as it is written."""
-        return self._write()
+        return self._part() if self._part is not None else self.whole()
 
     def ready(self, backend: str) -> Runnable:
         """What runs it."""
         if backend not in self._ready:
             made = below_autograd(self._finished) if backend == "eager" else BACKENDS[backend](self.program)
-            self._ready[backend] = self.seeded(made)
+            self._ready[backend] = made if self._before is not None else self._seeded(made)  # draws are all in that
         return self._ready[backend]
 
     def candidate(self, backend: str) -> Candidate:
         """What is to be proven: with the scheme before it where it is the rest of one."""
         before = self._before
         if before is None:
-            return Candidate(self.ready(backend), lambda: self._in_double, lambda: self.program)
+            return Candidate(self.ready(backend), lambda: self.program, lambda: self._in_double, self.anew)
         return Candidate(
             self._after(before.ready(backend), self.ready(backend)),
-            lambda: self._after(before._in_double, self._in_double),
             self.whole,
+            lambda: self._after(before._in_double, self._in_double),
+            self.anew,
         )
 
-    def seeded(self, run: Runnable) -> Runnable:
+    def _seeded(self, run: Runnable) -> Runnable:
         """The same with its random draws seeded."""
-        seed = self._seed
+        seed = self._of.seed
         if seed is None:
             return run
 
@@ -100,14 +102,15 @@ class Scheme:
 
     @cached_property
     def _in_double(self) -> Runnable:
-        return self.seeded(program_in_double(self._finished))
+        return program_in_double(self._finished)
 
     def _after(self, first: Runnable, rest: Runnable) -> Runnable:
         assert self._before is not None
         count = len(self._before.program.graph.find_nodes(op="placeholder"))
+        skipped = 1 + self._of.params  # value and gradient
 
         def run(*operands: Any) -> Sequence[Any]:
-            return rest(*first(*operands[:count])[self._skipped :], *operands[count:])
+            return rest(*first(*operands[:count])[skipped:], *operands[count:])
 
         return run
 
@@ -126,13 +129,13 @@ class Schemes:
         self.is_the_loss = True  # until its derivatives part from those of the loss itself
         self.misled = False  # until PyTorch's derivatives of the program are found to be wrong
         self.products = 0  # how many have been compared
-        self.quadratic = Scheme("Taylor program", lambda: taylor_program(graph, params), seed)
-        self.descent = Scheme("adjoint along −g", lambda: steepest_descent_program(graph, params), seed)
+        self.quadratic = Scheme("Taylor program", self, lambda g: taylor_program(g, params))
+        self.descent = Scheme("adjoint along −g", self, lambda g: steepest_descent_program(g, params))
         self.gradient = Scheme(
-            "gradient", lambda: self._parts.gradient, seed, lambda: adjoint_programs(graph, params).gradient
+            "gradient", self, lambda g: adjoint_programs(g, params).gradient, lambda: self._parts.gradient
         )
         self.line = Scheme(
-            "adjoint", lambda: self._parts.line, None, lambda: adjoint_program(graph, params), self.gradient, 1 + params
+            "adjoint", self, lambda g: adjoint_program(g, params), lambda: self._parts.line, self.gradient
         )
 
     @cached_property
@@ -140,6 +143,11 @@ class Schemes:
         """The operators whose second forward derivative has not been verified: only double backward serves."""
         found = unverified(self.graph.graph, self.params, "forward_over_forward")
         return [name for name in found if name not in FORMULAS]
+
+    @cached_property
+    def in_double(self) -> fx.GraphModule:
+        """The program in double precision."""
+        return rewritten_in_double(self.graph)
 
     @cached_property
     def in_primitives(self) -> fx.GraphModule:
