@@ -16,6 +16,8 @@ from alpha_func.transforms.verbs import quadratic_along
 from alpha_func.tree import Tree
 from alpha_func.verified.differences import differences
 
+__all__ = ["QuadraticCheck", "check_quadratic"]
+
 _TOLERANCE = 1e-6  # what extrapolated differences resolve of a second derivative in float64
 _KINKED = "a kink (ReLU, max-pooling) or a value that is not finite lies within the differences: they say nothing"
 

@@ -1,31 +1,47 @@
 """What the library raises and warns of, and the line that a warning points at."""
 
+import os
 import sys
 import warnings
 from pathlib import Path
 
 import torch
 
-_NOT_THE_CALLERS = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+__all__ = [
+    "AlphaFuncError",
+    "BatchDependenceWarning",
+    "CaptureError",
+    "CaptureWarning",
+    "DistributedError",
+    "ImpureLossError",
+    "ObserverError",
+    "StrategyError",
+]
+
+_NOT_THE_CALLERS = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, torch.__file__))
 
 
-class StrategyError(RuntimeError):
+class AlphaFuncError(Exception):
+    """What the library raises of its own; bad arguments are a TypeError or a ValueError."""
+
+
+class StrategyError(AlphaFuncError, RuntimeError):
     """PyTorch cannot run a strategy on an operator of the loss; the message names both and what to do."""
 
 
-class CaptureError(RuntimeError):
+class CaptureError(AlphaFuncError, RuntimeError):
     """A loss cannot be captured as a program; the message names the operator or line, and the remedy."""
 
 
-class ImpureLossError(ValueError):
+class ImpureLossError(AlphaFuncError, ValueError):
     """A loss is no function of its parameters; the message names what it reads, changes or draws, and the remedy."""
 
 
-class ObserverError(RuntimeError):
+class ObserverError(AlphaFuncError, RuntimeError):
     """An observer cannot measure the loop's steps as it was set up; the message says what to mend."""
 
 
-class DistributedError(RuntimeError):
+class DistributedError(AlphaFuncError, RuntimeError):
     """A reduction over ranks did not come about: one of them failed, hangs, or has other parameters."""
 
 

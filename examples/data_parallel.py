@@ -19,7 +19,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from alpha_func import capture, data_parallel_quadratic, functional_loss
+from alpha_func import capture, functional_loss
+from alpha_func.data_sets import data_parallel_quadratic
 
 EXAMPLES, FEATURES, BATCH, LR = 4096, 20, 64, 0.05
 COLUMNS = ("step", "loss", "alpha_batch", "alpha_all", "lr")

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alpha_func import Observer, StepRecord
+from alpha_func import Observer
+from alpha_func.observer import StepRecord
 from alpha_func.observer.loggers import CSVLog
 
 DIGITS, LENGTH = 2, 8  # "47+85=132" is 4 7 + 8 5 = 2 3 1, the sum from its last digit

@@ -30,7 +30,8 @@ import torch
 from torch import nn
 from torch.func import grad
 
-from alpha_func import anatomy, capture, from_optimizer, functional_loss, grad_and_quadratic, quadratic_along, tree
+from alpha_func import capture, from_optimizer, functional_loss, grad_and_quadratic, quadratic_along, tree
+from alpha_func.optimizers import anatomy
 
 # %% [markdown]
 # ## The experiment

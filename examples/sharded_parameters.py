@@ -24,15 +24,9 @@ from torch import Tensor, nn
 from torch.func import grad
 from torch.nn.utils import parametrize
 
-from alpha_func import (
-    Quadratic,
-    accumulate,
-    all_reduce,
-    data_parallel_gradient,
-    functional_loss,
-    quadratic_along,
-    steepest_descent,
-)
+from alpha_func import Quadratic, functional_loss, quadratic_along
+from alpha_func.data_sets import accumulate, all_reduce, data_parallel_gradient
+from alpha_func.transforms import steepest_descent
 
 EXAMPLES, FEATURES = 256, 64
 REPEATS = 200  # of a reduction too small to be counted
@@ -141,7 +135,7 @@ def main() -> int:
     _, of_numbers = counted(lambda: [all_reduce(mine, len(x)) for _ in range(REPEATS)])
     # Batch by batch, the same number of batches on every process: gathering is something that all do together.
     batches = list(zip(x.split(50), y.split(50), strict=True))
-    total = accumulate(spread_loss, strategy="forward_over_forward")(shares, d, batches, with_total=True)
+    total = accumulate(spread_loss, strategy="forward_over_forward").total(shares, d, batches)
     by_batches = all_reduce(total.quadratic, total.weight)
 
     size = 8 * sum(p.numel() for p in params.values())

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from alpha_func import Quadratic, capture, check_quadratic, reverse_over_reverse, tree
+from alpha_func import Quadratic, capture, check_quadratic, tree
 from alpha_func.capture.derivatives.derivative import SECOND
 from alpha_func.errors import CaptureWarning
+from alpha_func.transforms import reverse_over_reverse
 from tests.helpers.cases import MODULES, mse_net
 
 

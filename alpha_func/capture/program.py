@@ -5,7 +5,6 @@ ones are. A captured loss is the loss, traced and lowered to primitives before a
 """
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,11 +21,11 @@ from alpha_func.capture.running.first_use import FirstUse
 from alpha_func.capture.running.schemes import Schemes
 from alpha_func.capture.tracing.agreement import aside, require_agreement
 from alpha_func.capture.tracing.outside import is_outside, outside, plain
-from alpha_func.capture.tracing.recording import LOCK, MAX_RECORDINGS, Recorder, Recording
+from alpha_func.capture.tracing.recording import MAX_RECORDINGS, Recorder, Recording
 from alpha_func.capture.tracing.refusal import EAGER
 from alpha_func.capture.tracing.tracing import trace
-from alpha_func.errors import CaptureError, StrategyError
-from alpha_func.losses.draws import seeded_rng
+from alpha_func.errors import CaptureError, StrategyError, warn
+from alpha_func.losses.draws import ALONE, seeded_rng
 from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss
 from alpha_func.losses.signature import Key, is_flat, signature
 from alpha_func.transforms.engine import Engine, Uncaptured
@@ -150,7 +149,7 @@ class CapturedLoss(LossOfLoss):
         try:
             recording, inputs = self._recorder(params, args, kwargs)
             if recording.lowered is None:
-                with LOCK:
+                with ALONE:
                     recording.lowered = recording.lowered or self._lowered(recording, inputs, params, args, kwargs)
         except CaptureError:
             self._raise_its_own_error(params, args, kwargs)
@@ -218,10 +217,9 @@ class CapturedLoss(LossOfLoss):
     def _count(self) -> None:
         self.captured += 1
         if self.captured == 2 * MAX_RECORDINGS:
-            warnings.warn(
+            warn(
                 f"captured {self.captured} programs of one loss, of which at most {MAX_RECORDINGS} are kept: something "
-                "that it reads changes at every call (a shape, a number; pass it as a tensor argument)",
-                stacklevel=5,
+                "that it reads changes at every call (a shape, a number; pass it as a tensor argument)"
             )
 
 

@@ -2,12 +2,13 @@
 
 An element of a DataLoader is what a loss takes after the parameters: a tuple or list is its positional arguments, a
 mapping its keyword arguments, anything else one argument. The examples of a batch lie along the first dimension of
-every tensor in it; a 0-d tensor, and what is no tensor, belongs to the batch as a whole.
+every tensor in it; a 0-d tensor, and anything that is not a tensor, belongs to the batch as a whole.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from alpha_func import tree
@@ -42,7 +43,10 @@ def size_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     if len(sizes) == 1:
         return sizes.pop()
     if not sizes:
-        raise ValueError("the batch has no tensor with a first dimension: it cannot be told into examples")
+        raise ValueError(
+            "the batch has no tensor with a dimension, so its examples cannot be counted or taken apart: pass tensors "
+            "whose first dimension is the examples"
+        )
     shapes = ", ".join(
         f"{_argument(path)} {tuple(leaf.shape)}"
         for path, leaf in tree.named_leaves((args, kwargs))
@@ -50,7 +54,7 @@ def size_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     )
     raise ValueError(
         f"the tensors of the batch have different first dimensions ({shapes}): expected one example a row in each; "
-        "let the loss close over what is no example"
+        "let the loss close over a tensor whose rows are not examples"
     )
 
 
@@ -63,6 +67,30 @@ def part(args: tuple[Any, ...], kwargs: dict[str, Any], start: int, stop: int) -
     """
     cut = tree.map(lambda leaf: leaf[start:stop] if _is_batched(leaf) else leaf, (args, kwargs))
     return cut[0], cut[1]
+
+
+def joined(first: Arguments, second: Arguments) -> Arguments | None:
+    """The examples of two batches as one; None where they do not make one.
+
+    >>> import torch
+    >>> joined(((torch.ones(2), 5), {}), ((torch.zeros(1), 5), {}))
+    ((tensor([1., 1., 0.]), 5), {})
+    >>> joined(((torch.ones(2), 5), {}), ((torch.zeros(1), 6), {})) is None
+    True
+    """
+    leaves, structure = tree.flatten(first)
+    others, other_structure = tree.flatten(second)
+    if structure != other_structure or not all(map(_fit, leaves, others)):
+        return None
+    both = [torch.cat([a, b]) if _is_batched(a) else a for a, b in zip(leaves, others, strict=True)]
+    args, kwargs = tree.unflatten(both, structure)
+    return args, kwargs
+
+
+def _fit(a: Any, b: Any) -> bool:
+    if _is_batched(a) and _is_batched(b):
+        return (a.shape[1:], a.dtype, a.device) == (b.shape[1:], b.dtype, b.device)
+    return a is b or (type(a) is type(b) and bool(a == b))
 
 
 def shapes_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, func
 
 from alpha_func import tree
-from alpha_func.data_sets.accumulate import Passed, accumulate, point_out
+from alpha_func.data_sets.accumulate import accumulate
+from alpha_func.data_sets.additivity import Passed, PointedOut
 from alpha_func.data_sets.batches import arguments
 from alpha_func.data_sets.weights import Weight, weighing
 from alpha_func.errors import DistributedError
@@ -51,7 +52,7 @@ def all_reduce(quadratic: Quadratic | None, weight: float | None, group: Group =
 
     Args:
         quadratic: of this rank's shard; what it holds does not matter where ``weight`` is 0 (None will do).
-        weight: what the mean of the shard's loss is over, as ``accumulate(..., with_total=True)`` gives it; None on
+        weight: what the mean of the shard's loss is over, as ``accumulate(loss).total`` gives it; None on
             every rank for a loss that is a sum.
         group: a process group; None: the default one.
 
@@ -102,7 +103,7 @@ def data_parallel_quadratic(
 
     def quadratic(params: Tree, direction: Tree, batches: Iterable[Any]) -> Quadratic:
         def part() -> _Part:
-            total: Any = accumulated(params, direction, batches, with_total=True)
+            total = accumulated.total(params, direction, batches)
             return _part(total.quadratic, total.weight, params, direction)
 
         return _reduced(part, group)
@@ -144,13 +145,13 @@ def data_parallel_gradient(
             leaves = tree.leaves(params)
             grads.extend(torch.zeros_like(leaf, dtype=tree.accumulator_dtype(leaf.dtype)) for leaf in leaves)
             fresh, total = weigh.fresh(), 0.0
+            point_out = PointedOut(loss, fresh, passed)
             for batch in batches:
                 args, kwargs = arguments(batch)
                 w = fresh(args, kwargs)
                 if w:
                     found, value = func.grad_and_value(scalar_loss(loss, args, kwargs))(params)
-                    if not total:
-                        point_out(loss, fresh, passed, params, args, kwargs, value)
+                    point_out(params, args, kwargs, value)
                     for sum_, leaf in zip(grads, tree.leaves(found), strict=True):
                         sum_.add_(leaf, alpha=w)
                 total += w

@@ -6,14 +6,14 @@ The transforms take such a loss chunk by chunk, so that only one chunk's activat
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, func
 from torch._C._functorch import peek_interpreter_stack
 
 from alpha_func import tree
-from alpha_func.data_sets.additivity import coupled_layers, halves
+from alpha_func.data_sets.additivity import Additivity, Passed, coupled_layers
 from alpha_func.data_sets.batches import part, size_of
 from alpha_func.data_sets.weights import Weighing, Weight, weighing
 from alpha_func.losses.module_loss import LossOfLoss
@@ -24,7 +24,13 @@ from alpha_func.transforms.strategies import Step, StrategyLike
 from alpha_func.transforms.validation import require_callable, scalar_loss
 from alpha_func.tree import Tree
 
-Chunk = tuple[float, tuple[Any, ...], dict[str, Any]]  # its share of the whole, its arguments
+
+class Chunk(NamedTuple):
+    """A part of a batch as the arguments of the loss, and its share of the whole."""
+
+    share: float
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 class MicrobatchedLoss(LossOfLoss):
@@ -32,50 +38,57 @@ class MicrobatchedLoss(LossOfLoss):
 
     def __init__(self, loss: Callable[..., Tensor], size: int, weigh: Weighing):
         self.loss, self.size, self.weigh = loss, size, weigh
-        self._checked = False
+        self._passed: Passed = set()
 
     def __call__(self, params: Tree, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of the whole batch."""
-        parts = [
-            share * scalar_loss(self.loss, some, options)(params)
-            for share, some, options in self.chunks(params, args, kwargs)
-        ]
+        check = self.check(params)
+        parts = []
+        for share, some, options in self.chunks(args, kwargs):
+            value = scalar_loss(self.loss, some, options)(params)
+            check(some, options, value)
+            parts.append(share * value)
         return torch.stack(parts).sum()
 
-    def chunks(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Chunk]:
+    def chunks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Chunk]:
         """The chunks of a batch; the shares of a mean sum to 1."""
-        n = size_of(args, kwargs)
-        cuts = [part(args, kwargs, start, start + self.size) for start in range(0, n, self.size)]
-        self._refuse_dependence(params, *cuts[0])
-        weigh = self.weigh.fresh()
-        weights = [weigh(*cut) for cut in cuts]
-        total = sum(weights) if self.weigh.mean else 1.0
-        if not total:
-            raise ValueError("the weights of all chunks are 0: there is no example to take the mean over")
-        return ((w / total, *cut) for w, cut in zip(weights, cuts, strict=True) if w)
-
-    def engine(self, strategy: StrategyLike | None) -> "Chunked":
-        """The engine of the loss that is cut, a chunk at a time."""
-        return Chunked(self, engine_of(self.loss, strategy))
-
-    def _refuse_dependence(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         layers = coupled_layers(self.loss)
         if layers:
             raise ValueError(
                 f"a microbatched loss is not the whole batch's through {', '.join(layers)}, which makes examples "
                 "depend on the others of their chunk: call module.eval() first, or take the batch whole"
             )
-        if self._checked or peek_interpreter_stack() is not None:  # within a transform there are no values to compare
-            return
-        found = halves(self.loss, params, args, kwargs, self.weigh.fresh())
-        if found is not None and not found.agree:
+        n = size_of(args, kwargs)
+        cuts = [part(args, kwargs, start, start + self.size) for start in range(0, n, self.size)]
+        weigh = self.weigh.fresh()
+        weights = [weigh(*cut) for cut in cuts]
+        total = sum(weights) if self.weigh.mean else 1.0
+        if not total:
+            raise ValueError("the weights of all chunks are 0: there is no example to take the mean over")
+        return [Chunk(w / total, *cut) for w, cut in zip(weights, cuts, strict=True) if w]
+
+    def check(self, params: Tree) -> Callable[..., None]:
+        """A function that refuses a chunk, given its arguments and value, whose loss is not made of its examples'."""
+        if peek_interpreter_stack() is not None:  # within a transform there are no values to compare
+            return lambda args, kwargs, value=None: None
+        additivity = Additivity(self.loss, self.weigh.fresh(), self._passed)
+
+        def check(args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor | None = None) -> None:
+            found = additivity.look(params, args, kwargs, value)
+            if found is None or found.agree:
+                return
             hint = " (it is a sum: say reduction='sum')" if found.is_sum else ""
             raise ValueError(
-                f"the loss cannot be cut into chunks: of {size_of(args, kwargs)} examples it is {found.whole:.9g}, of "
-                f"their halves together {found.together:.9g}; its examples depend on each other or on chance, or its "
-                f"mean is over something else than their number{hint}: say what with weight=lambda *batch: ..."
+                f"the loss cannot be cut into chunks: of some examples it is {found.whole:.9g}, of two parts of them "
+                f"put together {found.together:.9g}; its examples depend on each other or on chance, or its mean is "
+                f"over something else than their number{hint}: say what with weight=lambda *batch: ..."
             )
-        self._checked = True
+
+        return check
+
+    def engine(self, strategy: StrategyLike | None) -> "Chunked":
+        """The engine of the loss that is cut, a chunk at a time."""
+        return Chunked(self, engine_of(self.loss, strategy))
 
 
 class Chunked:
@@ -86,24 +99,45 @@ class Chunked:
 
     def quadratic(self, params: Tree, direction: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Quadratic:
         """The quadratic, summed in float64."""
-        chunks = self._loss.chunks(params, args, kwargs)
-        found = [(share, self._each.quadratic(params, direction, some, options)) for share, some, options in chunks]
-        dtype = tree.accumulator_dtype(found[0][1].value.dtype)
-        sums = (sum(share * quadratic[i].double() for share, quadratic in found) for i in range(3))
-        return Quadratic(*(torch.as_tensor(number).to(dtype) for number in sums))
+        return self._sum(params, direction, self._loss.chunks(args, kwargs), self._loss.check(params))
 
     def product(self, params: Tree, direction: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tree:
         """Hd, summed in the dtype of the parameters."""
-        chunks = self._loss.chunks(params, args, kwargs)
-        return _sum((share, self._each.product(params, direction, some, options)) for share, some, options in chunks)
+        check = self._loss.check(params)
+
+        def products() -> Iterator[tuple[float, Tree]]:
+            for share, some, options in self._loss.chunks(args, kwargs):
+                check(some, options)
+                yield share, self._each.product(params, direction, some, options)
+
+        return _sum(products())
 
     def step(self, params: Tree, direction: DirectionFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
         """Two passes: the direction is made of the whole gradient, which no chunk has."""
-        chunks = self._loss.chunks(params, args, kwargs)
-        loss = self._loss.loss
-        grads = _sum((share, func.grad(scalar_loss(loss, some, options))(params)) for share, some, options in chunks)
+        chunks, check = self._loss.chunks(args, kwargs), self._loss.check(params)
+
+        def gradients() -> Iterator[tuple[float, Tree]]:
+            for share, some, options in chunks:
+                grads, value = func.grad_and_value(scalar_loss(self._loss.loss, some, options))(params)
+                check(some, options, value)
+                yield share, grads
+
+        grads = _sum(gradients())
         d = direction(grads)
-        return Step(grads, d, self.quadratic(params, d, args, kwargs))
+        return Step(grads, d, self._sum(params, d, chunks))
+
+    def _sum(
+        self, params: Tree, direction: Tree, chunks: list[Chunk], check: Callable[..., None] | None = None
+    ) -> Quadratic:
+        found = []
+        for share, some, options in chunks:
+            quadratic = self._each.quadratic(params, direction, some, options)
+            if check is not None:
+                check(some, options, quadratic.value)
+            found.append((share, quadratic))
+        dtype = tree.accumulator_dtype(found[0][1].value.dtype)
+        sums = (sum(share * quadratic[i].double() for share, quadratic in found) for i in range(3))
+        return Quadratic(*(torch.as_tensor(number).to(dtype) for number in sums))
 
 
 def microbatched(
@@ -118,7 +152,8 @@ def microbatched(
     Args:
         loss: as for ``quadratic_along``. Capture first, and then cut: ``microbatched(capture(loss), 32)``.
         size: the most examples of a chunk; every tensor argument with a dimension is cut along its first.
-        weight, reduction: as for ``accumulate``.
+        weight, reduction: as for ``accumulate``, with the same checks at the same cost: a chunk is a batch there. A
+            product, which has no value to compare, costs one forward pass more.
 
     Returns:
         A loss of the same arguments. Differentiated by other means than the transforms (``torch.func.grad``), it is
@@ -127,7 +162,7 @@ def microbatched(
     Raises:
         TypeError, ValueError: an argument is not as above; at a call, the tensors of the batch have different first
             dimensions, or the loss of a chunk is not made of its examples' (BatchNorm or dropout in train mode, a
-            contrastive loss, another weight), which the first call puts to the test.
+            contrastive loss, another weight).
 
     >>> import torch
     >>> from alpha_func import quadratic_along

@@ -1,6 +1,5 @@
 """The quadratic of every example of a batch along one direction: where the noise of α* comes from."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
 from alpha_func.data_sets.additivity import coupled_layers
 from alpha_func.data_sets.batches import arguments, part, size_of
-from alpha_func.errors import BatchDependenceWarning
+from alpha_func.errors import BatchDependenceWarning, warn
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import aligned, check_params, require_callable
@@ -97,9 +96,8 @@ def _compare(
     for together, scale in ((values.mean(), values.abs().mean()), (values.sum(), values.abs().sum())):
         if abs(whole - together) <= eps * (1e3 if eps < 1e-4 else 8) * scale:
             return
-    warnings.warn(
+    warn(
         f"the loss of {len(values)} examples is {float(whole):.9g}, the mean of their own {float(values.mean()):.9g}: "
         "examples depend on each other, or are weighted; for their weights see alpha_interval(..., weight=...)",
         BatchDependenceWarning,
-        stacklevel=4,
     )

@@ -8,6 +8,7 @@ weights of the targets for a weighted cross entropy. A loss that is a sum needs 
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -21,17 +22,18 @@ REDUCTIONS = ("mean", "sum")
 
 _ELEMENTWISE = (
     nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.PoissonNLLLoss,
-    nn.KLDivLoss, nn.SoftMarginLoss,
+    nn.KLDivLoss, nn.SoftMarginLoss, nn.HingeEmbeddingLoss,
 )  # fmt: skip
-_FUNCTIONS: dict[Any, nn.Module] = {
-    F.mse_loss: nn.MSELoss(),
-    F.l1_loss: nn.L1Loss(),
-    F.smooth_l1_loss: nn.SmoothL1Loss(),
-    F.huber_loss: nn.HuberLoss(),
-    F.binary_cross_entropy: nn.BCELoss(),
-    F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss(),
-    F.cross_entropy: nn.CrossEntropyLoss(),
-    F.nll_loss: nn.NLLLoss(),
+_BY_EXAMPLE = (nn.MultiMarginLoss, nn.MultiLabelMarginLoss, nn.MultiLabelSoftMarginLoss)
+_FUNCTIONS: dict[Any, type[nn.Module]] = {
+    F.mse_loss: nn.MSELoss,
+    F.l1_loss: nn.L1Loss,
+    F.smooth_l1_loss: nn.SmoothL1Loss,
+    F.huber_loss: nn.HuberLoss,
+    F.binary_cross_entropy: nn.BCELoss,
+    F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+    F.cross_entropy: nn.CrossEntropyLoss,
+    F.nll_loss: nn.NLLLoss,
 }
 
 
@@ -41,14 +43,16 @@ class Weighing(NamedTuple):
     Attributes:
         mean: whether the loss is a mean; otherwise a sum, and every weight is 1.
         weight: of a batch, called as the loss without the parameters.
+        known: whether that is what the mean is over, by the caller's word or the criterion's rule; if not, a guess.
     """
 
     mean: bool
     weight: Weight
+    known: bool = True
 
     def fresh(self) -> "Weighing":
         """The same, which has seen no batch yet."""
-        return Weighing(self.mean, _Examples()) if isinstance(self.weight, _Examples) else self
+        return self._replace(weight=_Examples()) if isinstance(self.weight, _Examples) else self
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         """The weight of a batch, checked."""
@@ -89,14 +93,21 @@ def weighing(loss: Callable[..., Tensor], weight: Weight | str | None, reduction
         return Weighing(mean, size_of_arguments)
     if callable(weight):
         return Weighing(mean, weight)
-    return Weighing(mean, _by_criterion(criterion))
+    by_rule = _by_criterion(criterion)
+    return Weighing(mean, by_rule or _Examples(), known=not mean or by_rule is not None)
 
 
 def criterion_of(loss: Callable[..., Tensor]) -> Any:
-    """The criterion that ``functional_loss`` was given; None where there is none."""
+    """The criterion that ``functional_loss`` was given, a known function as its module; None where there is none."""
     source = module_loss_of(loss)
     criterion = getattr(source.model, "criterion", None) if source is not None else None
-    return _FUNCTIONS.get(criterion, criterion) if not isinstance(criterion, nn.Module) else criterion
+    function, options = criterion, {}
+    if isinstance(criterion, partial) and not criterion.args:
+        function, options = criterion.func, criterion.keywords
+    try:
+        return _FUNCTIONS[function](**options)
+    except (KeyError, TypeError):  # another function; an option that only the function has
+        return criterion
 
 
 def size_of_arguments(*args: Any, **kwargs: Any) -> int:
@@ -104,12 +115,12 @@ def size_of_arguments(*args: Any, **kwargs: Any) -> int:
     return size_of(args, kwargs)
 
 
-def _by_criterion(criterion: Any) -> Weight:
+def _by_criterion(criterion: Any) -> Weight | None:
     if type(criterion) in (nn.CrossEntropyLoss, nn.NLLLoss):
         return _OfClasses(criterion)
-    if type(criterion) in _ELEMENTWISE and criterion.reduction == "mean":
-        return _elements
-    return _Examples()
+    if type(criterion) in _BY_EXAMPLE or getattr(criterion, "reduction", None) == "batchmean":
+        return size_of_arguments
+    return _elements if type(criterion) in _ELEMENTWISE else None
 
 
 def _elements(inputs: Any, targets: Tensor) -> int:

@@ -5,14 +5,12 @@ noise, which looks like progress there and nowhere else (``alpha_func.held_out``
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from alpha_func.data_sets.accumulate import Total, accumulate
+from alpha_func.data_sets.accumulate import accumulate
 from alpha_func.experiment.data import Data
 from alpha_func.experiment.optimizers import InputError
 from alpha_func.experiment.settings import CAPTURED, Experiment
@@ -83,9 +81,7 @@ class Elsewhere:
         return dict(zip(self._columns, found, strict=True))
 
     def _of_all(self, params: Tree, direction: Tree, batches: Iterable[tuple[Tensor, Tensor]]) -> Quadratic:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # an interrupt leaves the sum so far, with a warning
-            total = cast(Total, self._on_all(params, direction, batches, with_total=True))
+        total = self._on_all.total(params, direction, batches)
         if not total.complete:
             raise KeyboardInterrupt
         return total.quadratic

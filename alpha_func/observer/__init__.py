@@ -1,1 +1,7 @@
-"""α* through a training run: the experiment, its records, its pictures, the command line."""
+"""α* of the steps of a training loop that exists already: the observer, its records, and where they go."""
+
+from alpha_func.observer.loggers import CSVLog, JSONLinesLog, MLflowLog, TensorBoardLog, WandbLog
+from alpha_func.observer.observer import Observer
+from alpha_func.observer.record import StepRecord
+
+__all__ = ["CSVLog", "JSONLinesLog", "MLflowLog", "Observer", "StepRecord", "TensorBoardLog", "WandbLog"]

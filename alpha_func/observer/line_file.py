@@ -2,8 +2,9 @@
 
 import os
 import stat
-import warnings
 from pathlib import Path
+
+from alpha_func.errors import warn
 
 
 class LineFile:
@@ -29,7 +30,7 @@ class LineFile:
         if append and self._is_kept:
             end, size = self._end_of_lines(), self._file.seek(0, os.SEEK_END)
             if end < size:
-                warnings.warn(f"{path} ended in a torn line of {size - end} bytes, which was removed", stacklevel=3)
+                warn(f"{path} ended in a torn line of {size - end} bytes, which was removed")
                 self._file.truncate(end)
 
     def write(self, line: str) -> None:

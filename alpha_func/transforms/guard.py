@@ -5,7 +5,6 @@ Which ones, under which strategy, has been measured; see ``verified.table``. The
 backward pass, at the first call per signature.
 """
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alpha_func import tree
-from alpha_func.errors import CaptureError, ImpureLossError, StrategyError
+from alpha_func.errors import CaptureError, ImpureLossError, StrategyError, warn
 from alpha_func.losses.kinds import refuse_kinds
 from alpha_func.losses.looking import looking
 from alpha_func.losses.module_loss import Watched, module_loss_of
@@ -204,7 +203,7 @@ _THIRD = (
 def _warn_once(what: str) -> None:
     if what not in _warned:
         _warned.add(what)
-        warnings.warn(f"{what}: check the result with alpha_func.check_quadratic", stacklevel=6)
+        warn(f"{what}: check the result with alpha_func.check_quadratic")
 
 
 def _key(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alpha_func import CaptureError, capture, functional_loss, grad_and_quadratic, quadratic_along
+from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along
 from alpha_func.capture import program as programs
 from alpha_func.capture.tracing import agreement, lowering, tracing
+from alpha_func.errors import CaptureError
 from tests.helpers.cases import MODULES
 from tests.helpers.exactness_table import CASES, captured
 

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alpha_func import STRATEGIES, CaptureError, capture, functional_loss, grad_and_quadratic, quadratic_along, tree
+from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along, tree
+from alpha_func.errors import CaptureError
+from alpha_func.transforms import STRATEGIES
 from tests.helpers.cases import MODULES, mlp, mse_net
 from tests.helpers.models import regression
 from tests.helpers.reference import assert_close, assert_quadratic, dense, dense_with_math_attention

@@ -2,7 +2,8 @@
 
 import pytest
 
-from alpha_func import CaptureError, capture, quadratic_along, tree
+from alpha_func import capture, quadratic_along, tree
+from alpha_func.errors import CaptureError
 from tests.capture.changes import CHANGES
 from tests.helpers.reference import assert_close
 

@@ -7,16 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alpha_func import (
-    STRATEGIES,
-    capture,
-    check_quadratic,
-    functional_loss,
-    grad_and_quadratic,
-    hvp,
-    quadratic_along,
-    tree,
-)
+from alpha_func import capture, check_quadratic, functional_loss, grad_and_quadratic, hvp, quadratic_along, tree
+from alpha_func.transforms import STRATEGIES
 from tests.helpers.sweeps import assert_exact, double_backward
 
 LOOSE = 1e-10

@@ -8,19 +8,12 @@ import torch
 from torch import nn
 
 import alpha_func
-from alpha_func import (
-    CaptureError,
-    capture,
-    functional_loss,
-    grad_and_quadratic,
-    per_example_quadratics,
-    quadratic_along,
-    tree,
-)
+from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along, tree
 from alpha_func.capture.derivatives.derivative import SECOND, SLOPE
 from alpha_func.capture.rewrites import LAWS
 from alpha_func.capture.running import backends, blame, schemes
-from alpha_func.errors import CaptureWarning
+from alpha_func.data_sets import per_example_quadratics
+from alpha_func.errors import CaptureError, CaptureWarning
 from tests.helpers.reference import double_backward
 
 aten = torch.ops.aten

@@ -9,17 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from alpha_func import (
-    BatchDependenceWarning,
-    accumulate,
-    capture,
-    functional_loss,
-    grad_and_quadratic,
-    hvp,
-    microbatched,
-    quadratic_along,
-    tree,
-)
+from alpha_func import capture, functional_loss, grad_and_quadratic, hvp, quadratic_along, tree
+from alpha_func.data_sets import accumulate, microbatched
+from alpha_func.errors import BatchDependenceWarning
 from alpha_func.losses.kernels import twice_differentiable
 from tests.helpers.cases import MODULES, line, mlp, mse_net
 from tests.helpers.reference import assert_quadratic, dense, double_backward, flat
@@ -103,12 +95,6 @@ def test_a_loss_averaged_over_tokens_is_weighted_by_tokens_in_batches_of_any_wid
     assert_quadratic(got, dense(token_loss, params, tokens), direction, 1e-12)
 
 
-def test_a_wrong_weight_is_pointed_out():
-    params, direction, tokens, _ = token_case()
-    with pytest.warns(BatchDependenceWarning, match="mean is over something else than their number"):
-        accumulate(token_loss)(params, direction, tokens.split(8))
-
-
 def test_batches_may_be_mappings_tensors_lists_or_a_data_loader():
     case = mse_net(activation=nn.Tanh)
     x, y = case.args
@@ -167,9 +153,9 @@ def test_ctrl_c_before_the_first_batch_is_ctrl_c():
 
 def test_the_total_says_what_it_is_of():
     case = mse_net()
-    total = accumulate(case.loss)(case.params, case.direction, pieces(case.args), with_total=True)
+    total = accumulate(case.loss).total(case.params, case.direction, pieces(case.args))
     assert (total.weight, total.batches, total.complete) == (32.0, 5, True)
-    nothing = accumulate(case.loss)(case.params, case.direction, [], with_total=True)
+    nothing = accumulate(case.loss).total(case.params, case.direction, [])
     assert (nothing.weight, nothing.batches) == (0.0, 0)
     assert math.isnan(nothing.quadratic.value)
 

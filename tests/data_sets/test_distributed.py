@@ -5,7 +5,9 @@ import re
 import pytest
 import torch
 
-from alpha_func import DistributedError, Quadratic, all_reduce, tree
+from alpha_func import Quadratic, tree
+from alpha_func.data_sets import all_reduce
+from alpha_func.errors import DistributedError
 from tests.helpers.ranks import SHARDS, case, start
 from tests.helpers.reference import assert_quadratic, dense, flat
 

@@ -6,16 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from alpha_func import (
-    BatchDependenceWarning,
-    Quadratic,
-    alpha_interval,
-    capture,
-    functional_loss,
-    per_example_quadratics,
-    tree,
-    two_batch,
-)
+from alpha_func import Quadratic, capture, functional_loss, tree
+from alpha_func.data_sets import alpha_interval, per_example_quadratics, two_batch
+from alpha_func.errors import BatchDependenceWarning
 from alpha_func.losses.kernels import twice_differentiable
 from tests.helpers.cases import MODULES, line, mlp, mse_net
 from tests.helpers.reference import assert_close, assert_quadratic, dense, double_backward, flat

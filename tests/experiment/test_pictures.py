@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alpha_func import StepRecord
 from alpha_func.experiment import alpha_picture
 from alpha_func.experiment.cli import main
 from alpha_func.experiment.optimizers import InputError
 from alpha_func.experiment.plot import plot_records
 from alpha_func.experiment.record_files import read_records
 from alpha_func.experiment.series import running
+from alpha_func.observer import StepRecord
 from alpha_func.observer.loggers import CSVLog, JSONLinesLog
 
 

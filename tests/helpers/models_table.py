@@ -7,7 +7,9 @@ import re
 import warnings
 from pathlib import Path
 
-from alpha_func import STRATEGIES, CaptureError, StrategyError, capture, quadratic_along
+from alpha_func import capture, quadratic_along
+from alpha_func.errors import CaptureError, StrategyError
+from alpha_func.transforms import STRATEGIES
 from tests.helpers.models import HUGGING_FACE, LOSSES, MODELS, hugging_face, with_loss
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"

@@ -9,7 +9,8 @@ import torch
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from alpha_func import STRATEGIES, tree
+from alpha_func import tree
+from alpha_func.transforms import STRATEGIES
 
 SHAPES = [(), (1,), (3,), (2, 2), (2, 1, 2)]
 strategy_names = st.sampled_from(sorted(STRATEGIES))

@@ -107,11 +107,11 @@ def numbers(quadratic):
 
 def quadratic(rank, ranks):
     """all_reduce of what accumulate found, and the two in one."""
-    from alpha_func import accumulate, all_reduce, data_parallel_quadratic
+    from alpha_func.data_sets import accumulate, all_reduce, data_parallel_quadratic
 
     loss, params, direction, args = case()
     batches = shard(args, rank, ranks)
-    total = accumulate(loss)(params, direction, batches, with_total=True)
+    total = accumulate(loss).total(params, direction, batches)
     return (
         numbers(all_reduce(total.quadratic if batches else None, total.weight)),
         numbers(data_parallel_quadratic(loss)(params, direction, batches)),
@@ -121,7 +121,8 @@ def quadratic(rank, ranks):
 def of_a_sum(rank, ranks):
     from torch import nn
 
-    from alpha_func import data_parallel_gradient, data_parallel_quadratic, functional_loss, tree
+    from alpha_func import functional_loss, tree
+    from alpha_func.data_sets import data_parallel_gradient, data_parallel_quadratic
 
     loss, params, direction, args = case()
     loss, _ = functional_loss(loss.model.module, nn.MSELoss(reduction="sum"))
@@ -132,7 +133,9 @@ def of_a_sum(rank, ranks):
 
 def step(rank, ranks):
     """A step of steepest descent: gradient, and the quadratic along it, captured."""
-    from alpha_func import capture, data_parallel_gradient, data_parallel_quadratic, steepest_descent, tree
+    from alpha_func import capture, tree
+    from alpha_func.data_sets import data_parallel_gradient, data_parallel_quadratic
+    from alpha_func.transforms import steepest_descent
 
     loss, params, _, args = case()
     captured, batches = capture(loss), shard(args, rank, ranks)
@@ -146,7 +149,8 @@ def wrapped(rank, ranks):
     import torch
     from torch.nn.parallel import DistributedDataParallel
 
-    from alpha_func import data_parallel_quadratic, functional_loss
+    from alpha_func import functional_loss
+    from alpha_func.data_sets import data_parallel_quadratic
 
     loss, _, _, args = case()
     module = DistributedDataParallel(loss.model.module)
@@ -160,7 +164,7 @@ def wrapped(rank, ranks):
 
 
 def one_rank_raises(rank, ranks):
-    from alpha_func import data_parallel_quadratic
+    from alpha_func.data_sets import data_parallel_quadratic
 
     loss, params, direction, args = case()
 
@@ -175,7 +179,7 @@ def one_rank_raises(rank, ranks):
 def one_rank_dies(rank, ranks):
     import os
 
-    from alpha_func import data_parallel_quadratic
+    from alpha_func.data_sets import data_parallel_quadratic
 
     loss, params, direction, args = case()
     if rank == 1:
@@ -184,7 +188,7 @@ def one_rank_dies(rank, ranks):
 
 
 def one_rank_hangs(rank, ranks):
-    from alpha_func import data_parallel_quadratic
+    from alpha_func.data_sets import data_parallel_quadratic
 
     loss, params, direction, args = case()
     if rank == 1:
@@ -196,7 +200,8 @@ def one_rank_hangs(rank, ranks):
 def own_directions(rank, ranks):
     from torch.func import grad
 
-    from alpha_func import data_parallel_quadratic, steepest_descent
+    from alpha_func.data_sets import data_parallel_quadratic
+    from alpha_func.transforms import steepest_descent
 
     loss, params, _, args = case()
     batches = shard(args, rank, ranks)
@@ -206,13 +211,14 @@ def own_directions(rank, ranks):
 def one_bad_weight(rank, ranks):
     import torch
 
-    from alpha_func import Quadratic, all_reduce
+    from alpha_func import Quadratic
+    from alpha_func.data_sets import all_reduce
 
     return numbers(all_reduce(Quadratic(*torch.ones(3)), -1.0 if rank else 1.0))
 
 
 def no_data_anywhere(rank, ranks):
-    from alpha_func import all_reduce
+    from alpha_func.data_sets import all_reduce
 
     return numbers(all_reduce(None, 0.0))
 
@@ -221,7 +227,7 @@ def traffic(rank, ranks):
     """Every tensor that a reduction sends."""
     import torch.distributed as dist
 
-    from alpha_func import data_parallel_quadratic
+    from alpha_func.data_sets import data_parallel_quadratic
 
     loss, params, direction, args = case()
     sent, plain = [], dist.all_reduce
@@ -243,7 +249,8 @@ def sharded(rank, ranks):
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-    from alpha_func import Quadratic, all_reduce, capture, functional_loss, grad_and_quadratic, quadratic_along
+    from alpha_func import Quadratic, capture, functional_loss, grad_and_quadratic, quadratic_along
+    from alpha_func.data_sets import all_reduce
 
     loss, params, direction, args = case()
     mesh = init_device_mesh("cpu", (ranks,))

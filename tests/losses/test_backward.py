@@ -5,7 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alpha_func import STRATEGIES, CaptureError, capture, functional_loss, grad_and_quadratic, quadratic_along, tree
+from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along, tree
+from alpha_func.errors import CaptureError
+from alpha_func.transforms import STRATEGIES
 from tests.helpers.reference import flat
 
 

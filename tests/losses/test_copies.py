@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from alpha_func import capture, from_optimizer, functional_loss, grad_and_quadratic, microbatched, quadratic_along, tree
+from alpha_func import capture, from_optimizer, functional_loss, grad_and_quadratic, quadratic_along, tree
+from alpha_func.data_sets import microbatched
 from tests.helpers.reference import flat
 
 

@@ -4,7 +4,9 @@ import importlib.util
 
 import pytest
 
-from alpha_func import STRATEGIES, CaptureError, StrategyError, capture, quadratic_along
+from alpha_func import capture, quadratic_along
+from alpha_func.errors import CaptureError, StrategyError
+from alpha_func.transforms import STRATEGIES
 from tests.helpers.exactness_table import called, case_of, truth_along_its_direction, truth_of
 from tests.helpers.models import HUGGING_FACE, LOSSES, MODELS, with_loss
 from tests.helpers.models_table import PAGE, page

@@ -11,18 +11,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from alpha_func import (
-    STRATEGIES,
-    StrategyError,
-    capture,
-    functional_loss,
-    grad_and_quadratic,
-    hvp,
-    optimal_alpha,
-    quadratic_along,
-    steepest_descent,
-    tree,
-)
+from alpha_func import capture, functional_loss, grad_and_quadratic, hvp, optimal_alpha, quadratic_along, tree
+from alpha_func.errors import StrategyError
+from alpha_func.transforms import STRATEGIES, steepest_descent
 from tests.helpers.cases import MODULES, MSE, SelfAttention, Tied, Unused, frozen, mlp, normed, squared_error
 from tests.helpers.reference import assert_close, assert_quadratic, dense, flat
 

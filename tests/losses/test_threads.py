@@ -1,12 +1,14 @@
 """Losses called from several threads at once give what they give alone, and leave everything as it was."""
 
+import sys
 import threading
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from alpha_func import functional_loss, grad_and_quadratic, hvp, quadratic_along, tree
+from alpha_func import capture, functional_loss, grad_and_quadratic, hvp, quadratic_along, tree
 from alpha_func.losses.draws import draws_replayed, rng_state
 from tests.helpers.reference import flat
 
@@ -80,6 +82,28 @@ def test_threads_give_the_numbers_of_one(name, verb, shared):
     assert torch.equal(flat(alone), flat(together))
     assert settings() == before
     assert [id(p) for module in modules for p in module.parameters()] == own
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_threads_share_the_first_calls_of_a_captured_loss(name):
+    torch.manual_seed(0)
+    module, width = MODULES[name](), 4 if name == "attention" else 3
+    loss, params = functional_loss(module, lambda out, y: F.mse_loss(out, y.expand_as(out)))
+    x, y, d = torch.randn(6, width), torch.ones(()), tree.map(torch.ones_like, params)
+    own = [id(p) for p in module.parameters()]
+    captured, before, interval = capture(loss, strict=True), settings(), sys.getswitchinterval()
+    ways = [captured, loss, captured, capture(loss)]
+    sys.setswitchinterval(1e-5)
+    try:
+        together = in_threads(lambda i: flat([quadratic_along(ways[i])(params, d, x, y) for _ in range(3)]))
+    finally:
+        sys.setswitchinterval(interval)
+    expected = flat([quadratic_along(loss)(params, d, x, y)] * 3)
+    for found in together:
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert captured.captured == 1
+    assert settings() == before
+    assert [id(p) for p in module.parameters()] == own
 
 
 def test_draws_are_replayed_in_the_thread_that_asks_alone():

@@ -14,8 +14,9 @@ import numpy
 import torch
 from torch import nn
 
-from alpha_func import Observer, StepRecord
+from alpha_func import Observer
 from alpha_func.losses.kernels import twice_differentiable
+from alpha_func.observer import StepRecord
 
 
 @dataclass

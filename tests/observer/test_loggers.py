@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from alpha_func import StepRecord
+from alpha_func.observer import StepRecord
 from alpha_func.observer.loggers import CSVLog, JSONLinesLog, MLflowLog, TensorBoardLog, WandbLog
 from alpha_func.observer.record import columns
 

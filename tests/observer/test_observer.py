@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alpha_func import Observer, ObserverError
+from alpha_func import Observer
+from alpha_func.errors import ObserverError
 from alpha_func.observer.measuring import TRIED_CAPTURES
 from tests.helpers.reference import flat, unflat
 

@@ -235,7 +235,7 @@ def test_the_trainers_own_loss_is_measured(tmp_path, name):
 
 
 def test_a_trainer_observer_without_a_trainer_says_so():
-    from alpha_func import ObserverError
+    from alpha_func.errors import ObserverError
     from alpha_func.observer.hugging_face import TrainerObserver
 
     with pytest.raises(ObserverError, match="is a callback of a transformers"):

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
-from alpha_func import Observer, ObserverError
-from alpha_func.errors import ImpureLossError
+from alpha_func import Observer
+from alpha_func.errors import ImpureLossError, ObserverError
 from tests.observer.test_agreement import MSE, mlp, run
 
 

@@ -11,9 +11,7 @@ from torch.func import grad, jvp, vmap
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from alpha_func import (
-    anatomy,
     capture,
-    from_live_optimizer,
     from_optimizer,
     functional_loss,
     grad_and_quadratic,
@@ -21,6 +19,7 @@ from alpha_func import (
     quadratic_along,
     tree,
 )
+from alpha_func.optimizers import anatomy, from_live_optimizer
 from alpha_func.optimizers.pure import PROPORTIONAL
 from tests.helpers.reference import dense, flat
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import register_pytree_node
 
-from alpha_func import STRATEGIES, functional_loss, grad_and_quadratic, hvp, optimal_alpha, quadratic_along
+from alpha_func import functional_loss, grad_and_quadratic, hvp, optimal_alpha, quadratic_along
+from alpha_func.transforms import STRATEGIES
 from tests.helpers.cases import MSE, mlp
 
 ALONG = {

@@ -8,16 +8,8 @@ from torch import func, nn
 from torch.nn import functional as F
 from torch.utils._pytree import register_pytree_node
 
-from alpha_func import (
-    STRATEGIES,
-    Quadratic,
-    grad_and_quadratic,
-    hvp,
-    optimal_alpha,
-    quadratic_along,
-    reverse_over_reverse,
-    tree,
-)
+from alpha_func import Quadratic, grad_and_quadratic, hvp, optimal_alpha, quadratic_along, tree
+from alpha_func.transforms import STRATEGIES, reverse_over_reverse
 from tests.helpers.cases import MODULES, mse_net, squared_error
 from tests.helpers.reference import assert_close, dense, extrapolated, flat
 

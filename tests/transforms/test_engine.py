@@ -5,18 +5,10 @@ import sys
 
 import torch
 
-from alpha_func import (
-    STRATEGIES,
-    Quadratic,
-    capture,
-    forward_over_forward,
-    grad_and_quadratic,
-    hvp,
-    microbatched,
-    optimal_alpha,
-    quadratic_along,
-)
+from alpha_func import Quadratic, capture, grad_and_quadratic, hvp, optimal_alpha, quadratic_along
+from alpha_func.data_sets import microbatched
 from alpha_func.losses.module_loss import LossOfLoss
+from alpha_func.transforms import STRATEGIES, forward_over_forward
 from alpha_func.transforms.engine import Uncaptured, engine_of
 from alpha_func.transforms.strategies import Step
 from alpha_func.transforms.validation import resolve_strategy

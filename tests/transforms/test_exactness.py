@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alpha_func import STRATEGIES, functional_loss, grad_and_quadratic, hvp, optimal_alpha, quadratic_along, tree
+from alpha_func import functional_loss, grad_and_quadratic, hvp, optimal_alpha, quadratic_along, tree
+from alpha_func.transforms import STRATEGIES
 from tests.helpers.cases import ACTIVATIONS, MODULES, mlp, mse_net, squared_error
 from tests.helpers.reference import (
     assert_close,

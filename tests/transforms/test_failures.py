@@ -8,17 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alpha_func import (
-    STRATEGIES,
-    StrategyError,
-    functional_loss,
-    grad_and_quadratic,
-    hvp,
-    optimal_alpha,
-    quadratic_along,
-    reverse_over_reverse,
-    tree,
-)
+from alpha_func import functional_loss, grad_and_quadratic, hvp, optimal_alpha, quadratic_along, tree
+from alpha_func.errors import StrategyError
+from alpha_func.transforms import STRATEGIES, reverse_over_reverse
 from tests.helpers.cases import SelfAttention, mse_net, squared_error
 from tests.helpers.reference import assert_close
 

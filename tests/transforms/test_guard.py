@@ -10,16 +10,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from alpha_func import (
-    STRATEGIES,
-    StrategyError,
-    capture,
-    functional_loss,
-    grad_and_quadratic,
-    hvp,
-    quadratic_along,
-    tree,
-)
+from alpha_func import capture, functional_loss, grad_and_quadratic, hvp, quadratic_along, tree
+from alpha_func.errors import StrategyError
+from alpha_func.transforms import STRATEGIES
 from alpha_func.transforms.guard import Guard, formulas
 from tests.helpers.cases import MODULES, squared_error
 from tests.helpers.reference import assert_close, double_backward

@@ -6,8 +6,8 @@ import random
 import pytest
 import torch
 
-from alpha_func import STRATEGIES
 from alpha_func.capture.derivatives import derivative
+from alpha_func.transforms import STRATEGIES
 from alpha_func.verified.table import COLUMNS, TABLE, table
 from tests.verification import verify_sweeps
 from tests.verification.operator_cases import OURS, cases

@@ -29,9 +29,11 @@ from typing import Any
 import torch
 from torch.testing._internal.opinfo.core import SampleInput
 
-from alpha_func import STRATEGIES, CaptureError, capture, tree
+from alpha_func import capture, tree
 from alpha_func.capture.builder.active import active_nodes, operator_name
+from alpha_func.errors import CaptureError
 from alpha_func.losses.kernels import twice_differentiable
+from alpha_func.transforms import STRATEGIES
 from alpha_func.verified.differences import Differences, differences
 from alpha_func.verified.formulas import derivative_nodes
 from alpha_func.verified.table import COLUMNS, SWEEP_COLUMNS, TABLE

@@ -24,6 +24,7 @@ from alpha_func.capture.running.first_use import FirstUse
 from alpha_func.capture.running.proof import Case
 from alpha_func.capture.running.schemes import Scheme, Schemes
 from alpha_func.errors import CaptureError, StrategyError
+from alpha_func.losses.draws import ALONE
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
 from alpha_func.transforms.engine import Args, Engine, Kwargs, Uncaptured
@@ -138,7 +139,8 @@ class Captured:
         backend = self._backend_for(operands)
         run = scheme.proven.get(backend, _NEW)
         if run is _NEW:
-            run = self._first_use(schemes, scheme, backend, case)
+            with ALONE:
+                run = self._first_use(schemes, scheme, backend, case)
         if run is None:
             return self._independent(schemes, otherwise)
         try:
@@ -147,7 +149,8 @@ class Captured:
             raise
         except Exception as error:
             found = self._independent(schemes, otherwise)  # which raises the loss's own error, where it is one
-            self._first_use.give_up(schemes, scheme, backend, case, error)
+            with ALONE:
+                self._first_use.give_up(schemes, scheme, backend, case, error)
             return found
 
     def _independent(self, schemes: Schemes, ask: Callable[[Engine], S]) -> S:

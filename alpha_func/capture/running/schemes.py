@@ -10,7 +10,7 @@ Each is written at its first use, and kept with the program of the loss that it 
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, fx
 
@@ -23,10 +23,19 @@ from alpha_func.capture.running.binding import bind
 from alpha_func.capture.running.proof import Candidate
 from alpha_func.capture.sweeps.adjoint import TwoPrograms, adjoint_program, adjoint_programs, steepest_descent_program
 from alpha_func.capture.sweeps.taylor import taylor_program
-from alpha_func.losses.draws import seeded_rng
+from alpha_func.losses.draws import ALONE, seeded_rng
 
+T = TypeVar("T")
 Writer = Callable[[], fx.GraphModule]
 Form = Callable[[fx.GraphModule], fx.GraphModule]
+
+
+class _MadeOnce(cached_property[T]):
+    """A cached property that one thread at a time makes: the fake tensors of a program are not for two."""
+
+    def __get__(self, instance: Any, owner: type | None = None) -> T:  # type: ignore[override]
+        with ALONE:
+            return super().__get__(instance, owner)
 
 
 class Scheme:
@@ -60,7 +69,7 @@ class Scheme:
         """The same in double precision."""
         return self._form(self._of.in_double)
 
-    @cached_property
+    @_MadeOnce
     def program(self) -> fx.GraphModule:
         """The program as it is written."""
         return self._part() if self._part is not None else self.whole()
@@ -68,7 +77,8 @@ class Scheme:
     def ready(self, backend: str) -> Runnable:
         """What runs it."""
         if backend not in self._ready:
-            made = below_autograd(self._finished) if backend == "eager" else BACKENDS[backend](self.program)
+            with ALONE:
+                made = below_autograd(self._finished) if backend == "eager" else BACKENDS[backend](self.program)
             self._ready[backend] = made if self._before is not None else self._seeded(made)  # draws are all in that
         return self._ready[backend]
 
@@ -96,11 +106,11 @@ class Scheme:
 
         return run_seeded
 
-    @cached_property
+    @_MadeOnce
     def _finished(self) -> fx.GraphModule:
         return finish(self.program)
 
-    @cached_property
+    @_MadeOnce
     def _in_double(self) -> Runnable:
         return program_in_double(self._finished)
 
@@ -138,27 +148,27 @@ class Schemes:
             "adjoint", self, lambda g: adjoint_program(g, params), lambda: self._parts.line, self.gradient
         )
 
-    @cached_property
+    @_MadeOnce
     def unswept(self) -> list[str]:
         """The operators whose second forward derivative has not been verified: only double backward serves."""
         found = unverified(self.graph.graph, self.params, "forward_over_forward")
         return [name for name in found if name not in FORMULAS]
 
-    @cached_property
+    @_MadeOnce
     def in_double(self) -> fx.GraphModule:
         """The program in double precision."""
         return rewritten_in_double(self.graph)
 
-    @cached_property
+    @_MadeOnce
     def in_primitives(self) -> fx.GraphModule:
         """The program with nothing whole in it, for PyTorch to differentiate."""
         return in_primitives(self.graph)
 
-    @cached_property
+    @_MadeOnce
     def primitives(self) -> Callable[..., Tensor]:
         """What runs that."""
         return bind(self.in_primitives).forward
 
-    @cached_property
+    @_MadeOnce
     def _parts(self) -> TwoPrograms:
         return adjoint_programs(self.graph, self.params)

@@ -8,23 +8,22 @@ that the loss closes over are inputs. What stands in for the compiled graph rais
 before Dynamo would replay any side effect of the loss; the caller lowers the graph once and runs that with them.
 """
 
-import threading
 import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.backends import mha
 
 from alpha_func import torch_private
 from alpha_func.capture.tracing.compositions import BEFORE_RECORDING
 from alpha_func.capture.tracing.refusal import EAGER, not_recorded
 from alpha_func.errors import CaptureError
+from alpha_func.losses.draws import ALONE
+from alpha_func.losses.kernels import layers_by_parts
 from alpha_func.tree import Tree
 
 MAX_RECORDINGS = 32  # of one loss
-LOCK = threading.RLock()  # Dynamo's caches, and what a first call sets globally, are not for two threads at a time
 
 
 class Recording:
@@ -90,17 +89,12 @@ class Recorder:
         Raises:
             CaptureError: Dynamo cannot record the loss.
         """
-        with LOCK:
-            fast, grad = mha.get_fastpath_enabled(), torch.is_grad_enabled()
-            try:
-                if fast:  # fused kernels without a second derivative
-                    mha.set_fastpath_enabled(False)
-                if not grad:  # the loss's own no_grad is then to be told from the caller's
-                    torch.set_grad_enabled(True)
+        # Dynamo's caches are for one thread at a time, and no other has its parameters in a module then.
+        with ALONE, layers_by_parts:
+            if torch.is_grad_enabled():
                 return self._found(params, args, kwargs)
-            finally:
-                mha.set_fastpath_enabled(fast)
-                torch.set_grad_enabled(grad)
+            with torch.enable_grad():  # the loss's own no_grad is then to be told from the caller's
+                return self._found(params, args, kwargs)
 
     def _found(self, *call: Any) -> tuple[Recording, Sequence[Tensor]]:
         limit_reached = torch_private.limit_reached()
