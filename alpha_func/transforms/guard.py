@@ -89,7 +89,7 @@ class Guard:
         refuse_kinds(args, kwargs)
         try:
             names, kind, plainly = self._operators(loss, params, args, kwargs)
-        except (CaptureError, ImpureLossError):
+        except (CaptureError, ImpureLossError, StrategyError):
             raise
         except Exception as error:
             with Watched():
