@@ -7,14 +7,14 @@ ones are. A captured loss is the loss, traced and lowered to primitives before a
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from alpha_func import torch_private, tree
-from alpha_func.capture.builder.active import active_operators
+from alpha_func.capture.builder.active import active_nodes, operator_name
 from alpha_func.capture.builder.active import unverified as unverified_in
 from alpha_func.capture.running.engine import Captured
 from alpha_func.capture.running.first_use import FirstUse
@@ -29,7 +29,6 @@ from alpha_func.losses.draws import ALONE, seeded_rng
 from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss
 from alpha_func.losses.signature import Key, is_flat, signature
 from alpha_func.transforms.engine import Engine, Uncaptured
-from alpha_func.transforms.guard import Looked
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import require_callable, scalar_loss
 from alpha_func.tree import Tree
@@ -55,6 +54,11 @@ class Program:
         self.graph, self.params, self.seed = graph, params, seed
         self.counts = dict(Counter(_short(n.target) for n in graph.graph.nodes if _is_operator(n)).most_common())
         self.schemes = Schemes(graph, params, seed)
+
+    @cached_property
+    def active(self) -> set[str]:
+        """The operators between the parameters and the loss."""
+        return {operator_name(node) for node in active_nodes(self.graph.graph, self.params)}
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The loss."""
@@ -309,7 +313,7 @@ def _name_inputs(graph: fx.Graph, params: Tree, state: list[str]) -> None:
         node.target = node.name
 
 
-def _operators(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Looked:
+def _operators(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[str]:
     assert isinstance(loss, CapturedLoss)
     program = loss.program(params, *args, **kwargs)
     if program.schemes.misled:
@@ -317,7 +321,7 @@ def _operators(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...],
             "PyTorch's second derivatives of the program are not those of its values, as differences have shown; leave "
             "out strategy= to have the library's own"
         )
-    return Looked(active_operators(program), "primitive")
+    return program.active
 
 
 def _is_operator(node: fx.Node) -> bool:

@@ -1,16 +1,15 @@
-"""The quadratic of a data set that is spread over processes: each its shard, one reduction of a handful of numbers.
+"""The quadratic of a data set that is spread over processes: each its shard, and a handful of numbers exchanged.
 
     q = Σ_r w_r·q_r / Σ_r w_r     over the ranks r of a process group, q_r and w_r of rank r's shard
 
-What goes over the network is a vector of eleven float64 numbers, whatever the size of the model: weight and weighted
-quadratic, whether a rank failed, and norms of parameters and direction, which must be the same on every rank.
+What goes over the network is fourteen numbers of each rank, whatever the size of the model: once before a data set is
+gone through, to agree on parameters, direction and settings, and once after it, with weight and weighted quadratic.
 """
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,29 +17,15 @@ from torch import Tensor, func
 
 from alpha_func import tree
 from alpha_func.data_sets.accumulate import accumulate
-from alpha_func.data_sets.additivity import Passed, PointedOut
+from alpha_func.data_sets.additivity import Passed, PointedOut, modes
 from alpha_func.data_sets.batches import arguments
-from alpha_func.data_sets.weights import Weight, weighing
-from alpha_func.errors import DistributedError
+from alpha_func.data_sets.ranks import Group, agree, attempt, exchange, in_lockstep
+from alpha_func.data_sets.weights import Weighing, Weight, weighing
 from alpha_func.losses.sharding import refuse_dtensor
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.strategies import StrategyLike
-from alpha_func.transforms.validation import check_params, require_callable, scalar_loss
+from alpha_func.transforms.validation import aligned, check_params, require_callable, scalar_loss
 from alpha_func.tree import Tree
-
-Group = Any  # a torch.distributed.ProcessGroup; None is the default group
-_ALIKE = 1e-10  # relative variance of a norm over the ranks; rounding gives 1e-15, another gradient 1e-4 and more
-
-
-class _Part(NamedTuple):
-    """What a rank adds: its weight (1 for a sum) and weighted quadratic; and what must agree."""
-
-    is_sum: float
-    weight: float
-    value: float
-    slope: float
-    curvature: float
-    norms: tuple[float, float] = (0.0, 0.0)  # of parameters and direction, squared
 
 
 def all_reduce(quadratic: Quadratic | None, weight: float | None, group: Group = None) -> Quadratic:
@@ -52,16 +37,16 @@ def all_reduce(quadratic: Quadratic | None, weight: float | None, group: Group =
 
     Args:
         quadratic: of this rank's shard; what it holds does not matter where ``weight`` is 0 (None will do).
-        weight: what the mean of the shard's loss is over, as ``accumulate(loss).total`` gives it; None on
-            every rank for a loss that is a sum.
+        weight: what the mean of the shard's loss is over, as ``accumulate(loss).total`` gives it; None on every rank
+            for a loss that is a sum.
         group: a process group; None: the default one.
 
     Returns:
         The same Quadratic on every rank, 0-d, float64, on the CPU.
 
     Raises:
-        DistributedError: a rank failed or did not come within the group's timeout (of ``init_process_group``), or no
-            group was initialised.
+        DistributedError: a rank failed, was interrupted (Ctrl-C), calls something else, or did not come within the
+            group's timeout (of ``init_process_group``), or no group was initialised.
         TypeError, ValueError: an argument is not as above, on this rank; the others then raise a DistributedError. All
             weights are 0, or only some of them None.
 
@@ -72,7 +57,7 @@ def all_reduce(quadratic: Quadratic | None, weight: float | None, group: Group =
     tensor(0.5000, dtype=torch.float64)
     >>> dist.destroy_process_group()
     """
-    return _reduced(lambda: _part(quadratic, weight), group)
+    return _reduced("all_reduce", lambda: _numbers(quadratic, weight), group)
 
 
 def data_parallel_quadratic(
@@ -81,16 +66,24 @@ def data_parallel_quadratic(
     weight: Weight | str | None = None,
     reduction: str | None = None,
     strategy: StrategyLike | None = None,
+    lockstep: bool = False,
     group: Group = None,
 ) -> Callable[..., Quadratic]:
     """``accumulate`` over the shards of all ranks, and ``all_reduce``.
 
-    A rank whose data or loss raises tells the others before it raises: none waits for the timeout. Parameters and
-    direction that differ between ranks are refused, by their norms: a direction of one rank's own gradient, for one.
+    A rank whose data or loss raises, or where Ctrl-C is pressed, tells the others before it raises: none waits for the
+    timeout, and none goes on with a part of the sum. Ranks that differ are refused before their data is gone through:
+    in the parameters (values, names, shapes, order), in the direction (such as that of a rank's own gradient), in the
+    reduction, weight, strategy or the modes of layers.
+
+    A weight that is guessed (see ``accumulate``) is checked between the batches of a rank, not between ranks: give it.
 
     Args:
         loss, weight, reduction, strategy: as for ``accumulate``; a module under DistributedDataParallel is unwrapped by
             ``functional_loss``.
+        lockstep: the loss itself communicates (it gathers, or synchronises a normalisation), so that all ranks must
+            take their batches together: a rank with fewer is then an error on all, for one more exchange a batch.
+            Left out, ranks may have as many batches as they like.
         group: as for ``all_reduce``.
 
     Returns:
@@ -100,13 +93,21 @@ def data_parallel_quadratic(
         As ``accumulate`` and ``all_reduce``.
     """
     accumulated = accumulate(loss, weight=weight, reduction=reduction, strategy=strategy)
+    settings = _settings(weighing(loss, weight, reduction), strategy)
 
     def quadratic(params: Tree, direction: Tree, batches: Iterable[Any]) -> Quadratic:
-        def part() -> _Part:
-            total = accumulated.total(params, direction, batches)
-            return _part(total.quadratic, total.weight, params, direction)
+        def vectors() -> tuple[Tree, Tree]:
+            check_params(params)
+            return params, aligned(params, direction, "direction")
 
-        return _reduced(part, group)
+        def numbers() -> list[float]:
+            total = accumulated.total(params, direction, in_lockstep(batches, group) if lockstep else batches)
+            if not total.complete:
+                raise KeyboardInterrupt
+            return _numbers(total.quadratic, total.weight)
+
+        agree(f"quadratic, {settings}, {lockstep}, {modes(loss)}", vectors, group)
+        return _reduced("the end of its batches", numbers, group)
 
     return quadratic
 
@@ -116,6 +117,7 @@ def data_parallel_gradient(
     *,
     weight: Weight | str | None = None,
     reduction: str | None = None,
+    lockstep: bool = False,
     group: Group = None,
 ) -> Callable[..., Tree]:
     """The gradient of the data of all ranks, each having its shard.
@@ -124,117 +126,91 @@ def data_parallel_gradient(
 
     Args:
         loss, weight, reduction: as for ``accumulate``.
+        lockstep: as for ``data_parallel_quadratic``.
         group: as for ``all_reduce``.
 
     Returns:
         ``(params, batches) -> g``, the same on every rank, with the structure, shapes and dtypes of params; summed in
-        float32 or better. A gradient of each batch, and one reduction the size of the parameters.
+        float32 or better. A gradient of each batch, and one reduction the size of the parameters, once all agree.
 
     Raises:
         As ``accumulate`` and ``all_reduce``.
     """
     require_callable("loss", loss, "(params, *args, **kwargs)")
     weigh = weighing(loss, weight, reduction)
+    settings = _settings(weigh, None)
     passed: Passed = set()
 
     def gradient(params: Tree, batches: Iterable[Any]) -> Tree:
-        grads: list[Tensor] = []
+        sums: list[Tensor] = []
 
-        def part() -> _Part:
+        def vectors() -> tuple[Tree, Tree]:
             check_params(params)
-            leaves = tree.leaves(params)
-            grads.extend(torch.zeros_like(leaf, dtype=tree.accumulator_dtype(leaf.dtype)) for leaf in leaves)
+            return params, None
+
+        def numbers() -> list[float]:
+            sums.extend(
+                torch.zeros_like(leaf, dtype=tree.accumulator_dtype(leaf.dtype)) for leaf in tree.leaves(params)
+            )
             fresh, total = weigh.fresh(), 0.0
             point_out = PointedOut(loss, fresh, passed)
-            for batch in batches:
+            for batch in in_lockstep(batches, group) if lockstep else batches:
                 args, kwargs = arguments(batch)
                 w = fresh(args, kwargs)
                 if w:
                     found, value = func.grad_and_value(scalar_loss(loss, args, kwargs))(params)
                     point_out(params, args, kwargs, value)
-                    for sum_, leaf in zip(grads, tree.leaves(found), strict=True):
+                    for sum_, leaf in zip(sums, tree.leaves(found), strict=True):
                         sum_.add_(leaf, alpha=w)
                 total += w
-            nothing = Quadratic(*torch.zeros(3))
-            return _part(nothing, total if weigh.mean else None, params)
+            return [total if weigh.mean else math.nan]
 
-        agreed = _agreed(part, group)
-        whole = agreed.weight if weigh.mean else 1.0
-        handles = [_attempt(partial(dist.all_reduce, sum_, group=group, async_op=True)) for sum_ in grads]
+        agree(f"gradient, {settings}, {lockstep}, {modes(loss)}", vectors, group)
+        whole = _whole_weight(exchange("the end of its batches", numbers, group)[:, 0])
+        handles = [attempt(partial(dist.all_reduce, sum_, group=group, async_op=True)) for sum_ in sums]
         for handle in handles:
-            _attempt(handle.wait)
-        like = zip(grads, tree.leaves(params), strict=True)
+            attempt(handle.wait)
+        like = zip(sums, tree.leaves(params), strict=True)
         return tree.unflatten([sum_.div_(whole).to(leaf.dtype) for sum_, leaf in like], tree.structure(params))
 
     return gradient
 
 
-def _part(quadratic: Quadratic | None, weight: float | None, params: Tree = None, direction: Tree = None) -> _Part:
-    norms = [float(tree.vdot(x, x)) if x is not None else 0.0 for x in (params, direction)]
+def _settings(weigh: Weighing, strategy: StrategyLike | None) -> str:
+    """What ranks must have in common besides parameters and direction, as text that is the same in every process."""
+    weight = getattr(weigh.weight, "__qualname__", type(weigh.weight).__name__)
+    name = strategy if isinstance(strategy, str) else getattr(strategy, "name", getattr(strategy, "__name__", None))
+    return f"{'mean' if weigh.mean else 'sum'}, {weight}, {name}"
+
+
+def _numbers(quadratic: Quadratic | None, weight: float | None) -> list[float]:
+    """What a rank adds: its weight, NaN for a sum, and its weighted quadratic."""
     if weight is not None and not (math.isfinite(weight) and weight >= 0):
         raise ValueError(f"weight is {weight}: expected a finite number of at least 0, or None for a sum")
     if weight == 0:
-        return _Part(0.0, 0.0, 0.0, 0.0, 0.0, (norms[0], norms[1]))
+        return [0.0] * 4
     if not isinstance(quadratic, Quadratic) or any(number.ndim for number in quadratic):
         got = tuple(quadratic.value.shape) if isinstance(quadratic, Quadratic) else type(quadratic).__name__
         raise TypeError(f"quadratic must be a Quadratic of shape (), got {got}; one without data passes weight=0")
     for name, number in zip(Quadratic._fields, quadratic, strict=True):
         refuse_dtensor(f"quadratic.{name}", number)  # it would be reduced over its own mesh and then over the group
     w = 1.0 if weight is None else float(weight)
-    value, slope, curvature = (w * float(number) for number in quadratic)
-    return _Part(float(weight is None), w, value, slope, curvature, (norms[0], norms[1]))
+    return [math.nan if weight is None else w, *(w * float(number) for number in quadratic)]
 
 
-def _reduced(part: Callable[[], _Part], group: Group) -> Quadratic:
-    total = _agreed(part, group)
-    w = 1.0 if total.is_sum else total.weight
-    return Quadratic(*(torch.tensor(x / w, dtype=torch.float64) for x in (total.value, total.slope, total.curvature)))
+def _reduced(where: str, numbers: Callable[[], list[float]], group: Group) -> Quadratic:
+    table = exchange(where, numbers, group)
+    total = table[:, 1:4].sum(0) / _whole_weight(table[:, 0])
+    return Quadratic(*total.unbind())
 
 
-def _agreed(part: Callable[[], _Part], group: Group) -> _Part:
-    """The sum of every rank's part; an error of one rank is an error on all of them, at once."""
-    if not dist.is_initialized():
-        raise DistributedError(
-            "no process group: call torch.distributed.init_process_group first, in every process (torchrun starts them)"
-        )
-    ranks, rank = dist.get_world_size(group), dist.get_rank(group)
-    try:
-        mine = part()
-    except Exception:
-        with suppress(DistributedError):  # the others are gone too: this rank's own error says more
-            _summed([0.0] * 5 + [1.0, float(rank)] + [0.0] * 4, group)
-        raise
-    squares = [x for norm in mine.norms for x in (norm, norm * norm)]
-    is_sum, weight, *numbers, failed, failed_rank, θ, θθ, d, dd = _summed([*mine[:5], 0.0, 0.0, *squares], group)
-    total = _Part(is_sum, weight, numbers[0], numbers[1], numbers[2])
-    if failed:
-        who = f"rank {failed_rank:.0f}" if failed == 1 else f"{failed:.0f} of {ranks} ranks"
-        raise DistributedError(f"{who} failed before the reduction: its own error says why")
-    for name, first, second in (("params", θ, θθ), ("direction", d, dd)):
-        if ranks * second - first * first > _ALIKE * first * first:  # Cauchy and Schwarz: 0 where all are the same
-            raise DistributedError(
-                f"{name} differs between ranks (its norm does): give every rank the same, such as a direction made of "
-                "data_parallel_gradient"
-            )
-    if 0 < total.is_sum < ranks:
+def _whole_weight(weights: Tensor) -> float:
+    """Σ w over the ranks; 1 for a sum, whose weights are NaN."""
+    of_sums = weights.isnan()
+    if of_sums.all():
+        return 1.0
+    if of_sums.any():
         raise ValueError("weight is None on some ranks only: a loss is a sum on all ranks or on none")
-    if not total.weight:
+    if not weights.any():
         raise ValueError("the weights of all ranks are 0: there is no example to take the mean over")
-    return total
-
-
-def _summed(numbers: list[float], group: Group) -> list[float]:
-    on = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
-    vector = torch.tensor(numbers, dtype=torch.float64, device=on)
-    _attempt(lambda: dist.all_reduce(vector, group=group))
-    return vector.tolist()
-
-
-def _attempt(collective: Callable[[], Any]) -> Any:
-    try:
-        return collective()
-    except RuntimeError as error:
-        raise DistributedError(
-            f"rank {dist.get_rank()} waited for the others in vain: one of them failed or hangs, see its output; the "
-            f"process group cannot be used again ({str(error).splitlines()[0]})"
-        ) from error
+    return float(weights.sum())

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from alpha_func.losses.module_loss import ModuleLoss
-from alpha_func.losses.module_state import ModuleState
 
 
 def loss_in_double(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -18,7 +17,7 @@ def loss_in_double(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     model = copy.deepcopy(loss.model).double()
     for module in model.modules():
         vars(module).update({name: doubled(value) for name, value in vars(module).items()})
-    return ModuleLoss(model, loss.names, loss.seed, ModuleState(model, frozenset(f"module.{n}" for n in loss.names)))
+    return ModuleLoss(model, loss.names, loss.seed)
 
 
 def doubled(leaf: Any) -> Any:

@@ -21,7 +21,6 @@ from alpha_func.losses import backward, dropout
 from alpha_func.losses.draws import seeded_rng
 from alpha_func.losses.kinds import refuse_undifferentiable
 from alpha_func.losses.looking import can_look, look_in_progress, looking
-from alpha_func.losses.module_state import ModuleState
 from alpha_func.losses.restoring import restored
 from alpha_func.losses.sharding import refuse_sharded
 
@@ -103,11 +102,7 @@ def functional_loss(
         model = _ByFunction(module, loss_of)
     else:
         model = _OwnLoss(module) if criterion is None else _Supervised(module, criterion)
-    return _of_model(model, tuple(params), seed), params
-
-
-def _of_model(model: nn.Module, names: tuple[str, ...], seed: int) -> "ModuleLoss":
-    return ModuleLoss(model, names, seed, ModuleState(model, frozenset(f"module.{name}" for name in names)))
+    return ModuleLoss(model, tuple(params), seed), params
 
 
 Place = tuple[tuple[str, ...], str]  # the names of the modules on the way, and that of the tensor in the last
@@ -115,16 +110,11 @@ Place = tuple[tuple[str, ...], str]  # the names of the modules on the way, and 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ModuleLoss:
-    """The pure loss that ``functional_loss`` returns: ``loss(params, *args, **kwargs)``.
-
-    ``state`` says what it reads of its module besides the parameters, so that a program captured of it can take that as
-    an input.
-    """
+    """The pure loss that ``functional_loss`` returns: ``loss(params, *args, **kwargs)``."""
 
     model: nn.Module
     names: tuple[str, ...]
     seed: int
-    state: ModuleState
     expected: frozenset[str] = field(init=False)
     tied: bool = field(init=False)
     seen: set[bool] = field(init=False, default_factory=set)  # the modes, train and eval, that it has been called in
@@ -141,11 +131,11 @@ class ModuleLoss:
         object.__setattr__(self, "hooked", hooked)
 
     def __reduce__(self) -> Any:
-        return _of_model, (self.model, self.names, self.seed)
+        return ModuleLoss, (self.model, self.names, self.seed)
 
     def over(self, names: Iterable[str]) -> "ModuleLoss":
         """The same loss as a function of the parameters of these names; any other is read from the module."""
-        return _of_model(self.model, tuple(names), self.seed)
+        return ModuleLoss(self.model, tuple(names), self.seed)
 
     def __call__(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """The loss at ``params``, its random draws seeded."""

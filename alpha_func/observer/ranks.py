@@ -1,19 +1,22 @@
 """A step of DistributedDataParallel, whose gradient is the mean over all ranks: the loss of the global batch.
 
-Every rank measures its own batches along the one step that all of them took, and a few numbers are averaged. A rank
-that fails says so to the others.
+Every rank measures its own batches along the one step that all of them took, which is agreed on with every batch, and a
+few numbers are averaged. A rank that fails, is elsewhere or has fewer batches is told to the others.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from alpha_func.errors import ObserverError
+from alpha_func.data_sets.ranks import IDENTITY, attempt, exchange, identity, require_alike
 from alpha_func.observer.batches import Batch
 from alpha_func.observer.measuring import Meter, Part
+
+T = TypeVar("T")
 
 
 class MeterOverRanks(Meter):
@@ -23,40 +26,40 @@ class MeterOverRanks(Meter):
         self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch, *, end: dict[str, Tensor] | None = None
     ) -> Part:
         """The mean of the ranks' quadratics."""
-        found, error = Part(math.nan, math.nan, math.nan, math.nan), None
-        try:
-            found = super().part(theta, d, batch, end=end)
-        except Exception as own:
-            error = own
-        value, slope, curvature, after = self._mean(torch.tensor(found, dtype=torch.float64), error).tolist()
-        return Part(value, slope, curvature, after)
+        own = partial(super().part, theta, d, batch, end=end)
+        table = exchange("a batch of the step", lambda: [*identity("", theta, d), *own()])
+        require_alike(table, None)
+        return Part(*table[:, IDENTITY:][:, : len(Part._fields)].mean(0).tolist())
 
     def gradient(self, theta: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The mean of the ranks' gradients."""
-        found, error = theta, None
-        try:
-            found = super().gradient(theta, batch)
-        except Exception as own:
-            error = own
-        flat = self._mean(torch.cat([leaf.reshape(-1) for leaf in found.values()]), error)
-        pieces = torch.split(flat, [leaf.numel() for leaf in theta.values()])
+        found = _when_all_have("the gradient of a batch", partial(super().gradient, theta, batch))
+        flat = _mean(torch.cat([leaf.reshape(-1) for leaf in found.values()]))
+        pieces: Sequence[Tensor] = flat.split_with_sizes([leaf.numel() for leaf in theta.values()])
         return {name: piece.view_as(theta[name]) for name, piece in zip(theta, pieces, strict=True)}
 
     def told(self, batches: Sequence[Batch]) -> list[float]:
         """The mean of what the ranks say that their losses were."""
-        return self._mean(torch.tensor(super().told(batches), dtype=torch.float64), None).tolist()
+        found = _when_all_have("the end of the step", partial(super().told, batches))
+        device = next(self._modules[0].parameters()).device if dist.get_backend() == "nccl" else None
+        return _mean(torch.tensor(found, dtype=torch.float64, device=device)).tolist()
 
-    def _mean(self, own: Tensor, error: Exception | None) -> Tensor:
-        device = torch.accelerator.current_accelerator() if dist.get_backend() == "nccl" else None
-        own = own.to(device) if device is not None else own
-        failed = torch.tensor([float(error is not None)], device=own.device, dtype=own.dtype)
-        together = torch.cat([own, failed])
-        dist.all_reduce(together)
-        if error is not None:
-            raise error
-        if together[-1] > 0:
-            raise ObserverError("another rank could not measure the step: its log says why")
-        return together[:-1] / dist.get_world_size()
+
+def _when_all_have(where: str, own: Callable[[], T]) -> T:
+    """What this rank finds, when no other has failed to."""
+    found: list[T] = []
+
+    def numbers() -> tuple[()]:
+        found.append(own())
+        return ()
+
+    exchange(where, numbers)
+    return found[0]
+
+
+def _mean(own: Tensor) -> Tensor:
+    attempt(lambda: dist.all_reduce(own))
+    return own / dist.get_world_size()
 
 
 def ranks() -> int:

@@ -20,7 +20,7 @@ from alpha_func.losses.module_loss import LossOfLoss
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms import failures
 from alpha_func.transforms.directions import DirectionFunction
-from alpha_func.transforms.guard import Guard, Operators, formulas, sealed
+from alpha_func.transforms.guard import Guard, Operators, sealed
 from alpha_func.transforms.strategies import DEFAULT_STRATEGY, Loss, Step, Strategy, StrategyLike
 from alpha_func.transforms.validation import resolve_strategy, scalar_loss
 from alpha_func.tree import Tree
@@ -57,11 +57,11 @@ class Uncaptured:
     Args:
         loss: the function.
         strategy: left out, double backward.
-        operators: what the guard looks at: the formulas that autograd runs, or the operators of a program.
+        operators: those of a program; left out, the guard looks at the formulas that autograd runs.
     """
 
     def __init__(
-        self, loss: Callable[..., Tensor], strategy: StrategyLike | None, operators: Operators = formulas
+        self, loss: Callable[..., Tensor], strategy: StrategyLike | None, operators: Operators | None = None
     ) -> None:
         self._loss, self._strategy = loss, resolve_strategy(strategy or DEFAULT_STRATEGY)
         self._guard = Guard(self._strategy, operators)
@@ -123,18 +123,19 @@ class Uncaptured:
         derivative is wrong."""
         loss = scalar_loss(self._loss, args, kwargs)
         with twice_differentiable():
-            third, plainly = self._guard(self._loss, params, args, kwargs)
+            seen = self._guard(self._loss, params, args, kwargs)
+            watched = seen.watched(loss)
             found = failures.run(
-                lambda s: attempt(s, loss),
+                lambda s: attempt(s, watched if s is self._strategy else loss),
                 self._strategy,
                 loss,
                 params,
                 captured=lambda: attempt(self._strategy, scalar_loss(_captured(self._loss), args, kwargs)),
                 own=own,
             )
-            if plainly is not None:
-                plainly.require(*line(found, loss))
-        return found, third
+            if seen.plainly is not None:
+                seen.plainly.require(*line(found, loss))
+        return found, seen.third()
 
 
 def _captured(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:

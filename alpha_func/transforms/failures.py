@@ -54,7 +54,7 @@ def run(
     """
     try:
         return attempt(strategy)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, StrategyError):
         raise
     except RuntimeError as error:
         if any(error is one for one in own):

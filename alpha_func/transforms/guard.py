@@ -1,49 +1,37 @@
 """A look at the operators that a loss really runs, before a strategy differentiates them.
 
 PyTorch's formulas of some operators are wrong when they are differentiated again, without an error (pytorch#198017).
-Which ones, under which strategy, has been measured; see ``verified.table``. The look costs two forward passes and a
-backward pass, at the first call per signature.
+Which ones, under which strategy, has been measured; see ``verified.table``.
+
+    first call of a signature    two forward passes and a backward pass: what the loss reads, writes, draws and runs
+    every call                   the graph of the value that the strategy differentiates: a branch that it takes now
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from alpha_func import tree
-from alpha_func.errors import CaptureError, ImpureLossError, StrategyError, warn
+from alpha_func.errors import ImpureLossError, StrategyError, warn
 from alpha_func.losses.kinds import refuse_kinds
 from alpha_func.losses.looking import looking
 from alpha_func.losses.module_loss import Watched, module_loss_of
 from alpha_func.losses.signature import signature
 from alpha_func.transforms.plainly import Plainly
-from alpha_func.transforms.strategies import STRATEGIES, Strategy
+from alpha_func.transforms.strategies import STRATEGIES, Loss, Strategy
 from alpha_func.tree import Tree
-from alpha_func.verified.formulas import ONCE, OWN_JVP, nodes_of, requiring_grad
+from alpha_func.verified.formulas import ONCE, OWN_JVP, derivative_nodes, graph_of, nodes_of, requiring_grad
 from alpha_func.verified.table import operator_of, table
 
-_KEPT_SIGNATURES = 256
+_KEPT = 256  # signatures, and sets of operators
 _WRONG = ("wrong", "crash")
 _DIFFERENTIATE_A_BACKWARD = ("forward_over_reverse", "reverse_over_reverse")
 _warned: set[str] = set()
 
 
-class Looked(NamedTuple):
-    """What a look at a loss found.
-
-    Attributes:
-        names: of what differentiates it.
-        kind: which table of ``verified`` knows them.
-        plainly: the loss as plain autograd has it, to compare with; None where there is nothing to compare.
-    """
-
-    names: set[str]
-    kind: str
-    plainly: Plainly | None = None
-
-
-Operators = Callable[[Callable[..., Tensor], Tree, tuple[Any, ...], dict[str, Any]], Looked]
+Operators = Callable[[Callable[..., Tensor], Tree, tuple[Any, ...], dict[str, Any]], set[str]]
 
 # Not formulas: the bookkeeping of autograd for in-place writes and casts, and what stands for no gradient.
 _BOOKKEEPING = {"CopyBackwards", "CopySlices", "NotImplemented", "UndefinedGrad", "ToCopyBackward0", "AliasBackward0"}
@@ -61,47 +49,54 @@ class Guard:
 
     Args:
         strategy: the one that is guarded; the caller's own is not.
-        operators: how to look at a loss.
+        operators: those of the program of a captured loss; left out, a loss is looked at as autograd has it.
     """
 
-    def __init__(self, strategy: Strategy, operators: Operators):
+    def __init__(self, strategy: Strategy, operators: Operators | None = None):
         self._name = strategy.name if strategy.is_known else None
         self._operators = operators
-        self._looked_at: dict[Any, tuple[str, ...]] = {}
+        self._looked_at: set[Any] = set()
+        self._judged: set[frozenset[str]] = set()
 
     def __call__(
         self, loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[str, ...], Plainly | None]:
-        """Look at the loss, unless this signature has been looked at.
-
-        Returns:
-            The operators whose third derivative is wrong; at a first look, the loss as plain autograd has it.
-        """
+    ) -> "Seen":
+        """Look at one call of the loss."""
         if self._name is None:  # the caller's own strategy
-            return (), None
+            return Seen(None)
+        if self._operators is not None:
+            self.judge(self._operators(loss, params, args, kwargs), "primitive")
+            return Seen(None)
         try:
             key = _key(loss, params, args, kwargs)
         except RuntimeError:
             refuse_kinds(args, kwargs)  # a nested tensor, which has no shape
             raise
+        seen = Seen(self)
         if key in self._looked_at:
-            return self._looked_at[key], None
+            if self._name == "forward_over_forward":  # there is no graph to see it in
+                seen.see(derivative_nodes(loss, params, args, kwargs))
+            return seen
         refuse_kinds(args, kwargs)
         try:
-            names, kind, plainly = self._operators(loss, params, args, kwargs)
-        except (CaptureError, ImpureLossError, StrategyError):
+            names, seen.plainly = formulas(loss, params, args, kwargs)
+        except ImpureLossError:
             raise
         except Exception as error:
             with Watched():
                 loss(params, *args, **kwargs)  # the loss's own error, where it is one
             _warn_once(f"the operators of the loss could not be looked at ({type(error).__name__}: {error})")
-            return (), None
-        self._judge(names, kind)
-        third = tuple(operator_of(name) for name in sorted(names & _WRONG_THIRD))
-        if len(self._looked_at) >= _KEPT_SIGNATURES:
-            self._looked_at.clear()
-        self._looked_at[key] = third
-        return third, plainly
+            return seen
+        seen.see(names)
+        _keep(self._looked_at, key)
+        return seen
+
+    def judge(self, names: set[str], kind: str) -> None:
+        """Refuse operators that the strategy is wrong on."""
+        found = frozenset(names)
+        if found not in self._judged:
+            self._judge(names, kind)
+            _keep(self._judged, found)
 
     def _judge(self, names: set[str], kind: str) -> None:
         known, name = table(kind), self._name
@@ -130,9 +125,6 @@ class Guard:
         wrong = sorted(n for n in names if n in known and known[n][name] in _WRONG)
         if wrong:
             raise StrategyError(self._explanation(wrong, names, kind))
-        for unknown in sorted(names - known.keys() - _BOOKKEEPING):
-            if kind == "derivative" and not unknown.endswith(ONCE):
-                _warn_once(f"the second derivative of {operator_of(unknown)} has never been verified")
 
     def _explanation(self, wrong: list[str], names: set[str], kind: str) -> str:
         known = table(kind)
@@ -149,15 +141,54 @@ class Guard:
         )
 
 
-def formulas(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Looked:
-    """PyTorch's formulas that a backward pass of the loss runs."""
+class Seen:
+    """What is seen of one call, before it and on the way.
+
+    Attributes:
+        plainly: at a first look, the loss as plain autograd has it.
+    """
+
+    def __init__(self, guard: Guard | None):
+        self._guard, self._names = guard, set[str]()
+        self.plainly: Plainly | None = None
+
+    def see(self, names: set[str]) -> None:
+        """Judge operators of the call."""
+        assert self._guard is not None
+        self._guard.judge(names, "derivative")
+        self._names |= names
+
+    def watched(self, loss: Loss) -> Loss:
+        """The loss, what its value has been made by judged at every call."""
+        if self._guard is None:
+            return loss
+
+        def watched(params: Tree) -> Tensor:
+            value = loss(params)
+            self.see(graph_of(value))
+            return value
+
+        return watched
+
+    def third(self) -> tuple[str, ...]:
+        """The operators whose third derivative is wrong; warns of those that nobody knows, now that they have run."""
+        for unknown in sorted(self._names.difference(table("derivative"), _BOOKKEEPING)):
+            if not unknown.endswith(ONCE):
+                _warn_once(f"the second derivative of {operator_of(unknown)} has never been verified")
+        return tuple(operator_of(name) for name in sorted(self._names & _WRONG_THIRD))
+
+
+def formulas(
+    loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[set[str], Plainly | None]:
+    """PyTorch's formulas that a backward pass of the loss runs, and the loss as plain autograd has it."""
     leaves = requiring_grad(params)
     with torch.enable_grad(), Watched():
         with looking(leaves, (args, kwargs)) as look:
             look.protect([(f"params{path}", leaf) for path, leaf in tree.named_leaves(params)])
             loss(leaves, *args, **kwargs)
         value = loss(leaves, *args, **kwargs)  # again: some operators run another formula while they are looked at
-    return Looked(nodes_of(value), "derivative", Plainly.of(value, leaves))
+    return nodes_of(value), Plainly.of(value, leaves)
 
 
 def twice_exact(value: Tensor) -> bool:
@@ -206,10 +237,16 @@ def _warn_once(what: str) -> None:
         warn(f"{what}: check the result with alpha_func.check_quadratic")
 
 
+def _keep(kept: set[Any], new: Any) -> None:
+    if len(kept) >= _KEPT:
+        kept.clear()
+    kept.add(new)
+
+
 def _key(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     source = module_loss_of(loss)
-    token = source.state.read()[0] if source is not None else 0
+    mode = source is not None and source.model.training
     try:
-        return signature(params, args, kwargs)[0], token
+        return signature(params, args, kwargs)[0], mode
     except TypeError:  # arguments that a signature cannot hold; an uncaptured loss may take them
-        return token
+        return mode

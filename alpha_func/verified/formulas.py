@@ -5,18 +5,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor, peek_interpreter_stack
 from torch.autograd.function import Function, once_differentiable
 
 from alpha_func import tree
+from alpha_func.torch_private import get_unwrapped, is_functorch_wrapped_tensor, peek_interpreter_stack
 from alpha_func.tree import Tree
 
 # After the name of an autograd.Function: its backward is marked so; it has a jvp of its own.
 ONCE = "[once_differentiable]"
 OWN_JVP = "[own_jvp]"
 _NORMALISATIONS = ("NativeLayerNormBackward0", "NativeBatchNormBackward0", "CudnnBatchNormBackward0")
-
-
+_known: dict[type, set[str]] = {}  # of PyTorch's own nodes whose type says it all
 _ONCE_CODE = once_differentiable(lambda ctx: None).__code__
 
 
@@ -34,20 +33,34 @@ def requiring_grad(params: Tree) -> Tree:
 
 
 def nodes_of(value: Any) -> set[str]:
-    """The derivative formulas that a value has been made by, as autograd names them."""
+    """The derivative formulas that a value has been made by, as autograd names them, at every level of torch.func."""
+    return _nodes(_roots(value))
+
+
+def graph_of(value: Tensor) -> set[str]:
+    """Those of the innermost level that differentiates it in reverse."""
+    return _nodes([root for root in _roots(value) if root is not None][:1])
+
+
+def _roots(value: Any) -> list[Any]:
+    """Where the graph of each level begins, innermost first."""
     if not isinstance(value, Tensor):
-        return set()  # no loss, which the transform says
-    roots = [value.grad_fn]  # each level of grad has a graph of its own
+        return []  # no loss, which the transform says
+    roots = [value.grad_fn]
     while is_functorch_wrapped_tensor(value):
         value = get_unwrapped(value)
         roots.append(value.grad_fn)
+    return roots
+
+
+def _nodes(roots: list[Any]) -> set[str]:
     names: set[str] = set()
     waiting, seen = roots, set(roots)
     while waiting:
         node = waiting.pop()
         if node is None:
             continue
-        names |= _names(node)
+        names |= _known.get(type(node)) or _names(node)
         for following, _ in node.next_functions:
             if following not in seen:
                 seen.add(following)
@@ -57,14 +70,18 @@ def nodes_of(value: Any) -> set[str]:
 
 def _names(node: Any) -> set[str]:
     """The name of a formula, with what its exactness depends on."""
-    name = node.name().removeprefix("torch::autograd::")
+    kind, name = type(node), node.name().removeprefix("torch::autograd::")
     marks = {ONCE: _is_once(node), OWN_JVP: _has_own_jvp(node)}
     if any(marks.values()):
         return {name + mark for mark, found in marks.items() if found}
     if name in _NORMALISATIONS and node._saved_weight is None and node.next_functions[0][0] is None:
         return {name + "[bias_alone]"}
     # Batch normalisation in eval mode is another formula under the same name.
-    return {name + ("[training]" if getattr(node, "_saved_training", False) else "")}
+    found = {name + ("[training]" if getattr(node, "_saved_training", False) else "")}
+    depends = hasattr(kind, "_forward_cls") or hasattr(node, "_saved_training") or name in _NORMALISATIONS
+    if kind.__name__ == name and not depends:
+        _known[kind] = found
+    return found
 
 
 def _is_once(node: Any) -> bool:

@@ -20,7 +20,6 @@ import torch
 from alpha_func import Quadratic, capture, grad_and_quadratic, quadratic_along, tree
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import ModuleLoss
-from alpha_func.losses.module_state import ModuleState
 from tests.helpers.cases import MODULES, Case
 from tests.helpers.models import HUGGING_FACE, IN_PRIMITIVES, LOSSES, MODELS, hugging_face, with_loss
 from tests.helpers.reference import assert_close, differences, double_backward, flat
@@ -96,8 +95,7 @@ def cast(case: Case, dtype: torch.dtype) -> Case:
     if dtype is torch.float64:
         return case
     model = copy.deepcopy(case.loss.model).to(dtype)
-    names = case.loss.names
-    loss = ModuleLoss(model, names, case.loss.seed, ModuleState(model, frozenset(f"module.{n}" for n in names)))
+    loss = ModuleLoss(model, case.loss.names, case.loss.seed)
     convert = lambda leaf: leaf.to(dtype) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf  # noqa: E731
     return Case(loss, *tree.map(convert, (case.params, case.direction, case.args)))
 

@@ -83,6 +83,12 @@ def observed_in_ddp(rank, ranks):
     return found
 
 
+def disagreements(rank, ranks):
+    from tests.helpers import disagreements
+
+    return disagreements.disagreements(rank, ranks)
+
+
 def case():
     """The same loss, point and direction everywhere."""
     from torch import nn
@@ -163,19 +169,6 @@ def wrapped(rank, ranks):
     return list(params), numbers(data_parallel_quadratic(unwrapped)(params, d, batches))
 
 
-def one_rank_raises(rank, ranks):
-    from alpha_func.data_sets import data_parallel_quadratic
-
-    loss, params, direction, args = case()
-
-    def batches():
-        yield from shard(args, rank, ranks)
-        if rank == 1:
-            raise OSError("the disk of rank 1 is gone")
-
-    return numbers(data_parallel_quadratic(loss)(params, direction, batches()))
-
-
 def one_rank_dies(rank, ranks):
     import os
 
@@ -195,50 +188,6 @@ def one_rank_hangs(rank, ranks):
         time.sleep(8)  # twice the group's timeout
         return None
     return numbers(data_parallel_quadratic(loss)(params, direction, shard(args, rank, ranks)))
-
-
-def own_directions(rank, ranks):
-    from torch.func import grad
-
-    from alpha_func.data_sets import data_parallel_quadratic
-    from alpha_func.transforms import steepest_descent
-
-    loss, params, _, args = case()
-    batches = shard(args, rank, ranks)
-    return numbers(data_parallel_quadratic(loss)(params, steepest_descent(grad(loss)(params, *batches[0])), batches))
-
-
-def one_bad_weight(rank, ranks):
-    import torch
-
-    from alpha_func import Quadratic
-    from alpha_func.data_sets import all_reduce
-
-    return numbers(all_reduce(Quadratic(*torch.ones(3)), -1.0 if rank else 1.0))
-
-
-def no_data_anywhere(rank, ranks):
-    from alpha_func.data_sets import all_reduce
-
-    return numbers(all_reduce(None, 0.0))
-
-
-def traffic(rank, ranks):
-    """Every tensor that a reduction sends."""
-    import torch.distributed as dist
-
-    from alpha_func.data_sets import data_parallel_quadratic
-
-    loss, params, direction, args = case()
-    sent, plain = [], dist.all_reduce
-
-    def counted(tensor, *args, **kwargs):
-        sent.append([tensor.numel(), str(tensor.dtype)])
-        return plain(tensor, *args, **kwargs)
-
-    dist.all_reduce = counted
-    data_parallel_quadratic(loss)(params, direction, shard(args, rank, ranks))
-    return sent
 
 
 def sharded(rank, ranks):

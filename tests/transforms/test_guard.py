@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 from alpha_func import capture, functional_loss, grad_and_quadratic, hvp, quadratic_along, tree
 from alpha_func.errors import StrategyError
 from alpha_func.transforms import STRATEGIES
-from alpha_func.transforms.guard import Guard, formulas
+from alpha_func.transforms.guard import Guard
 from tests.helpers.cases import MODULES, squared_error
 from tests.helpers.reference import assert_close, double_backward
 
@@ -107,6 +107,75 @@ def test_mode_of_the_module_is_looked_at_anew():
         quadratic(case.params, case.direction, *case.args)
 
 
+SWITCH = {"on": False}
+
+
+def by_a_branch(through, otherwise):
+    """A loss that goes ``through`` an operator where something is on: what that is ``turn`` decides."""
+    return {
+        "a value": lambda p, x: through(p, x) if float(p["scale"].detach().sum()) > 0 else otherwise(p, x),
+        "a global": lambda p, x: through(p, x) if SWITCH["on"] else otherwise(p, x),
+        "a batch": lambda p, x: through(p, x) if float(x.sum()) > 0 else otherwise(p, x),
+    }
+
+
+def turn(branch, on, p, x):
+    SWITCH["on"] = on
+    sign = 1.0 if on else -1.0
+    scale = sign * p["scale"].abs() if branch == "a value" else p["scale"]
+    return {**p, "scale": scale}, sign * x.abs() if branch == "a batch" else x
+
+
+def with_weight_norm(p, x):
+    return (x @ torch._weight_norm(p["v"], p["scale"], 0)).tanh().square().sum()
+
+
+def with_layer_norm(p, x):
+    return (F.layer_norm(x @ p["v"], (3,)) @ p["scale"]).tanh().square().sum()
+
+
+def with_neither(p, x):
+    return (x @ (p["v"] * p["scale"])).tanh().square().sum()
+
+
+# What PyTorch gets wrong, and by which strategies
+BRANCHES = [
+    (with_weight_norm, "reverse_over_reverse"),
+    (with_layer_norm, "reverse_over_forward"),
+    (with_layer_norm, "forward_over_forward"),
+]
+
+
+@pytest.mark.parametrize("branch", ["a value", "a global", "a batch"])
+@pytest.mark.parametrize(("through", "strategy"), BRANCHES)
+def test_a_branch_is_looked_at_when_it_is_taken(through, strategy, branch):
+    generator = torch.Generator().manual_seed(0)
+    p = {"v": torch.randn(3, 3, generator=generator), "scale": torch.rand(3, 1, generator=generator) + 0.5}
+    x, loss = torch.randn(4, 3, generator=generator), by_a_branch(through, with_neither)[branch]
+    for transform in (quadratic_along, hvp):
+        call = transform(loss, strategy=strategy)
+        params, batch = turn(branch, False, p, x)
+        call(params, p, batch)
+        params, batch = turn(branch, True, p, x)
+        with pytest.raises(StrategyError, match=r"weight_norm|layer_norm"):
+            call(params, p, batch)
+        params, batch = turn(branch, False, p, x)
+        call(params, p, batch)
+
+
+def test_a_third_derivative_through_a_branch_taken_later_is_refused():
+    p = {"v": torch.ones(3, 3), "scale": torch.ones(3, 1)}
+    call = quadratic_along(by_a_branch(with_layer_norm, with_neither)["a global"])
+    for on in (False, True):
+        SWITCH["on"] = on
+        third = torch.func.grad(lambda v: call({**p, "v": v}, p, torch.eye(3)).curvature)
+        if on:
+            with pytest.raises(StrategyError, match="native_layer_norm is differentiated"):
+                third(p["v"])
+        else:
+            third(p["v"])
+
+
 def test_later_looks_run_nothing():
     calls = 0
 
@@ -115,7 +184,7 @@ def test_later_looks_run_nothing():
         calls += 1
         return x.square().sum()
 
-    guard = Guard(STRATEGIES["reverse_over_reverse"], formulas)
+    guard = Guard(STRATEGIES["reverse_over_reverse"])
     for _ in range(3):
         guard(loss, torch.ones(2), (), {})
     assert calls == 2  # once watched, once for the formulas

@@ -36,11 +36,6 @@ def operator_name(node: fx.Node) -> str:
     return str(node.target)
 
 
-def active_operators(program: Any) -> set[str]:
-    """The names of the operators of a program that a derivative passes through."""
-    return {operator_name(node) for node in active_nodes(program.graph.graph, program.params)}
-
-
 def active_nodes(graph: fx.Graph, params: int) -> list[fx.Node]:
     """The nodes that a derivative in the first ``params`` inputs passes through."""
     nodes = list(graph.nodes)

@@ -1,0 +1,194 @@
+"""What the ranks of a process group tell each other before they add anything up.
+
+An exchange is one all_gather of fourteen float64 numbers of each rank: how it fares, where it is in the program, and
+what it says there. So an error or Ctrl-C on one rank is known to all at once, and so is a rank that is elsewhere.
+
+Before they measure, the ranks agree on the parameters and the direction by three numbers of a vector x: ‖x‖² and two
+products wᵀx with fixed random w. Where x differs by δ between two ranks, |wᵀδ| < ε‖x‖ has a probability of the order of
+ε‖x‖/‖δ‖; norms alone are the same for −g/‖g‖ of any g.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache, partial
+from hashlib import sha256
+from itertools import count
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from alpha_func import tree
+from alpha_func.errors import DistributedError
+from alpha_func.tree import Tree
+
+Group = Any  # a torch.distributed.ProcessGroup; None is the default group
+IDENTITY = 8  # numbers say what must be the same on all ranks
+WIDTH = IDENTITY + 4  # the most numbers that a rank says
+_WELL, _FAILED, _INTERRUPTED = 0.0, 1.0, 2.0
+_ALIKE = 1e-6  # of the norm: other hardware rounds alike to 1e-7
+_MUST_BE_ALIKE = (
+    ([0], "other settings", "call the same verb with the same reduction, weight and strategy, and layers in one mode"),
+    ([1], "params of other names, shapes or dtypes, or in another order,", "build the same module on every rank"),
+    ([2, 3, 4], "other params", "broadcast those of one rank, as DistributedDataParallel does"),
+    ([5, 6, 7], "another direction", "make it of the same gradient on every rank, such as data_parallel_gradient's"),
+)
+_BLOCK = 2**16
+_OVER = object()
+
+
+def exchange(where: str, own: Callable[[], Sequence[float]], group: Group = None) -> Tensor:
+    """What every rank says, shape (ranks, WIDTH), float64 on the CPU; what a rank does not say is 0.
+
+    Args:
+        where: in the program; the same on all ranks.
+        own: the numbers of this rank. What it raises is told to the others first.
+        group: a process group; None: the default one.
+
+    Raises:
+        DistributedError: a rank failed, was interrupted, is elsewhere, or did not come within the group's timeout; no
+            group was initialised, or this rank is none of it.
+    """
+    _require_member(group)
+    try:
+        said = [_WELL, _number_of(where), *own()]
+    except DistributedError:  # the others know
+        raise
+    except BaseException as error:
+        with suppress(DistributedError):  # the others are gone too: this rank's own error says more
+            _gathered([_INTERRUPTED if isinstance(error, KeyboardInterrupt) else _FAILED], group)
+        raise
+    table = _gathered(said, group)
+    fares, places = table[:, 0], table[:, 1]
+    for what, others in (
+        ("failed: its own error says why", fares == _FAILED),
+        ("was interrupted (Ctrl-C): there is no result", fares == _INTERRUPTED),
+        (
+            f"is not at {where}, where this rank is: let every rank make the same calls, and give each as many batches "
+            "where all must take them together",
+            places != places[dist.get_rank(group)],
+        ),
+    ):
+        if others.any():
+            raise DistributedError(f"{_named(others, group)} {what}")
+    return table[:, 2:]
+
+
+def agree(settings: str, vectors: Callable[[], tuple[Tree, Tree]], group: Group = None) -> None:
+    """Refuse parameters, a direction (None where there is none) or settings that are not the same on every rank.
+
+    Raises:
+        DistributedError: they differ, or as ``exchange``.
+    """
+    require_alike(exchange("the beginning", lambda: identity(settings, *vectors()), group), group)
+
+
+def identity(settings: str, params: Tree, direction: Tree) -> list[float]:
+    """Eight numbers that are the same on two ranks where params, direction and settings are."""
+    layout = [(name, tuple(leaf.shape), str(leaf.dtype)) for name, leaf in tree.named_leaves(params)]
+    return [_number_of(settings), _number_of(str(layout)), *_seen(params), *_seen(direction)]
+
+
+def require_alike(identities: Tensor, group: Group) -> None:
+    """Refuse the identities of ranks, a row each, that are not the same.
+
+    Raises:
+        DistributedError: which ranks differ from the first, and in what.
+    """
+    for columns, what, remedy in _MUST_BE_ALIKE:
+        numbers = identities[:, columns]
+        first = numbers[0]
+        bounds = _ALIKE * torch.stack([first[0], first[0].sqrt(), first[0].sqrt()]) if len(columns) == 3 else 0.0
+        alike = (numbers == first) | (numbers.isnan() & first.isnan()) | ((numbers - first).abs() <= bounds)
+        others = ~alike.all(1)
+        if others.any():
+            leader = _named(torch.arange(len(others)) == 0, group)
+            raise DistributedError(f"{_named(others, group)} has {what} than {leader}: {remedy}")
+
+
+def in_lockstep(batches: Iterable[Any], group: Group = None) -> Iterator[Any]:
+    """The batches of this rank, each when all ranks have one.
+
+    Raises:
+        DistributedError: a rank has fewer batches than another; or as ``exchange``.
+    """
+    iterator = iter(batches)
+    for taken in count():
+        batch = next(iterator, _OVER)
+        here = float(batch is not _OVER)
+        more = exchange("a batch", partial(list, (here,)), group)[:, 0] > 0
+        if not more.any():
+            return
+        if not more.all():
+            raise DistributedError(
+                f"{_named(~more, group)} has no more than {taken} batches, and {_named(more, group)} has: all ranks "
+                "take their batches together (lockstep=True); give each as many, such as by a DistributedSampler"
+            )
+        yield batch
+
+
+def _seen(x: Tree) -> list[float]:
+    """‖x‖² and two products with fixed random vectors, on any device the same; zeros for None."""
+    found = torch.zeros(3, dtype=torch.float64)
+    scales = torch.Generator().manual_seed(1)
+    for leaf in tree.leaves(x) if x is not None else ():
+        real = torch.view_as_real(leaf.detach()) if leaf.is_complex() else leaf.detach()
+        real = real.cpu() if real.device.type == "mps" else real  # Apple's has no float64
+        for block in real.reshape(-1).split(_BLOCK):
+            scale = float(torch.randn((), generator=scales))
+            wide = block.double()
+            numbers = torch.cat([wide.dot(wide)[None], scale * (wide @ _fixed(wide.device)[: len(wide)])])
+            found = found.to(wide.device) + numbers
+    return [float(number) for number in found.tolist()]
+
+
+@cache
+def _fixed(device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(_BLOCK, 2, generator=generator, dtype=torch.float64).to(device)
+
+
+def _number_of(text: str) -> float:
+    """48 bits of a text's hash, which a float64 holds."""
+    return float(int.from_bytes(sha256(text.encode()).digest()[:6], "big"))
+
+
+def _named(chosen: Tensor, group: Group) -> str:
+    """Ranks of a group by their global numbers: rank 3; ranks 0, 2 and 5."""
+    ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
+    numbers = [str(ranks[i]) for i in chosen.nonzero().flatten().tolist()]
+    if len(numbers) == 1:
+        return f"rank {numbers[0]}"
+    if len(numbers) > 8:
+        return f"each of {len(numbers)} ranks, {', '.join(numbers[:4])} among them,"
+    return f"each of ranks {', '.join(numbers[:-1])} and {numbers[-1]}"
+
+
+def _require_member(group: Group) -> None:
+    if not dist.is_initialized():
+        raise DistributedError(
+            "no process group: call torch.distributed.init_process_group first, in every process (torchrun starts them)"
+        )
+    if dist.get_rank(group) < 0:
+        raise DistributedError(f"rank {dist.get_rank()} is not in the group: call this on the ranks of the group only")
+
+
+def _gathered(numbers: list[float], group: Group) -> Tensor:
+    device = torch.accelerator.current_accelerator() if dist.get_backend(group) == "nccl" else None
+    own = torch.tensor(numbers + [0.0] * (WIDTH + 2 - len(numbers)), dtype=torch.float64, device=device)
+    every = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    attempt(lambda: dist.all_gather(every, own, group=group))
+    return torch.stack(every).cpu()
+
+
+def attempt(collective: Callable[[], Any]) -> Any:
+    """A collective, whose failure is a DistributedError."""
+    try:
+        return collective()
+    except RuntimeError as error:
+        raise DistributedError(
+            f"rank {dist.get_rank()} waited for the others, and one did not come: it failed or hangs, as its own "
+            "output may say, or it took fewer batches of a loss that itself communicates (lockstep=True says so); the "
+            f"process group cannot be used again ({str(error).splitlines()[0]})"
+        ) from error
