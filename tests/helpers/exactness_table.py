@@ -1,6 +1,6 @@
 """Every case of the exactness table: each model and loss, captured, under each scheme, backend and dtype.
 
-python tests/exactness_table.py --backend inductor     (everything; minutes, a compilation takes seconds)
+python -m tests.helpers.exactness_table --backend inductor     (everything; minutes, a compilation takes seconds)
 
 A scheme is what a transform runs on a captured loss. Along a given direction: ``taylor`` by one forward sweep,
 ``parts`` by the second-order adjoint after a gradient; ``descent`` is the adjoint along d = −g.

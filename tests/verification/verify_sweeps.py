@@ -25,6 +25,8 @@ from torch.testing._internal.opinfo.core import SampleInput
 
 import alpha_func as af
 from alpha_func import functional_loss, tree
+from alpha_func.capture import CapturedLoss
+from alpha_func.errors import CaptureError
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.verified.differences import Differences, differences
 from tests.verification.operand_kinds import KINDS
@@ -142,7 +144,7 @@ def _verdict(samples: list[Sample], run: Run) -> tuple[str, str]:
         return "exact", ""
     try:
         still_off = _off(samples, run, {})
-    except af.CaptureError as error:
+    except CaptureError as error:
         return "refused", str(error)
     except Exception as error:
         return "raises", f"{type(error).__name__}: {error}"
@@ -165,11 +167,11 @@ def _off(samples: list[Sample], run: Run, options: dict[str, Any]) -> str:
     return ""
 
 
-def _sweep(captured: af.CapturedLoss, params: Any, direction: Any, given: Any) -> af.Quadratic:
+def _sweep(captured: CapturedLoss, params: Any, direction: Any, given: Any) -> af.Quadratic:
     return af.quadratic_along(captured)(params, direction, given)
 
 
-def _adjoint(captured: af.CapturedLoss, params: Any, direction: Any, given: Any) -> af.Quadratic:
+def _adjoint(captured: CapturedLoss, params: Any, direction: Any, given: Any) -> af.Quadratic:
     step = af.grad_and_quadratic(captured, lambda grads: direction)(params, given)
     return step.quadratic._replace(slope=tree.vdot(step.grads, direction))
 

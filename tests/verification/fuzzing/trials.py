@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import alpha_func as af
+from alpha_func.capture import CapturedLoss
 from tests.verification.fuzzing.program import Program
 from tests.verification.fuzzing.references import Kind, Numbers, Reference
 
@@ -34,11 +35,11 @@ class Trial:
         return Trial(self.program, self.reference, self.backend, strict=False)
 
     @cached_property
-    def captured(self) -> af.CapturedLoss:
+    def captured(self) -> CapturedLoss:
         """The captured loss."""
         return self.capture(self.loss)
 
-    def capture(self, loss: Callable[..., Tensor]) -> af.CapturedLoss:
+    def capture(self, loss: Callable[..., Tensor]) -> CapturedLoss:
         """Another loss, captured likewise."""
         return af.capture(loss, backend=self.backend, **({"strict": self.strict} if HAS_STRICT else {}))
 

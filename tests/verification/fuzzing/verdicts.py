@@ -16,7 +16,7 @@ import warnings
 from enum import StrEnum
 from typing import NamedTuple
 
-import alpha_func as af
+from alpha_func.errors import CaptureError, StrategyError
 from tests.verification.fuzzing.references import Kind
 from tests.verification.fuzzing.trials import Trial
 from tests.verification.fuzzing.ways import Way
@@ -83,7 +83,7 @@ def _judged(trial: Trial, way: Way) -> Outcome:
 
 def _error(error: Exception) -> Outcome:
     said = f"{type(error).__name__}: {str(error)[:_SAID]}"
-    if isinstance(error, (af.CaptureError, af.StrategyError)):
+    if isinstance(error, (CaptureError, StrategyError)):
         return Outcome(Verdict.REFUSED, said)
     stack = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in stack if "/alpha_func/" in frame.filename]

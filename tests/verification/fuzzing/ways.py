@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 import alpha_func as af
+from alpha_func.data_sets import accumulate, per_example_quadratics
+from alpha_func.errors import CaptureError
+from alpha_func.transforms import STRATEGIES
 from tests.verification.fuzzing.references import Kind, Reference, attempt
 from tests.verification.fuzzing.slots import rng
 from tests.verification.fuzzing.trials import Trial
@@ -79,7 +82,7 @@ def vmapped(trial: Trial) -> Off:
     try:
         found = torch.func.vmap(lambda d: af.quadratic_along(trial.captured)(trial.params, d, *trial.args))(stacked)
     except (RuntimeError, ValueError) as error:
-        if isinstance(error, af.CaptureError) or attempt(lambda: _jvp_vmapped(trial, stacked)):
+        if isinstance(error, CaptureError) or attempt(lambda: _jvp_vmapped(trial, stacked)):
             raise
         return []  # PyTorch cannot vmap the loss itself
     along = trial.reference.along
@@ -113,7 +116,7 @@ def captured_strategy(trial: Trial) -> Off:
 
 def per_example(trial: Trial) -> Off:
     """The quadratic of each example of a batch."""
-    found = af.per_example_quadratics(trial.captured)(trial.params, trial.direction, tuple(trial.args))
+    found = per_example_quadratics(trial.captured)(trial.params, trial.direction, tuple(trial.args))
     off = []
     for i in range(3):
         one = [a[i : i + 1] for a in trial.args]
@@ -125,7 +128,7 @@ def per_example(trial: Trial) -> Off:
 def accumulated(trial: Trial) -> Off:
     """The quadratic of a data set of two batches, the last one ragged."""
     batches = [tuple(a[:2] for a in trial.args), tuple(a[2:] for a in trial.args)]
-    return trial.quadratic_off(af.accumulate(trial.captured)(trial.params, trial.direction, batches))
+    return trial.quadratic_off(accumulate(trial.captured)(trial.params, trial.direction, batches))
 
 
 SWEEP = Way("quadratic_along(captured)", sweep, _ANY)
@@ -198,4 +201,4 @@ def _jvp_vmapped(trial: Trial, stacked: dict[str, Tensor]) -> Any:
 
 
 def _some_strategy(trial: Trial) -> str:
-    return rng(len(trial.program.source), "strategy").choice(sorted(af.STRATEGIES))
+    return rng(len(trial.program.source), "strategy").choice(sorted(STRATEGIES))

@@ -1,0 +1,19 @@
+"""What a run of the suite leaves to ``pytest -m whole``."""
+
+import pytest
+
+WHOLE = pytest.mark.whole
+
+
+def a_third_of(names, ways):
+    """Every name in every way, of which a run takes each third: every name, and every way, are among them."""
+    return [
+        pytest.param(name, *(way if isinstance(way, tuple) else (way,)), marks=() if (i + k) % 3 == 0 else WHOLE)
+        for i, name in enumerate(names)
+        for k, way in enumerate(ways)
+    ]
+
+
+def a_few_of(names, few):
+    """Every name, of which a run takes a few."""
+    return [pytest.param(name, marks=() if name in few else WHOLE) for name in names]
