@@ -104,7 +104,9 @@ class Witness:
         self._draws_otherwise = seed is not None and any(tensor.is_cuda for tensor in self.inputs)
         self._structure = tree.structure(params)
         self.names = [f"params{path}" for path, _ in tree.named_leaves(params)]
-        self._args, self._kwargs = tree.map(lambda v: values(v) if isinstance(v, Tensor) else v, (args, kwargs))
+        self._args, self._kwargs = tree.map(
+            lambda v: _recordable(values(v)) if isinstance(v, Tensor) else v, (args, kwargs)
+        )
         self._primitives = bind(primitives).forward
 
     @property
@@ -238,8 +240,16 @@ def _gradient(value: Tensor, leaves: list[Tensor], *, create_graph: bool = False
 
 def values_of(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The values beneath transforms, one example of a batch."""
-    found = [values(tensor) for tensor in tensors]
+    found = [_recordable(values(tensor)) for tensor in tensors]
     kept = [tensor for tensor in found if tensor is not None]
     if len(kept) < len(found):
         raise NoEvidence("the tensors have no values", lasting=False)
     return kept
+
+
+def _recordable(tensor: Tensor | None) -> Tensor | None:
+    """The tensor for autograd to record, which takes none that was made in inference mode."""
+    if tensor is None or not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
