@@ -15,7 +15,7 @@ from alpha_func.capture.running.first_use import FirstUse
 from alpha_func.capture.running.schemes import Schemes
 from alpha_func.capture.tracing.outside import is_outside, outside, plain
 from alpha_func.capture.tracing.recording import MAX_RECORDINGS, Recorder
-from alpha_func.errors import CaptureError, warn
+from alpha_func.errors import CaptureError, StrategyError, warn
 from alpha_func.losses.draws import ALONE
 from alpha_func.losses.kinds import refuse_kinds
 from alpha_func.losses.module_loss import LossOfLoss
@@ -210,4 +210,10 @@ def _refuse_kinds(leaves: list[Any], args: tuple[Any, ...], kwargs: dict[str, An
 
 def _operators(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[str]:
     assert isinstance(loss, CapturedLoss)
-    return loss.program(params, *args, **kwargs).active
+    program = loss.program(params, *args, **kwargs)
+    if program.schemes.misled:
+        raise StrategyError(
+            "PyTorch's second derivatives of the program are not those of its values, as differences have shown; leave "
+            "out strategy= to have the library's own"
+        )
+    return program.active
