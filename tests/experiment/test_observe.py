@@ -201,7 +201,7 @@ BAD_FILES = {
     "no target": (GOOD, [], r"--target is missing: name the column"),
     "no rows": ("a,y\n", ["--target", "y"], r"no rows"),
     "target alone": ("y\n1\n", ["--target", "y"], r"target alone"),
-    "empty": ("", ["--target", "y"], r"no readable CSV"),
+    "empty": ("", ["--target", "y"], r"not a readable CSV"),
 }
 
 
