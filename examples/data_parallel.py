@@ -6,7 +6,7 @@ The network learns what another one, fixed and random, answers with noise. Each 
 its half of each batch of 64, and DistributedDataParallel averages the gradients. Every tenth step is a line: the loss
 of the batch, α* of the batch along −g, whose own gradient g is, α* along the same −g of all examples of all processes,
 and the learning rate. The two α* differ by the bias and the noise of a batch. On one machine or many the reduction is
-of eleven numbers; without torchrun there is one process, and the same numbers.
+of a few numbers; without torchrun there is one process, and the same numbers.
 """
 
 import argparse

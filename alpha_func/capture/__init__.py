@@ -1,6 +1,7 @@
 """A loss as a program of primitive operators, differentiated only after it has been lowered."""
 
-from alpha_func.capture.program import CapturedLoss, Program, capture
+from alpha_func.capture.captured import CapturedLoss, capture
+from alpha_func.capture.program import Program
 from alpha_func.errors import CaptureError
 
 __all__ = ["CaptureError", "CapturedLoss", "Program", "capture"]

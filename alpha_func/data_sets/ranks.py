@@ -138,7 +138,7 @@ def _seen(x: Tree) -> list[float]:
         for block in real.reshape(-1).split(_BLOCK):
             scale = float(torch.randn((), generator=scales))
             wide = block.double()
-            numbers = torch.cat([wide.dot(wide)[None], scale * (wide @ _fixed(wide.device)[: len(wide)])])
+            numbers = torch.cat([wide.dot(wide)[None], scale * (_fixed(wide.device)[:, : len(wide)] @ wide)])
             found = found.to(wide.device) + numbers
     return [float(number) for number in found.tolist()]
 
@@ -146,7 +146,7 @@ def _seen(x: Tree) -> list[float]:
 @cache
 def _fixed(device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(_BLOCK, 2, generator=generator, dtype=torch.float64).to(device)
+    return torch.randn(2, _BLOCK, generator=generator, dtype=torch.float64).to(device)
 
 
 def _number_of(text: str) -> float:

@@ -47,7 +47,9 @@ class Look(TorchDispatchMode):
         for tensor in taken:
             name = next(filter(None, (memory.owner(tensor) for memory in self._parameters)), None)
             if name is not None and self._given.owner(tensor) is None:
-                raise ImpureLossError(_ANOTHER_WAY.format(name=name, shape=tuple(tensor.shape), here=here(), of=func))
+                raise ImpureLossError(
+                    ANOTHER_WAY.format(name=name, what=f"{func}{here()} takes", shape=tuple(tensor.shape))
+                )
         if func._schema.is_mutable:
             for tensor in _written(func, args, kwargs):
                 if tensor.numel() and storage(tensor) not in self._made:
@@ -123,9 +125,9 @@ def _put_back_draws(before: list[tuple[str, Any, Callable[[], None]]]) -> list[s
     return moved
 
 
-_ANOTHER_WAY = (
-    "the loss reads the memory of parameter {name} other than through its argument: {of} takes a tensor of shape "
-    "{shape}{here}, a view, a list or a closure that holds the weight; its part in every derivative would be zero; "
+ANOTHER_WAY = (
+    "the loss reads the memory of parameter {name} other than through its argument: {what} a tensor of shape "
+    "{shape}, a view, a list or a closure that holds the weight; its part in every derivative would be zero; "
     "read it as the module's own attribute in the forward (self.layer.weight, model.parameters()), or hold a clone if "
     "it is constant"
 )

@@ -145,7 +145,7 @@ class ModuleLoss:
         with seeded_rng(self.seed), restored(self.model) as aside:
             look = look_in_progress()
             if look is not None:
-                look.protect(self._trained(), aside.clones)
+                look.protect(self.trained(), aside.clones)
                 look.seen_by.append(partial(self.seen.add, self.model.training))
             elif (aside.may_alias or self.model.training not in self.seen) and can_look():
                 self._look(params, args, kwargs)
@@ -190,7 +190,8 @@ class ModuleLoss:
         with suppress(RuntimeError), looking(clones, (args, kwargs)):  # its own errors the call itself raises
             self(clones, *args, **kwargs)
 
-    def _trained(self) -> list[tuple[str, Tensor]]:
+    def trained(self) -> list[tuple[str, Tensor]]:
+        """The module's own parameters that are arguments of the loss, by name."""
         own = dict(self.model.named_parameters(remove_duplicate=False))
         return [(name, own[f"module.{name}"]) for name in self.names if f"module.{name}" in own]
 

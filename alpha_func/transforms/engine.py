@@ -11,6 +11,7 @@ Here is the engine of a plain function: a strategy of torch.func, behind the gua
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from alpha_func import tree
@@ -18,7 +19,7 @@ from alpha_func.errors import StrategyError
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import LossOfLoss
 from alpha_func.quadratic import Quadratic
-from alpha_func.transforms import failures
+from alpha_func.transforms import by_autograd, failures
 from alpha_func.transforms.directions import DirectionFunction
 from alpha_func.transforms.guard import Guard, Operators, sealed
 from alpha_func.transforms.strategies import DEFAULT_STRATEGY, Loss, Step, Strategy, StrategyLike
@@ -65,6 +66,7 @@ class Uncaptured:
     ) -> None:
         self._loss, self._strategy = loss, resolve_strategy(strategy or DEFAULT_STRATEGY)
         self._guard = Guard(self._strategy, operators)
+        self._by_autograd = False  # whether the loss has been found not to run under torch.func
 
     def quadratic(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
         """The strategy's quadratic."""
@@ -84,7 +86,10 @@ class Uncaptured:
             return strategy.product(loss, params, direction)
 
         def line(_: Tree, loss: Loss) -> tuple[Quadratic, Tree]:
-            return self._strategy.quadratic(loss, params, direction), direction
+            found = self._attempt(
+                lambda s, loss: s.quadratic(loss, params, direction), self._strategy, loss, params, ()
+            )
+            return found, direction
 
         found, third = self._run(attempt, line, params, args, kwargs)
         return tree.map(lambda leaf: sealed(leaf, third), found)
@@ -126,7 +131,7 @@ class Uncaptured:
             seen = self._guard(self._loss, params, args, kwargs)
             watched = seen.watched(loss)
             found = failures.run(
-                lambda s: attempt(s, watched if s is self._strategy else loss),
+                lambda s: self._attempt(attempt, s, watched if s is self._strategy else loss, params, own),
                 self._strategy,
                 loss,
                 params,
@@ -136,6 +141,33 @@ class Uncaptured:
             if seen.plainly is not None:
                 seen.plainly.require(*line(found, loss))
         return found, seen.third()
+
+    def _attempt(
+        self,
+        attempt: Callable[[Strategy, Loss], T],
+        strategy: Strategy,
+        loss: Loss,
+        params: Tree,
+        own: Sequence[Exception],
+    ) -> T:
+        """The attempt; by autograd alone where double backward does not run under torch.func, and runs without it."""
+        if strategy.name != DEFAULT_STRATEGY or not strategy.is_known or not by_autograd.applies(params):
+            return attempt(strategy, loss)
+        if self._by_autograd:
+            return attempt(by_autograd.BY_AUTOGRAD, loss)
+        try:
+            return attempt(strategy, loss)
+        except (torch.OutOfMemoryError, StrategyError):
+            raise
+        except RuntimeError as error:
+            if any(error is one for one in own):
+                raise
+            try:
+                found = attempt(by_autograd.BY_AUTOGRAD, loss)
+            except RuntimeError:
+                raise error from None
+            self._by_autograd = True
+            return found
 
 
 def _captured(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along, tree
-from alpha_func.capture.program import BACKENDS
+from alpha_func.capture.captured import BACKENDS
 from benchmarks.nets import NETS
 
 GOAL_COLUMNS = (

@@ -12,7 +12,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 from torch.nn.modules import module as global_hooks
 
-from alpha_func.capture.program import CapturedLoss
+from alpha_func.capture.captured import CapturedLoss
 from alpha_func.capture.running.engine import Captured
 from alpha_func.data_sets.microbatches import Chunked
 from alpha_func.losses.module_loss import ModuleLoss, module_loss_of

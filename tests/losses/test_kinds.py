@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from alpha_func import functional_loss, grad_and_quadratic, hvp, quadratic_along
+from alpha_func import capture, functional_loss, grad_and_quadratic, hvp, quadratic_along
 
 
 def quantised():
@@ -83,3 +83,16 @@ def test_an_argument_that_is(name, verb):
     )
     with pytest.raises(TypeError, match=rf"args\[0\] is a (nested|{name}) tensor .*(padded|floating point)"):
         VERBS[verb](loss, params, ARGUMENTS[name](), None)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("wrap", [capture, lambda loss: capture(loss).frozen()], ids=["captured", "frozen"])
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_captured_loss_is_given_one_that_is(name, wrap):
+    loss, x = wrap(lambda p, x, y=None: (x * p).square().sum()), ARGUMENTS[name]()
+    p = torch.ones(3)
+    loss(p, torch.ones(2, 3))  # Dynamo's guards on a nested tensor would end the process
+    with pytest.raises(TypeError, match=rf"args\[0\] is a (nested|{name}) tensor"):
+        loss(p, x)
+    with pytest.raises(TypeError, match=rf"kwargs\['y'\]\[0\] is a (nested|{name}) tensor"):
+        loss(p, torch.ones(2, 3), y=[x])

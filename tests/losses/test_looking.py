@@ -101,6 +101,36 @@ def test_an_alias_that_comes_later_is_refused_when_it_comes():
         loss(params, x, x)
 
 
+def with_a_list(module, x, turn):
+    own = list(module.parameters())
+    loss, params = functional_loss(module, lambda out, y: F.mse_loss(out, y) + (own[0].sum() if turn else 0))
+    return loss, params, lambda: turn.append(1)
+
+
+def with_an_attribute(module, x, turn):
+    module.extra = torch.eye(3)
+    module.register_forward_hook(lambda m, args, out: out @ m.extra)
+    return *functional_loss(module, nn.MSELoss()), lambda: setattr(module, "extra", module.weight.detach())
+
+
+def with_a_closure(module, x, turn):
+    params = tree.map(torch.detach, dict(module.named_parameters()))
+    return lambda p, x, y: (module.weight if turn else p["weight"]).sum(), params, lambda: turn.append(1)
+
+
+@pytest.mark.parametrize("make", [with_a_list, with_an_attribute, with_a_closure])
+def test_a_captured_loss_that_comes_to_read_a_weight_another_way(make):
+    x, turn = torch.ones(2, 3), []
+    loss, params, change = make(nn.Linear(3, 3), x, turn)
+    captured = capture(loss)
+    for _ in range(2):
+        loss(params, x, x)
+        captured(params, x, x)
+    change()
+    with pytest.raises(ImpureLossError, match=r"the memory of parameter .*weight.*a clone if it is constant"):
+        captured(params, x, x)
+
+
 # What a loss writes to
 
 

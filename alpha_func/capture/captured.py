@@ -1,0 +1,213 @@
+"""A captured loss: the programs that it is, looked up at every call, and what answers for it."""
+
+from collections.abc import Callable
+from functools import partial
+from operator import is_not
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alpha_func import torch_private, tree
+from alpha_func.capture.program import Program, program_of, raise_its_own_error, require_apart
+from alpha_func.capture.running.engine import Captured
+from alpha_func.capture.running.first_use import FirstUse
+from alpha_func.capture.running.schemes import Schemes
+from alpha_func.capture.tracing.outside import is_outside, outside, plain
+from alpha_func.capture.tracing.recording import MAX_RECORDINGS, Recorder
+from alpha_func.errors import CaptureError, warn
+from alpha_func.losses.draws import ALONE
+from alpha_func.losses.kinds import refuse_kinds
+from alpha_func.losses.module_loss import LossOfLoss
+from alpha_func.losses.signature import Key, is_flat, signature
+from alpha_func.transforms.engine import Engine, Uncaptured
+from alpha_func.transforms.strategies import StrategyLike
+from alpha_func.transforms.validation import require_callable
+from alpha_func.tree import Tree
+
+BACKENDS = ("eager", "inductor")
+
+
+class CapturedLoss(LossOfLoss):
+    """What ``capture`` returns: a loss, and the programs it has been captured as."""
+
+    def __init__(self, loss: Callable[..., Tensor], *, backend: str, strict: bool, unverified: bool):
+        self.loss, self.backend = loss, backend
+        self._first_use = FirstUse(strict)
+        self._unverified = unverified
+        self._recorder = Recorder(loss)
+        self.captured = 0  # how often a program was
+
+    def __reduce__(self) -> Any:
+        """Pickled and copied without its programs, which are captured anew."""
+        options: dict[str, Any] = {
+            "backend": self.backend,
+            "strict": self._first_use.strict,
+            "unverified": self._unverified,
+        }
+        return partial(capture, **options), (self.loss,)
+
+    def __call__(self, params: Tree, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss, by its program."""
+        if torch.compiler.is_dynamo_compiling():  # a loss of a loss is captured whole
+            return self.loss(params, *args, **kwargs)
+        program, inputs = self.lookup(params, args, kwargs)
+        return program(*inputs)
+
+    def engine(self, strategy: StrategyLike | None) -> Engine:
+        """The schemes of its programs; with a strategy, that on them."""
+        by_strategy = Uncaptured(self, strategy, _operators)
+        if strategy is not None:
+            return by_strategy
+        return Captured(self.loss, self._schemes, self.backend, self._first_use, by_strategy)
+
+    def program(self, params: Tree, *args: Any, **kwargs: Any) -> Program:
+        """The program of this call, captured now if it has not been; print it to read it."""
+        return self.lookup(params, args, kwargs)[0]
+
+    def frozen(self) -> "FrozenLoss":
+        """The same loss for a caller who knows that nothing changes but the arguments: looked up by these alone.
+
+        Arguments of a shape, dtype, stride or value that has not been seen are looked up as ever; from then on, for
+        such arguments, whatever else the loss reads is taken to be what it was: modes, attributes, closed-over numbers,
+        and which tensor each buffer is (its values may change). A look-up takes microseconds, whatever the loss.
+        """
+        return FrozenLoss(self)
+
+    def lookup(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
+        """The program for these arguments and its inputs: parameters, state as it is now, tensor arguments."""
+        if torch_private.any_autocast_enabled():
+            raise CaptureError(
+                "a captured loss is called under autocast, whose casts would be written into the program: "
+                "leave autocast for the call, and give parameters and batch the dtype to compute in"
+            )
+        # The guards are given aliases: no two tensors are one object then, and none is a module's.
+        if is_flat(params, args, kwargs) and is_outside():
+            _refuse_kinds([*args, *kwargs.values()], args, kwargs)
+            p = {name: value.detach().requires_grad_() for name, value in params.items()}
+            a = tuple([x.detach().requires_grad_() if x.requires_grad else x.detach() for x in args])
+            k = {name: x.detach().requires_grad_(x.requires_grad) for name, x in kwargs.items()} if kwargs else kwargs
+            program, state = self._program(p, a, k)
+            return program, [*params.values(), *state, *args, *kwargs.values()]
+        leaves, structure = tree.flatten((params, args, kwargs))
+        _refuse_kinds(leaves, args, kwargs)
+        count = len(tree.leaves(params))
+        with outside():
+            aliases = [
+                plain(leaf).requires_grad_(i < count or leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
+                for i, leaf in enumerate(leaves)
+            ]
+            program, state = self._program(*tree.unflatten(aliases, structure))
+        return program, [*leaves[:count], *state, *[leaf for leaf in leaves[count:] if isinstance(leaf, Tensor)]]
+
+    def _schemes(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Schemes, list[Tensor]]:
+        program, inputs = self.lookup(params, args, kwargs)
+        return program.schemes, inputs
+
+    def _program(self, *call: Any) -> tuple[Program, list[Tensor]]:
+        """The program of a call, and the tensors that it reads besides its arguments."""
+        try:
+            recording, inputs = self._recorder(*call)
+            if recording.lowered is None:
+                with ALONE:
+                    if recording.lowered is None:
+                        recording.lowered = program_of(self.loss, recording, inputs, call, unverified=self._unverified)
+                        self._count()
+        except CaptureError:
+            raise_its_own_error(self.loss, call)
+            raise
+        program, state = recording.lowered
+        held = [inputs[i] for i in state]
+        if any(map(is_not, held, program.held)):
+            require_apart(self.loss, call[0], held, [recording.sources[i] for i in state])
+            program.held = held
+        return program, held
+
+    def _count(self) -> None:
+        self.captured += 1
+        if self.captured == 2 * MAX_RECORDINGS:
+            warn(
+                f"captured {self.captured} programs of one loss, of which at most {MAX_RECORDINGS} are kept: something "
+                "that it reads changes at every call (a shape, a number; pass it as a tensor argument)"
+            )
+
+
+class FrozenLoss(CapturedLoss):
+    """What ``CapturedLoss.frozen`` returns."""
+
+    def __init__(self, captured: CapturedLoss):
+        self.loss, self.backend, self._guarded = captured.loss, captured.backend, captured
+        self._first_use = captured._first_use
+        self._kept: dict[Key, tuple[Program, list[Tensor]]] = {}
+
+    def __reduce__(self) -> Any:
+        return FrozenLoss, (self._guarded,)
+
+    def lookup(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
+        """The program for such arguments and its inputs: parameters, state as it was found, tensor arguments."""
+        try:
+            key, leaves, tensors = signature(params, args, kwargs)
+        except RuntimeError:
+            refuse_kinds(args, kwargs)  # a nested tensor, which has no shape
+            raise
+        found = self._kept.get(key)
+        if found is None:
+            program, inputs = self._guarded.lookup(params, args, kwargs)
+            held = inputs[len(leaves) : len(inputs) - len(tensors)]
+            if len(self._kept) >= MAX_RECORDINGS:
+                self._kept.clear()
+            found = self._kept[key] = program, held
+        return found[0], [*leaves, *found[1], *tensors]
+
+
+def capture(
+    loss: Callable[..., Tensor], *, backend: str = "eager", strict: bool = False, unverified: bool = False
+) -> CapturedLoss:
+    """The loss as a program of primitive operators, whose derivatives of every order are right.
+
+    At a first call TorchDynamo records the loss, which runs nothing and changes nothing; the recording is lowered, and
+    the program's value is compared with the loss's own (one forward pass). Later calls evaluate Dynamo's guards on all
+    that Python read on the way (arguments, closures, globals, attributes, containers, modes, hooks) and run the program
+    that they hold for, or record anew. Up to 32 programs are kept.
+
+    Tensors that the loss closes over, and buffers and frozen parameters, are inputs of the program, read anew
+    at every call. The draws of a loss from ``functional_loss`` are seeded. Not guarded: ``os.environ``, the sign of a
+    zero. ``.frozen()`` is the same loss without guards.
+
+    Args:
+        loss: pure function ``loss(params, *args, **kwargs)`` to a real 0-d tensor.
+        backend: what runs the programs of the transforms: "eager", operator by operator, or "inductor", compiled.
+        strict: raise where a transform's program cannot be proven, instead of a warning and double backward.
+        unverified: allow operators whose second derivatives have not been verified.
+
+    Returns:
+        A loss of the same arguments and, to rounding, values: call it, differentiate it, vmap it, give it to any
+        transform. ``.program(params, *args)`` shows what it runs.
+
+    Raises:
+        CaptureError: at a call, the loss cannot be captured, or its program has another value than the loss beyond
+            what rounding explains; under ``strict``, a transform's program cannot be proven. The message names the
+            operator, line or values, and the remedy.
+        TypeError, ValueError: an argument is not as above.
+
+    >>> import torch
+    >>> captured = capture(lambda x: torch.nn.functional.mse_loss(x, torch.zeros_like(x)))
+    >>> captured(torch.tensor([1.0, 3.0]))
+    tensor(5.)
+    """
+    require_callable("loss", loss, "(params, *args, **kwargs)")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend {backend!r} is unknown: choose from {', '.join(BACKENDS)}")
+    return CapturedLoss(loss, backend=backend, strict=strict, unverified=unverified)
+
+
+def _refuse_kinds(leaves: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """At every call: Dynamo's guards on a nested tensor end the process."""
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and (leaf.is_nested or leaf.is_quantized):
+            refuse_kinds(args, kwargs)
+
+
+def _operators(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[str]:
+    assert isinstance(loss, CapturedLoss)
+    return loss.program(params, *args, **kwargs).active
