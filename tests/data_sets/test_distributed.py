@@ -79,6 +79,7 @@ def disagreements():
     return [printed for _, printed, _ in results]
 
 
+UNMEASURED = "no error, step 0 was not measured, and training goes on:"
 CAUSES = {
     "own direction": "DistributedError: each of ranks 1 and 2 has another direction than rank 0",
     "direction": "DistributedError: rank 2 has another direction than rank 0",
@@ -89,12 +90,15 @@ CAUSES = {
     "interrupted": "DistributedError: rank 2 was interrupted",
     "failed": "DistributedError: rank 2 failed: its own error says why",
     "fewer": "DistributedError: rank 2 has no more than 1 batches, and each of ranks 0 and 1 has",
+    "observer: fewer batches": f"{UNMEASURED} DistributedError: rank 2 is not at a batch",
+    "observer: own steps": f"{UNMEASURED} DistributedError: each of ranks 1 and 2 has",
     "no data": "ValueError: the weights of all ranks are 0",
     "one sum": "ValueError: weight is None on some ranks only",
 }
 OWN = {
     "elsewhere": "DistributedError: each of ranks 0 and 1 is not at all_reduce",
     "interrupted": "KeyboardInterrupt",
+    "observer: fewer batches": f"{UNMEASURED} DistributedError: each of ranks 0",
     "failed: data": "OSError: the disk is gone",
     "failed: lockstep": "OSError: the disk is gone",
     "failed: weight": "ValueError: weight is -1.0",

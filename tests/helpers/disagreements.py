@@ -1,12 +1,14 @@
 """What ranks may disagree on or suffer, each a call on every rank, in one group that must stay usable all along."""
 
+import logging.handlers
 import math
+import queue
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from alpha_func import functional_loss, grad_and_quadratic, quadratic_along, tree
+from alpha_func import Observer, functional_loss, grad_and_quadratic, quadratic_along, tree
 from alpha_func.data_sets import all_reduce, data_parallel_gradient, data_parallel_quadratic
 from alpha_func.quadratic import Quadratic
 from tests.helpers.cases import mlp, mse_net
@@ -48,6 +50,26 @@ def params_of(rank):
         "values": {name: leaf + 1e-4 if name == first else leaf for name, leaf in params.items()},
     }
     return {name: some if rank == ODD else params for name, some in odd.items()}
+
+
+def observed(rank, *, fewer=False, own_steps=False):
+    """What an Observer over ranks says where they hand over unequally many batches or take steps of their own."""
+    said = logging.handlers.QueueHandler(queue.SimpleQueue())
+    logging.getLogger("alpha_func").addHandler(said)
+    torch.manual_seed(0)
+    net = mlp([3, 4, 2])
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    observer = Observer(net, nn.MSELoss(), optimizer, over_ranks=True, strategy="reverse_over_reverse")
+    torch.manual_seed(rank if own_steps else 0)
+    for _ in range(1 if fewer and rank == ODD else 2):
+        x, y = torch.randn(8, 3), torch.randn(8, 2)
+        (nn.functional.mse_loss(net(x), y) / 2).backward()
+        observer.batch(x, y)
+    for p in net.parameters() if fewer else ():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    logging.getLogger("alpha_func").removeHandler(said)
+    return observer.last or said.queue.get_nowait().getMessage()
 
 
 def disagreements(rank, ranks):
@@ -94,6 +116,8 @@ def disagreements(rank, ranks):
         "failed: direction": lambda: quadratic(d={} if odd else direction),
         "fewer: quadratic": lambda: quadratic(some=fewer, lockstep=True),
         "fewer: gradient": lambda: gradient(some=fewer, lockstep=True),
+        "observer: fewer batches": lambda: observed(rank, fewer=True),
+        "observer: own steps": lambda: observed(rank, own_steps=True),
         "no data": lambda: all_reduce(None, 0.0),
         "one sum": lambda: all_reduce(one, None if odd else 1.0),
     }

@@ -147,4 +147,5 @@ def watched(call):
             ]
             assert not changed, f"{type(self).__name__}.{call.__name__} changed {', '.join(changed)}"
 
+    around.__code__ = around.__code__.replace(co_filename=call.__code__.co_filename)  # a warning points past it
     return around
