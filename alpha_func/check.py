@@ -1,16 +1,14 @@
 """A second opinion on a quadratic: differences along the line, and another route."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
-from alpha_func.losses.module_loss import ModuleLoss
+from alpha_func.losses.in_double import doubled, loss_in_double
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.strategies import DEFAULT_STRATEGY, STRATEGIES, StrategyLike
 from alpha_func.transforms.validation import aligned, check_params
@@ -115,8 +113,8 @@ def check_quadratic(
     check_params(params)
     direction = aligned(params, direction, "direction")
     captured = isinstance(loss, CapturedLoss)
-    plain = checked = _in_float64(loss.loss if isinstance(loss, CapturedLoss) else loss)
-    params, direction, args, kwargs = tree.map(_double, (params, direction, args, kwargs))
+    plain = checked = loss_in_double(loss.loss if isinstance(loss, CapturedLoss) else loss)
+    params, direction, args, kwargs = tree.map(doubled, (params, direction, args, kwargs))
     if isinstance(loss, CapturedLoss):
         checked = capture(plain, backend=loss.backend, unverified=True)
     quadratic = quadratic_along(checked, strategy=strategy)(params, direction, *args, **kwargs)
@@ -155,19 +153,3 @@ def _independent(
         except RuntimeError:  # refused, or PyTorch cannot run it: the next
             continue
     return "no other route", None
-
-
-def _in_float64(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The loss of a module with a copy of that module in float64."""
-    if not isinstance(loss, ModuleLoss):
-        return loss
-    model = copy.deepcopy(loss.model).double()
-    for module in model.modules():
-        vars(module).update({name: _double(value) for name, value in vars(module).items()})
-    return ModuleLoss(model, loss.names, loss.seed)
-
-
-def _double(leaf: Any) -> Any:
-    if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
-        return leaf
-    return leaf.to(torch.complex128 if leaf.is_complex() else torch.float64)

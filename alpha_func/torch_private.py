@@ -5,11 +5,13 @@ first use: it takes as long to import as torch itself.
 """
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from types import CodeType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx
@@ -91,6 +93,26 @@ def recorded_by(
     return context(function)
 
 
+def guards_of(function: Callable[..., Any], names: dict[str, Any]) -> Callable[[dict[str, Any]], bool] | None:
+    """The guards of the graph that Dynamo has just run for a call of ``function``, to ask them without a call.
+
+    Args:
+        function: what ``recorded_by`` was given.
+        names: its arguments by name, at that call.
+
+    Returns:
+        Whether they hold for arguments by name; None where a release has no such way.
+    """
+    try:
+        for entry in torch._C._dynamo.eval_frame._debug_get_cache_entry_list(function.__code__):
+            manager = entry.guard_manager
+            if manager.check(names) and manager.cache_entry is not None:
+                return lambda names: manager.cache_entry is not None and manager.check(names)  # none: it was dropped
+    except (AttributeError, TypeError, RuntimeError):
+        pass
+    return None
+
+
 class _Strictly:
     """Dynamo's callback, which is called when no graph's guards hold, with our settings around it."""
 
@@ -100,12 +122,32 @@ class _Strictly:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from torch._dynamo import config
+        from torch._dynamo.symbolic_convert import InliningInstructionTranslator as Inlined
 
+        own = _own_globals(Inlined.get_globals_source_and_value)
         known = {name: value for name, value in STRICT.items() if hasattr(config, name)}
         with config.patch(**known, recompile_limit=self._limit, ignore_logging_functions=_talk()):  # noqa: SIM117
-            with warnings.catch_warnings():  # Dynamo's own
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(), patch.object(Inlined, "get_globals_source_and_value", own):
+                warnings.simplefilter("ignore")  # Dynamo's own
                 return self.callback(*args, **kwargs)
+
+
+def _own_globals(of_module: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    """Let Dynamo read a function's globals where they are: it takes the module of their ``__name__``, which for code
+    that was exec'd is another one, or none.
+    """
+    from torch._dynamo.source import DictGetItemSource, GlobalSource
+    from torch._dynamo.variables.builder import VariableBuilder
+
+    def found(translator: Any, name: str) -> Any:
+        names = translator.f_globals
+        module = sys.modules.get(names.get("__name__", ""))
+        if module is not None and vars(module) is names:
+            return of_module(translator, name)
+        source = GlobalSource(translator.output.install_global_by_id("___unnamed_scope", names))
+        return names, VariableBuilder(translator, source)(names), DictGetItemSource(source, name)  # type: ignore[no-untyped-call]
+
+    return found
 
 
 def _talk() -> set[Any]:

@@ -15,7 +15,8 @@ from alpha_func.capture.running.first_use import FirstUse
 from alpha_func.capture.running.schemes import Schemes
 from alpha_func.capture.tracing.outside import is_outside, outside, plain
 from alpha_func.capture.tracing.recording import MAX_RECORDINGS, Recorder
-from alpha_func.errors import CaptureError, warn
+from alpha_func.capture.tracing.refusal import tried
+from alpha_func.errors import CaptureError, StrategyError, warn
 from alpha_func.losses.draws import ALONE
 from alpha_func.losses.kinds import refuse_kinds
 from alpha_func.losses.module_loss import LossOfLoss
@@ -113,9 +114,12 @@ class CapturedLoss(LossOfLoss):
                     if recording.lowered is None:
                         recording.lowered = program_of(self.loss, recording, inputs, call, unverified=self._unverified)
                         self._count()
-        except CaptureError:
+        except CaptureError as error:
             raise_its_own_error(self.loss, call)
-            raise
+            params, by = tree.map(Tensor.detach, call[0]), partial(Uncaptured, self.loss)
+            with torch.random.fork_rng(devices=[]):
+                message = tried(str(error), lambda strategy: by(strategy).quadratic(params, params, *call[1:]))
+            raise CaptureError(message) from error
         program, state = recording.lowered
         held = [inputs[i] for i in state]
         if any(map(is_not, held, program.held)):
@@ -210,4 +214,10 @@ def _refuse_kinds(leaves: list[Any], args: tuple[Any, ...], kwargs: dict[str, An
 
 def _operators(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[str]:
     assert isinstance(loss, CapturedLoss)
-    return loss.program(params, *args, **kwargs).active
+    program = loss.program(params, *args, **kwargs)
+    if program.schemes.misled:
+        raise StrategyError(
+            "PyTorch's second derivatives of the program are not those of its values, as differences have shown; leave "
+            "out strategy= to have the library's own"
+        )
+    return program.active

@@ -191,6 +191,13 @@ def formulas(
     return nodes_of(value), Plainly.of(value, leaves)
 
 
+def twice_exact(value: Tensor) -> bool:
+    """Whether double backward is known to be right through every operator that a value has been made by."""
+    known = table("derivative")
+    names = nodes_of(value) - _BOOKKEEPING
+    return all(known.get(name, {}).get("reverse_over_reverse") == "exact" for name in names)
+
+
 def sealed(number: Tensor, third: tuple[str, ...]) -> Tensor:
     """A second derivative that raises when it is differentiated, where a third derivative of an operator is wrong."""
     return _Sealed.apply(number, ", ".join(third)) if third else number  # type: ignore[no-untyped-call]

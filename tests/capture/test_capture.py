@@ -344,3 +344,13 @@ def test_same_network_captured_at_two_depths_shares_nothing():
     losses = [functional_loss(mlp([4, 3, 1]).double(), nn.MSELoss()) for _ in range(2)]
     values = [capture(loss)(params, X, X[:, :1]) for loss, params in losses]
     assert values[0] != values[1]
+
+
+@pytest.mark.parametrize("name", ["no such module", "__main__", "math", None])
+def test_executed_code_is_captured_with_the_globals_it_has(name):
+    space = {} if name is None else {"__name__": name}
+    exec("factor = 3.0\ndef part(x):\n    return factor * x\ndef loss(x):\n    return part(x).sum()", space)
+    captured, x = capture(space["loss"]), torch.tensor([1.0, 2.0])
+    assert captured(x) == 9
+    space["factor"] = 5.0
+    assert captured(x) == 15

@@ -29,8 +29,7 @@ def cli(*arguments):
     return main([*map(str, arguments)])
 
 
-@pytest.mark.parametrize("step", [6, 7])
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(("name", "step"), [("several", 6), *((name, 7) for name in RUNS)])
 def test_a_resumed_run_is_the_run_in_one_go_bit_for_bit(tmp_path, monkeypatch, name, step):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert cli("observe", *BASE, *RUNS[name], "--out", whole) == 0

@@ -12,7 +12,9 @@ known in a closed form (linear, bilinear, a function of one number, softmax), an
 jvp of the jvp and the vjp of this one operator, traced.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -44,6 +46,27 @@ SLOPE: dict[Any, Callable[[Builder, Call], Any]] = {}  # f′ of a function of o
 
 # The adjoints of the leading operands; those after them have none.
 PULLBACK: dict[Any, Callable[[Builder, Call, tuple[Any, ...], Any], list[Any]]] = {}
+
+_ruleless: ContextVar[Collection[Any]] = ContextVar("ruleless", default=frozenset())
+
+
+def has_rule(operator: Any) -> bool:
+    """Whether a derivative of an operator is written by a rule."""
+    return any(operator in table for table in (FIRST, SECOND, SLOPE, PULLBACK))
+
+
+@contextmanager
+def without_rules(operators: Collection[Any]) -> Iterator[None]:
+    """The rules of some operators left out, in this thread alone: their derivatives are then PyTorch's own."""
+    token = _ruleless.set(operators)
+    try:
+        yield
+    finally:
+        _ruleless.reset(token)
+
+
+def _rule(table: Mapping[Any, Callable[..., Any]], operator: Any) -> Callable[..., Any] | None:
+    return None if operator in _ruleless.get() else table.get(operator)
 
 
 def rules(first_rule: Rule, second_rule: Rule, *targets: Any, real: bool = False) -> None:
@@ -85,7 +108,7 @@ def first(b: Builder, call: Call, tangents: tuple[Any, ...]) -> Any:
     """Df[t], for each output of the call; ``tangents`` has the nesting of ``call.args``."""
     if all(t is None for t in pytree.tree_leaves(tangents, is_leaf=lambda x: x is None)):
         return _per_output(call, None)
-    rule = FIRST.get(call.target)
+    rule = _rule(FIRST, call.target)
     found = rule(b, call, tangents) if rule else NotImplemented
     return _as_value(b, call, _traced(b, call, tangents, _jvp) if found is NotImplemented else found)
 
@@ -94,17 +117,17 @@ def second(b: Builder, call: Call, tangents: tuple[Any, ...]) -> Any:
     """D²f[t, t], for each output of the call; None where it is zero."""
     if all(t is None for t in pytree.tree_leaves(tangents, is_leaf=lambda x: x is None)):
         return _per_output(call, None)
-    rule = SECOND.get(call.target)
+    rule = _rule(SECOND, call.target)
     found = rule(b, call, tangents) if rule else NotImplemented
     return _as_value(b, call, _traced(b, call, tangents, _jvp_of_jvp) if found is NotImplemented else found)
 
 
 def pullback(b: Builder, call: Call, active: tuple[Any, ...], adjoints: Any) -> list[Any]:
     """Dfᵀ[λ], for each operand where ``active`` (of the nesting of ``call.args``) is true, in order; else None."""
-    if call.target in PULLBACK:
-        found = PULLBACK[call.target](b, call, active, adjoints)
-    elif call.target in SLOPE:
-        found = [b.call(aten.mul.Tensor, adjoints, conjugate(b, SLOPE[call.target](b, call)))]
+    if rule := _rule(PULLBACK, call.target):
+        found = rule(b, call, active, adjoints)
+    elif slope := _rule(SLOPE, call.target):
+        found = [b.call(aten.mul.Tensor, adjoints, conjugate(b, slope(b, call)))]
     else:
         return _traced(b, call, (active, adjoints), _vjp)
     return found + [None] * (len(pytree.tree_leaves(active)) - len(found))

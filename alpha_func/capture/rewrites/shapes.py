@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch
+from torch import fx
 
 from alpha_func.capture.builder.builder import Builder, Law
-from alpha_func.capture.builder.operands import converted, is_call, is_inexact, places, shape_of
+from alpha_func.capture.builder.operands import broadcast, converted, is_call, is_inexact, places, shape_of
 from alpha_func.capture.rewrites.table import law
 
 aten = torch.ops.aten
@@ -37,6 +38,13 @@ def conversions_to_the_same_are_their_operand(b: Builder, args: Any, kwargs: Any
     same = {"dtype": val.dtype, "device": val.device, "layout": val.layout, "pin_memory": False, "non_blocking": False}
     settled = all(value is None or same.get(name, ...) == value for name, value in kwargs.items())
     return args[0] if settled else None
+
+
+@law(aten.copy.default)
+def copies_are_their_source(b: Builder, args: Any, kwargs: Any) -> Any:
+    """copy(x, y) = y in the shape and dtype of x, whose values it never has; autograd has no derivative of it."""
+    x, y = args[:2]
+    return broadcast(b, converted(b, y, x.meta["val"].dtype), shape_of(x)) if isinstance(x, fx.Node) else None
 
 
 @law(aten.t.default)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from alpha_func.capture.builder.builder import Law
@@ -16,12 +17,14 @@ class Table(Mapping[Any, list[Law]]):
         self.of_kinds: list[LawOfKind] = []
         self.own: dict[Any, list[Law]] = {}
         self._all: dict[Any, list[Law]] = {}
+        self._left_out: ContextVar[Collection[Law]] = ContextVar("left_out", default=())
 
     def __getitem__(self, target: Any) -> list[Law]:
         if target not in self._all:
             of_kind = [law for law_of in self.of_kinds if (law := law_of(target)) is not None]
             self._all[target] = [*of_kind, *self.own.get(target, ())]
-        return self._all[target]
+        left_out = self._left_out.get()
+        return [law for law in self._all[target] if law not in left_out] if left_out else self._all[target]
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.own)
@@ -35,13 +38,12 @@ class Table(Mapping[Any, list[Law]]):
 
     @contextmanager
     def without(self, left_out: Collection[Law]) -> Iterator[None]:
-        """Some laws left out for a while: a program is then longer, and the same."""
-        kept = self._all
-        self._all = {target: [law for law in laws if law not in left_out] for target, laws in kept.items()}
+        """Some laws left out for a while, in this thread alone: a program is then longer, and the same."""
+        token = self._left_out.set(left_out)
         try:
             yield
         finally:
-            self._all = kept
+            self._left_out.reset(token)
 
 
 LAWS = Table()

@@ -23,9 +23,19 @@ Runnable = Callable[..., Sequence[Any]]
 Backend = Callable[[fx.GraphModule], Runnable]
 
 
+def finish(program: fx.GraphModule) -> fx.GraphModule:
+    """The program as it runs operator by operator: in fused kernels, and in place where that can be."""
+    return bind(reuse(fuse(lay_out(program))))
+
+
 def eager(program: fx.GraphModule) -> Runnable:
-    """The program operator by operator, in fused kernels and in place where that can be."""
-    forward = bind(reuse(fuse(lay_out(program)))).forward
+    """The program operator by operator, finished here."""
+    return below_autograd(finish(program))
+
+
+def below_autograd(finished: fx.GraphModule) -> Runnable:
+    """A finished program, operator by operator."""
+    forward = finished.forward
 
     def run(*inputs: Any) -> Sequence[Any]:
         # The programs are derivatives already: below autograd each call costs less.

@@ -4,29 +4,26 @@ Every pass, law and rule of a sweep can be left out: a pass and a law only make 
 without a rule is differentiated by PyTorch's own derivative of it. The suspects are halved until one is left.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any, TypeVar
 
 from torch import fx
 
 from alpha_func.capture.builder.builder import Law
-from alpha_func.capture.derivatives.derivative import FIRST, PULLBACK, SECOND, SLOPE
+from alpha_func.capture.derivatives.derivative import has_rule, without_rules
 from alpha_func.capture.rewrites import LAWS
 from alpha_func.capture.rewrites.channels_last import lay_out
 from alpha_func.capture.rewrites.fuse import fuse
 from alpha_func.capture.rewrites.normalisation import BATCH, LAYER
-from alpha_func.capture.running.backends import Runnable
 from alpha_func.capture.running.reusing import reuse
 
 T = TypeVar("T")
 Program = fx.GraphModule
-_RULES: tuple[dict[Any, Any], ...] = (FIRST, SECOND, PULLBACK, SLOPE)
 
 
 def culprit(
-    write: Callable[[], Program], operators: set[Any], backend: str, is_right: Callable[[Runnable, Program], bool]
+    write: Callable[[], Program], operators: set[Any], backend: str, is_right: Callable[[Program, Program], bool]
 ) -> str:
     """The name of what is to blame.
 
@@ -37,8 +34,10 @@ def culprit(
         is_right: whether a run of a scheme, and the same as written, give the loss's numbers.
     """
 
-    def right_without(laws: Sequence[Law], operators: Sequence[Any], finish: Callable[[Program], Any] = _as_is) -> bool:
-        with _without(laws, operators):
+    def right_without(
+        laws: Sequence[Law], operators: Sequence[Any], finish: Callable[[Program], Program] = _as_is
+    ) -> bool:
+        with LAWS.without(laws), without_rules(operators):
             try:
                 program = write()
                 return is_right(finish(_copy(program)), program)
@@ -53,7 +52,7 @@ def culprit(
     laws = LAWS.seen()
     if right_without(laws, []):
         return "law " + _names(_one_of(laws, lambda some: right_without(some, [])))
-    ruled = [operator for operator in operators if any(operator in rules for rules in _RULES)]
+    ruled = [operator for operator in operators if has_rule(operator)]
     # PyTorch's own derivatives of whole normalisations are wrong when they are differentiated again.
     for suspects in ([o for o in ruled if o not in (LAYER, BATCH)], [LAYER], [BATCH]):
         if right_without([], suspects):
@@ -75,22 +74,6 @@ def _one_of(suspects: list[T], right_without: Callable[[Sequence[T]], bool]) -> 
 def _names(suspects: Sequence[Any]) -> str:
     names = [getattr(s, "__name__", "") if isinstance(s, FunctionType) else str(s) for s in suspects]
     return ", ".join(name.strip("_") for name in names[:3]) + (" or another" if len(names) > 3 else "")
-
-
-@contextmanager
-def _without(laws: Sequence[Law], operators: Sequence[Any]) -> Iterator[None]:
-    """The tables with these left out."""
-    kept = [dict(rules) for rules in _RULES]
-    try:
-        for rules in _RULES:
-            for operator in operators:
-                rules.pop(operator, None)
-        with LAWS.without(laws):
-            yield
-    finally:
-        for rules, before in zip(_RULES, kept, strict=True):
-            rules.clear()
-            rules.update(before)
 
 
 def _copy(program: Program) -> Program:

@@ -9,6 +9,7 @@ at a later call is given up like one that fails its proof: no internal error of 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -18,8 +19,9 @@ from torch.autograd import forward_ad
 
 from alpha_func import tree
 from alpha_func.capture.running import proof
+from alpha_func.capture.running.evidence import NoEvidence, Witness
 from alpha_func.capture.running.first_use import FirstUse
-from alpha_func.capture.running.proof import Case, Witness
+from alpha_func.capture.running.proof import Case
 from alpha_func.capture.running.schemes import Scheme, Schemes
 from alpha_func.errors import CaptureError, StrategyError
 from alpha_func.losses.draws import ALONE
@@ -33,6 +35,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 Lookup = Callable[[Tree, Args, Kwargs], tuple[Schemes, list[Tensor]]]
 _NEW: Any = object()
+_COMPARED = 2  # products: at the values of a call, and away from those of the next
 
 
 class Captured:
@@ -66,8 +69,24 @@ class Captured:
         )
 
     def product(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Tree:
-        """By the strategy: no scheme forms Hd."""
-        return self._by_strategy.product(params, direction, args, kwargs)
+        """By the strategy; Hd = ½∇_d(dᵀHd) of the forward sweep, where double backward is found to be wrong."""
+        schemes, inputs = self._lookup(params, args, kwargs)
+        if schemes.products < _COMPARED and not schemes.unswept:
+            self._compare_product(schemes, (params, args, kwargs), inputs, _leaves(direction))
+        if not schemes.misled:
+            return self._by_strategy.product(params, direction, args, kwargs)
+        return torch.func.grad(lambda d: self.quadratic(params, d, args, kwargs).curvature / 2)(direction)
+
+    def _compare_product(
+        self, schemes: Schemes, call: tuple[Tree, Args, Kwargs], inputs: list[Tensor], d: list[Tensor]
+    ) -> None:
+        """Double backward beside the forward sweep: no scheme forms Hd, which would be proven itself."""
+        with suppress(NoEvidence):
+            case = proof.product(self._witness(schemes, call, inputs), d)
+            with suppress(RuntimeError):  # a sweep that does not run says nothing
+                case.doubt(schemes.quadratic.candidate("eager"), away=schemes.products > 0)
+            schemes.misled |= case.misled
+            schemes.products += 1
 
     def step(self, params: Tree, direction: DirectionFunction, args: Args, kwargs: Kwargs) -> Step:
         """By the second-order adjoint: one program along −g, two with any other direction made in between."""
@@ -97,12 +116,11 @@ class Captured:
         value, grads, saved = found[0], _like(params, found[1 : 1 + count]), found[1 + count :]
         d = direction(grads)
         along = _leaves(d)
-        gradient = schemes.gradient.ready(self._backend_for(inputs))
         line = self._answer(
             schemes,
             schemes.line,
             [*saved, *along],
-            lambda: proof.line(witness(), along, gradient),
+            lambda: proof.line(witness(), along),
             lambda found: Quadratic(value, *found),
             lambda engine: engine.quadratic(params, d, args, kwargs),
         )
@@ -137,6 +155,11 @@ class Captured:
 
     def _independent(self, schemes: Schemes, ask: Callable[[Engine], S]) -> S:
         """By double backward over the program, or over the loss where the program is another function."""
+        if schemes.misled:
+            raise CaptureError(
+                "PyTorch's second derivatives of the program are not those of its values, and the library's own were "
+                "given up: write the loss in other operators, see check_quadratic, and please report it"
+            )
         if schemes.is_the_loss:
             return ask(self._by_strategy)
         try:
@@ -147,7 +170,7 @@ class Captured:
             ) from error
 
     def _witness(self, schemes: Schemes, call: tuple[Tree, Args, Kwargs], inputs: list[Tensor]) -> Witness:
-        return Witness(self._loss, schemes.primitives, schemes.seed, call, inputs)
+        return Witness(self._loss, schemes.in_primitives, schemes.seed, call, inputs)
 
     def _backend_for(self, inputs: list[Tensor]) -> str:
         return self._backend if _plain(inputs) else "transformable"

@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import torch
 
+from alpha_func.capture.rewrites.in_double import program_in_double
 from alpha_func.capture.running.backends import Runnable
-from alpha_func.capture.running.blame import culprit
-from alpha_func.capture.running.proof import Case, Doubt, NoEvidence
+from alpha_func.capture.running.blame import Program, culprit
+from alpha_func.capture.running.evidence import NoEvidence
+from alpha_func.capture.running.proof import Candidate, Case, Doubt
 from alpha_func.capture.running.schemes import Scheme, Schemes
 from alpha_func.capture.tracing.agreement import aside
 from alpha_func.errors import CaptureError, CaptureWarning, warn
@@ -45,11 +47,13 @@ class FirstUse:
             return None
         try:
             with aside():
-                run = scheme.ready(backend)
-            found = case().doubt(run, scheme.written, away=backend in scheme.begun)
+                candidate = scheme.candidate(backend)
+            compared = case()
+            found = compared.doubt(candidate, away=backend in scheme.begun)
+            schemes.misled |= compared.misled
         except NoEvidence as lacking:
             return self._unproven(scheme, backend, lacking)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, CaptureError):
             raise
         except Exception as error:
             self.give_up(schemes, scheme, backend, case, error)
@@ -57,6 +61,7 @@ class FirstUse:
         if found is not None:
             self.give_up(schemes, scheme, backend, case, found)
             return None
+        run = scheme.ready(backend)
         if backend in scheme.begun:
             scheme.proven[backend] = run
         scheme.begun.add(backend)
@@ -93,7 +98,8 @@ class FirstUse:
         away = backend in scheme.begun
         operators = {node.target for node in schemes.graph.graph.nodes if node.op == "call_function"}
         try:
-            whole = case().whole
+            compared = case()
+            compared.votes = False  # differences have been asked
         except NoEvidence:
             return "the sweep"
         with aside():
@@ -101,5 +107,9 @@ class FirstUse:
                 scheme.whole,
                 operators,
                 backend,
-                lambda run, program: whole.doubt(scheme.seeded(run), lambda: program, away=away) is None,
+                lambda run, program: compared.doubt(_like(scheme, run, program), away=away) is None,
             )
+
+
+def _like(scheme: Scheme, run: Program, program: Program) -> Candidate:
+    return Candidate(run, lambda: program, lambda: program_in_double(run), scheme.anew)

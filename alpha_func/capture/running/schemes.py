@@ -16,15 +16,18 @@ from torch import Tensor, fx
 
 from alpha_func.capture.builder.active import unverified
 from alpha_func.capture.derivatives.derivative import FORMULAS
+from alpha_func.capture.rewrites.in_double import program_in_double, rewritten_in_double
 from alpha_func.capture.rewrites.normalisation import in_primitives
-from alpha_func.capture.running.backends import BACKENDS, Runnable
+from alpha_func.capture.running.backends import BACKENDS, Runnable, below_autograd, finish
 from alpha_func.capture.running.binding import bind
+from alpha_func.capture.running.proof import Candidate
 from alpha_func.capture.sweeps.adjoint import TwoPrograms, adjoint_program, adjoint_programs, steepest_descent_program
 from alpha_func.capture.sweeps.taylor import taylor_program
 from alpha_func.losses.draws import ALONE, seeded_rng
 
 T = TypeVar("T")
 Writer = Callable[[], fx.GraphModule]
+Form = Callable[[fx.GraphModule], fx.GraphModule]
 
 
 class _MadeOnce(cached_property[T]):
@@ -40,42 +43,60 @@ class Scheme:
 
     Args:
         name: for messages.
-        write: writes it.
-        seed: of its random draws, if it makes any.
-        whole: writes it anew, with the scheme before it where it is the rest of one.
-        is_rest: whether it is.
+        of: those that it belongs to.
+        form: writes it, with the scheme before it, of the program of the loss.
+        part: writes it alone, where it is one of several that are written together.
+        before: the scheme of which it is the rest.
 
     Attributes:
         proven: what runs it, by backend, once it has been found right there; None where it was given up.
         begun: the backends of which the first call was found right.
     """
 
-    def __init__(self, name: str, write: Writer, seed: int | None, whole: Writer | None = None, is_rest: bool = False):
-        self.name, self._write, self._seed = name, write, seed
-        self.whole, self._is_rest = whole or write, is_rest
+    def __init__(
+        self, name: str, of: "Schemes", form: Form, part: Writer | None = None, before: "Scheme | None" = None
+    ):
+        self.name, self._of, self._form, self._part, self._before = name, of, form, part, before
         self.proven: dict[str, Runnable | None] = {}
         self.begun: set[str] = set()
         self._ready: dict[str, Runnable] = {}
 
+    def whole(self) -> fx.GraphModule:
+        """The program written anew, with the scheme before it."""
+        return self._form(self._of.graph)
+
+    def anew(self) -> fx.GraphModule:
+        """The same in double precision."""
+        return self._form(self._of.in_double)
+
     @_MadeOnce
     def program(self) -> fx.GraphModule:
         """The program as it is written."""
-        return self._write()
-
-    def written(self) -> fx.GraphModule:
-        """The program as it is written, with the scheme before it where it is the rest of one."""
-        return self.whole() if self._is_rest else self.program
+        return self._part() if self._part is not None else self.whole()
 
     def ready(self, backend: str) -> Runnable:
         """What runs it."""
         if backend not in self._ready:
             with ALONE:
-                self._ready[backend] = self.seeded(BACKENDS[backend](self.program))
+                made = below_autograd(self._finished) if backend == "eager" else BACKENDS[backend](self.program)
+            self._ready[backend] = made if self._before is not None else self._seeded(made)  # draws are all in that
         return self._ready[backend]
 
-    def seeded(self, run: Runnable) -> Runnable:
+    def candidate(self, backend: str) -> Candidate:
+        """What is to be proven: with the scheme before it where it is the rest of one."""
+        before = self._before
+        if before is None:
+            return Candidate(self.ready(backend), lambda: self.program, lambda: self._in_double, self.anew)
+        return Candidate(
+            self._after(before.ready(backend), self.ready(backend)),
+            self.whole,
+            lambda: self._after(before._in_double, self._in_double),
+            self.anew,
+        )
+
+    def _seeded(self, run: Runnable) -> Runnable:
         """The same with its random draws seeded."""
-        seed = self._seed
+        seed = self._of.seed
         if seed is None:
             return run
 
@@ -84,6 +105,24 @@ class Scheme:
                 return run(*inputs)
 
         return run_seeded
+
+    @_MadeOnce
+    def _finished(self) -> fx.GraphModule:
+        return finish(self.program)
+
+    @_MadeOnce
+    def _in_double(self) -> Runnable:
+        return program_in_double(self._finished)
+
+    def _after(self, first: Runnable, rest: Runnable) -> Runnable:
+        assert self._before is not None
+        count = len(self._before.program.graph.find_nodes(op="placeholder"))
+        skipped = 1 + self._of.params  # value and gradient
+
+        def run(*operands: Any) -> Sequence[Any]:
+            return rest(*first(*operands[:count])[skipped:], *operands[count:])
+
+        return run
 
 
 class Schemes:
@@ -98,13 +137,15 @@ class Schemes:
     def __init__(self, graph: fx.GraphModule, params: int, seed: int | None):
         self.graph, self.params, self.seed = graph, params, seed
         self.is_the_loss = True  # until its derivatives part from those of the loss itself
-        self.quadratic = Scheme("Taylor program", lambda: taylor_program(graph, params), seed)
-        self.descent = Scheme("adjoint along −g", lambda: steepest_descent_program(graph, params), seed)
+        self.misled = False  # until PyTorch's derivatives of the program are found to be wrong
+        self.products = 0  # how many have been compared
+        self.quadratic = Scheme("Taylor program", self, lambda g: taylor_program(g, params))
+        self.descent = Scheme("adjoint along −g", self, lambda g: steepest_descent_program(g, params))
         self.gradient = Scheme(
-            "gradient", lambda: self._parts.gradient, seed, lambda: adjoint_programs(graph, params).gradient
+            "gradient", self, lambda g: adjoint_programs(g, params).gradient, lambda: self._parts.gradient
         )
         self.line = Scheme(
-            "adjoint", lambda: self._parts.line, None, lambda: adjoint_program(graph, params), is_rest=True
+            "adjoint", self, lambda g: adjoint_program(g, params), lambda: self._parts.line, self.gradient
         )
 
     @_MadeOnce
@@ -114,9 +155,19 @@ class Schemes:
         return [name for name in found if name not in FORMULAS]
 
     @_MadeOnce
-    def primitives(self) -> Callable[..., Tensor]:
+    def in_double(self) -> fx.GraphModule:
+        """The program in double precision."""
+        return rewritten_in_double(self.graph)
+
+    @_MadeOnce
+    def in_primitives(self) -> fx.GraphModule:
         """The program with nothing whole in it, for PyTorch to differentiate."""
-        return bind(in_primitives(self.graph)).forward
+        return in_primitives(self.graph)
+
+    @_MadeOnce
+    def primitives(self) -> Callable[..., Tensor]:
+        """What runs that."""
+        return bind(self.in_primitives).forward
 
     @_MadeOnce
     def _parts(self) -> TwoPrograms:

@@ -50,7 +50,7 @@ def seeded(seed: int | None) -> AbstractContextManager[None]:
     return nullcontext() if seed is None else seeded_rng(seed)
 
 
-def disturbed(program: fx.GraphModule, runs: int, size: int = 1) -> Iterator[Callable[..., Any]]:
+def disturbed(program: fx.GraphModule, runs: int, size: float = 1) -> Iterator[Callable[..., Any]]:
     """The program a few times over, each with other roundings, ``size`` times those of an operation."""
     for run in range(runs):
         yield Disturbed(program, run, size).run
@@ -59,7 +59,7 @@ def disturbed(program: fx.GraphModule, runs: int, size: int = 1) -> Iterator[Cal
 class Disturbed(fx.Interpreter):
     """A program with every floating result off by a rounding."""
 
-    def __init__(self, program: fx.GraphModule, seed: int, size: int):
+    def __init__(self, program: fx.GraphModule, seed: int, size: float):
         super().__init__(program)
         self._generator = torch.Generator().manual_seed(seed)  # not the generator that the program draws from
         self._size = size

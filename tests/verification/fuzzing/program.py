@@ -9,10 +9,12 @@ Text can be shrunk, printed and run anywhere; ``built`` makes objects of it.
 """
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -83,7 +85,8 @@ class Program:
 
     def built(self, *, in_float64: bool = False) -> Built:
         """The program; for a reference, with everything in float64. Call it, and the loss, under ``defaults``."""
-        space: dict[str, Any] = {"__name__": "fuzzed"}
+        module = sys.modules["fuzzed"] = ModuleType("fuzzed")  # by whose name torch.compile looks it up
+        space = vars(module)
         exec(HEAD, space)
         if in_float64:
             space["f32"] = torch.float64

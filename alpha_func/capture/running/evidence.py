@@ -1,0 +1,255 @@
+"""What a scheme is compared with: value, slope, curvature and gradient by routes that are not its own.
+
+    of the loss        PyTorch's derivatives of the loss as it was given; twice where the operators that it runs are
+                       known to be right by double backward, else once
+    of the primitives  jvp of jvp, which keeps no activations, or double backward, of its program in primitives
+    differences        of the program's values alone: the third voter, where a scheme and PyTorch part
+
+None goes through the rules, laws and passes that a scheme is made by.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, func, fx
+
+from alpha_func import tree
+from alpha_func.capture.rewrites.in_double import program_in_double
+from alpha_func.capture.running.binding import bind
+from alpha_func.capture.tracing.outside import values
+from alpha_func.capture.tracing.roundings import seeded
+from alpha_func.losses.in_double import doubled, loss_in_double
+from alpha_func.transforms.engine import Args, Kwargs
+from alpha_func.transforms.guard import twice_exact
+from alpha_func.transforms.validation import scalar_loss
+from alpha_func.tree import Tree
+from alpha_func.verified.differences import Differences, differences
+
+Numbers = dict[str, Tensor]  # value, slope, curvature, and the gradient of each parameter by its name
+
+OF_PROGRAM = "slope of the program itself"
+GRADIENT = "gradient of {}"
+_AWAY = 0.1  # how far the second point lies from the first, relative to each parameter
+_ROOM = 2**29  # bytes: what a forward sweep, which keeps nothing, is proven with at most
+_REACHES = (0.05, 0.004, 0.0004)
+
+aten = torch.ops.aten
+
+
+class NoEvidence(Exception):  # noqa: N818  not an error
+    """No independent route runs here: the tensors have no values, or PyTorch cannot differentiate the program.
+
+    lasting: whether none will run at a later call either.
+    """
+
+    def __init__(self, what: str, *, lasting: bool):
+        super().__init__(what)
+        self.lasting = lasting
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where numbers are compared: inputs of the program, and the direction; all without transforms."""
+
+    inputs: list[Tensor]
+    direction: list[Tensor] | None  # None: −g
+
+    def away(self, params: int) -> "Point":
+        """Other parameters near these, and a random direction of their size; the same at every call."""
+        noise = torch.Generator().manual_seed(0)
+        moved, directions = list(self.inputs), []
+        for i, θ in enumerate(self.inputs[:params]):
+            r, u = (torch.randn(θ.shape, generator=noise).clamp(-3, 3).to(θ) for _ in range(2))
+            size = θ.abs().mean() if θ.numel() else θ.sum()
+            scale = torch.where(size > 0, size, torch.full_like(size, _AWAY))
+            moved[i] = torch.where(θ != 0, θ * (1 + _AWAY * r), _AWAY * scale * r)
+            directions.append(u * scale)
+        return Point(moved, None if self.direction is None else directions)
+
+    def in_double(self) -> "Point":
+        """The same values in double precision."""
+        return Point(list(map(doubled, self.inputs)), self.direction and list(map(doubled, self.direction)))
+
+
+class Witness:
+    """The independent routes over one call.
+
+    Args:
+        loss: the loss as it was given.
+        primitives: its program in primitives, (*inputs) -> value.
+        seed: of the program's draws.
+        call: its parameters, args and kwargs, possibly under transforms.
+        inputs: of the program, likewise.
+
+    Raises:
+        NoEvidence: there are no values to compute with.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Tensor],
+        primitives: fx.GraphModule,
+        seed: int | None,
+        call: tuple[Tree, Args, Kwargs],
+        inputs: list[Tensor],
+    ):
+        params, args, kwargs = call
+        self.inputs = values_of(inputs)
+        self.is_narrow = any(doubled(tensor) is not tensor for tensor in self.inputs)
+        self._given, self._graph, self.seed = loss, primitives, seed
+        # CUDA's own dropout has another mask than that of a program.
+        self._draws_otherwise = seed is not None and any(tensor.is_cuda for tensor in self.inputs)
+        self._structure = tree.structure(params)
+        self.names = [f"params{path}" for path, _ in tree.named_leaves(params)]
+        self._args, self._kwargs = tree.map(
+            lambda v: _recordable(values(v)) if isinstance(v, Tensor) else v, (args, kwargs)
+        )
+        self._primitives = bind(primitives).forward
+
+    @property
+    def count(self) -> int:
+        """How many parameters."""
+        return len(self.names)
+
+    @cached_property
+    def in_double(self) -> "Witness":
+        """The same in double precision, the program's own derivatives beside those of the loss."""
+        params = tree.unflatten(list(map(doubled, self.inputs[: self.count])), self._structure)
+        args, kwargs = tree.map(doubled, (self._args, self._kwargs))
+        inputs = list(map(doubled, self.inputs))
+        graph = program_in_double(self._graph)
+        return Witness(loss_in_double(self._given), graph, self.seed, (params, args, kwargs), inputs)
+
+    def of_loss(self, at: Point) -> Numbers:
+        """All of it by double backward of the loss, where that is known to be right."""
+        return self._backward(self._value, at, known=True)
+
+    def of_loss_frugally(self, at: Point) -> Numbers:
+        """The same, where double backward keeps little."""
+        kept = (node.meta.get("val") for node in self._graph.graph.nodes)
+        if sum(leaf.nbytes for leaf in tree.leaves(list(kept)) if isinstance(leaf, Tensor)) > _ROOM:
+            raise NoEvidence("memory", lasting=False)
+        return self.of_loss(at)
+
+    def forward(self, at: Point) -> Numbers:
+        """Value, slope and curvature of the primitives by forward derivatives."""
+        leaves, rest, d = tuple(at.inputs[: self.count]), at.inputs[self.count :], tuple(at.direction or ())
+
+        def value_and_slope(*leaves: Tensor) -> Any:
+            return func.jvp(lambda *x: self._program(list(x), rest), leaves, d)
+
+        (value, slope), (_, curvature) = func.jvp(value_and_slope, leaves, d)  # type: ignore[misc]
+        return {"value": value, "slope": slope, "curvature": curvature}
+
+    def reverse(self, at: Point) -> Numbers:
+        """All of it, of the primitives, by backward derivatives."""
+        return self._backward(self._program, at)
+
+    def slope(self, at: Point) -> Numbers:
+        """Value and slope of the loss by forward derivatives."""
+        leaves, rest, d = tuple(at.inputs[: self.count]), at.inputs[self.count :], tuple(at.direction or ())
+        value, slope = func.jvp(lambda *x: self._value(list(x), rest), leaves, d)  # type: ignore[misc]
+        return {"value": value, "slope": slope}
+
+    def gradient(self, at: Point) -> Numbers:
+        """Value, gradient and slope of the loss by backward derivatives."""
+        with torch.enable_grad():
+            leaves = [leaf.clone().requires_grad_() for leaf in at.inputs[: self.count]]
+            value = self._value(leaves, at.inputs[self.count :])
+            grads = _gradient(value, leaves)
+        slope = tree.vdot(at.direction or [-g for g in grads], grads)
+        return {"value": value.detach(), "slope": slope, **self._named(GRADIENT, grads)}
+
+    def line(self, at: Point, direction: Sequence[Tensor]) -> Differences:
+        """By differences of the program's value, in double precision; what ``detach`` holds stays what it is here."""
+        held: list[Tensor] = []
+        leaves, d = at.inputs[: self.count], list(direction)
+        length = float(tree.norm(d)) or 1.0
+
+        def h(alpha: float) -> float:
+            run = _Held(self._graph, held).run if self.detaches else self._primitives
+            with seeded(self.seed):
+                return float(run(*(θ + alpha * step for θ, step in zip(leaves, d, strict=True)), *at.inputs[len(d) :]))
+
+        h(0.0)  # what is held is held from here
+        return differences(h, 1 / length, _REACHES)
+
+    @cached_property
+    def detaches(self) -> bool:
+        """Whether derivatives stop somewhere in the program."""
+        return bool(self._graph.graph.find_nodes(op="call_function", target=aten.detach.default))
+
+    def _backward(self, function: Callable[..., Tensor], at: Point, *, known: bool = False) -> Numbers:
+        with torch.enable_grad():
+            leaves = [leaf.clone().requires_grad_() for leaf in at.inputs[: self.count]]
+            value = function(leaves, at.inputs[self.count :])
+            if known and (self._draws_otherwise or not twice_exact(value)):
+                raise NoEvidence("double backward of the loss is not known to be right", lasting=True)
+            grads = _gradient(value, leaves, create_graph=True)
+            fixed = [g.detach() for g in grads]
+            d = at.direction or [-g for g in fixed]
+            slope = tree.vdot(d, grads)
+            hd = _gradient(slope, leaves)
+        found = {"value": value.detach(), "slope": slope.detach(), "curvature": tree.vdot(d, hd)}
+        found |= self._named(GRADIENT, fixed)
+        return found if at.direction else found | self._named("direction of {}", d)
+
+    def _named(self, what: str, tensors: Sequence[Tensor]) -> Numbers:
+        return {what.format(name): tensor for name, tensor in zip(self.names, tensors, strict=True)}
+
+    @cached_property
+    def _loss(self) -> Callable[..., Tensor]:
+        return scalar_loss(self._given, self._args, self._kwargs)
+
+    def _value(self, leaves: list[Tensor], rest: list[Tensor]) -> Tensor:
+        if self._draws_otherwise:
+            return self._program(leaves, rest)
+        return self._loss(tree.unflatten(leaves, self._structure))
+
+    def _program(self, leaves: list[Tensor], rest: list[Tensor]) -> Tensor:
+        with seeded(self.seed):
+            return self._primitives(*leaves, *rest)
+
+
+class _Held(fx.Interpreter):
+    """A program in which the results of ``detach`` are those of the first run, as derivatives take them."""
+
+    def __init__(self, program: fx.GraphModule, held: list[Tensor]):
+        super().__init__(program)
+        self._held, self._first = held, not held
+        self._next = iter(list(held))
+
+    def run_node(self, n: fx.Node) -> Any:
+        """The result of one operator."""
+        if n.target is not aten.detach.default:
+            return super().run_node(n)
+        if self._first:
+            self._held.append(super().run_node(n))
+            return self._held[-1]
+        return next(self._next)
+
+
+def _gradient(value: Tensor, leaves: list[Tensor], *, create_graph: bool = False) -> list[Tensor]:
+    if not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    return list(torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True))
+
+
+def values_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The values beneath transforms, one example of a batch."""
+    found = [_recordable(values(tensor)) for tensor in tensors]
+    kept = [tensor for tensor in found if tensor is not None]
+    if len(kept) < len(found):
+        raise NoEvidence("the tensors have no values", lasting=False)
+    return kept
+
+
+def _recordable(tensor: Tensor | None) -> Tensor | None:
+    """The tensor for autograd to record, which takes none that was made in inference mode."""
+    if tensor is None or not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()

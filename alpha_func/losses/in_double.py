@@ -1,0 +1,27 @@
+"""A loss and its arguments in double precision, for a second opinion that no rounding blurs."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alpha_func.losses.module_loss import ModuleLoss
+
+
+def loss_in_double(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The loss of a module with a copy of that module in float64; any other loss takes the dtype of its arguments."""
+    if not isinstance(loss, ModuleLoss):
+        return loss
+    model = copy.deepcopy(loss.model).double()
+    for module in model.modules():
+        vars(module).update({name: doubled(value) for name, value in vars(module).items()})
+    return ModuleLoss(model, loss.names, loss.seed)
+
+
+def doubled(leaf: Any) -> Any:
+    """A floating tensor in double precision, anything else as it is."""
+    if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
+        return leaf
+    return leaf.to(torch.complex128 if leaf.is_complex() else torch.float64)
