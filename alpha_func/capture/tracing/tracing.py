@@ -188,7 +188,7 @@ def _cleaned(traced: fx.GraphModule) -> fx.GraphModule:
             _fill_a_tensor_of_its_own(node)
         if node.op == "call_function" and node.target is aten.copy_.default and node.args[0].op == "placeholder":
             raise CaptureError(
-                f"the loss changes an argument in place ({node.args[1]}): it is no pure function; change a clone"
+                f"the loss changes an argument in place ({node.args[1]}): it is not a pure function; change a clone"
             )
         if _changes_something(node):
             raise CaptureError(f"{node.target} changes a tensor in place, which a program cannot; {EAGER}")
