@@ -15,8 +15,12 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx
+from torch._C import _AutoDispatchBelowAutograd as dispatch_below_autograd
+from torch._C import _current_graph_task_id as current_graph_task_id
+from torch._C import _get_mkldnn_enabled as get_mkldnn_enabled
 from torch._C import _is_any_autocast_enabled as any_autocast_enabled
 from torch._C import _len_torch_dispatch_stack as dispatch_modes
+from torch._C import _set_mkldnn_enabled as set_mkldnn_enabled
 from torch._C._functorch import get_dynamic_layer_stack_depth as transform_depth
 from torch._C._functorch import (
     get_unwrapped,
@@ -26,19 +30,39 @@ from torch._C._functorch import (
     peek_interpreter_stack,
     pop_dynamic_layer_stack_and_undo_to_depth,
 )
+from torch._decomp import get_decompositions
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._python_dispatch import _disable_current_modes as modes_disabled
 
 __all__ = [
+    "DataDependentOutputException",
+    "DynamicOutputShapeException",
+    "FakeTensor",
+    "FakeTensorMode",
+    "TorchDispatchMode",
+    "UnsupportedOperatorException",
     "any_autocast_enabled",
+    "dispatch_below_autograd",
+    "current_graph_task_id",
     "dispatch_modes",
+    "get_decompositions",
+    "get_mkldnn_enabled",
     "get_unwrapped",
     "is_batchedtensor",
     "is_functorch_wrapped_tensor",
     "maybe_get_bdim",
     "modes_disabled",
     "peek_interpreter_stack",
+    "set_mkldnn_enabled",
     "temporarily_clear_interpreter_stack",
     "transform_depth",
 ]
@@ -145,7 +169,7 @@ def _own_globals(of_module: Callable[[Any, str], Any]) -> Callable[[Any, str], A
         if module is not None and vars(module) is names:
             return of_module(translator, name)
         source = GlobalSource(translator.output.install_global_by_id("___unnamed_scope", names))
-        return names, VariableBuilder(translator, source)(names), DictGetItemSource(source, name)  # type: ignore[no-untyped-call]
+        return names, VariableBuilder(translator, source)(names), DictGetItemSource(source, name)
 
     return found
 

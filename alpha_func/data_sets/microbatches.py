@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, func
-from torch._C._functorch import peek_interpreter_stack
 
 from alpha_func import tree
 from alpha_func.data_sets.additivity import Additivity, Passed, coupled_layers
@@ -18,6 +17,7 @@ from alpha_func.data_sets.batches import part, size_of
 from alpha_func.data_sets.weights import Weighing, Weight, weighing
 from alpha_func.losses.module_loss import LossOfLoss
 from alpha_func.quadratic import Quadratic
+from alpha_func.torch_private import peek_interpreter_stack
 from alpha_func.transforms.directions import DirectionFunction
 from alpha_func.transforms.engine import Engine, engine_of
 from alpha_func.transforms.strategies import Step, StrategyLike

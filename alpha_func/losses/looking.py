@@ -13,12 +13,11 @@ from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from alpha_func import tree
 from alpha_func.errors import ImpureLossError
 from alpha_func.losses.memory import NOWHERE, Memory, storage
-from alpha_func.torch_private import dispatch_modes
+from alpha_func.torch_private import TorchDispatchMode, dispatch_modes
 from alpha_func.whereabouts import here
 
 _current: ContextVar["Look | None"] = ContextVar("look", default=None)

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import peek_interpreter_stack
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
@@ -23,6 +22,7 @@ from alpha_func.losses.kinds import refuse_undifferentiable
 from alpha_func.losses.looking import can_look, look_in_progress, looking
 from alpha_func.losses.restoring import restored
 from alpha_func.losses.sharding import refuse_sharded
+from alpha_func.torch_private import peek_interpreter_stack
 
 
 def functional_loss(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from alpha_func.losses.draws import RngState, draws_replayed, other_generators_kept, rng_state
+from alpha_func.torch_private import any_autocast_enabled, current_graph_task_id
 
 logger = logging.getLogger("alpha_func")
 KEPT = 8  # beginnings; more calls of the module before a ``batch`` than that are of no interest
@@ -115,9 +116,9 @@ class Watch:
     def _on_call(self, module: nn.Module, args: Any) -> None:
         if id(module) not in self._parts or not torch.is_grad_enabled():
             return
-        if torch._C._current_graph_task_id() != -1:  # a checkpoint that computes again, within backward
+        if current_graph_task_id() != -1:  # a checkpoint that computes again, within backward
             return
-        if self.autocast is None and torch._C._is_any_autocast_enabled():
+        if self.autocast is None and any_autocast_enabled():
             kind = next(iter(self._module.parameters())).device.type
             self.autocast = torch.get_autocast_dtype(kind)
         if module is self._module:

@@ -5,10 +5,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from alpha_func import tree
+from alpha_func.torch_private import peek_interpreter_stack
 from alpha_func.tree import Tree
 
 T = TypeVar("T")

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
+
+from alpha_func.torch_private import FakeTensor, FakeTensorMode
 
 Law = Callable[["Builder", tuple[Any, ...], dict[str, Any]], Any]
 Laws = Mapping[Any, Sequence[Law]]

@@ -18,6 +18,7 @@ from alpha_func.capture.rewrites.normalisation import in_primitives
 from alpha_func.capture.running.binding import bind
 from alpha_func.capture.running.reusing import reuse
 from alpha_func.capture.sweeps.adjoint import ancestors
+from alpha_func.torch_private import dispatch_below_autograd
 
 Runnable = Callable[..., Sequence[Any]]
 Backend = Callable[[fx.GraphModule], Runnable]
@@ -39,7 +40,7 @@ def below_autograd(finished: fx.GraphModule) -> Runnable:
 
     def run(*inputs: Any) -> Sequence[Any]:
         # The programs are derivatives already: below autograd each call costs less.
-        with torch._C._AutoDispatchBelowAutograd():
+        with dispatch_below_autograd():
             return forward(*inputs)
 
     return run
@@ -61,7 +62,7 @@ def inductor(program: fx.GraphModule) -> Runnable:
     draw, run_rest = draws.forward, _compiled(rest)
 
     def run(*inputs: Any) -> Sequence[Any]:
-        with torch._C._AutoDispatchBelowAutograd():
+        with dispatch_below_autograd():
             drawn = draw(*inputs)
         return run_rest(*inputs, *drawn)
 

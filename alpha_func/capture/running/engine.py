@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from alpha_func import tree
@@ -26,6 +25,7 @@ from alpha_func.capture.running.schemes import Scheme, Schemes
 from alpha_func.errors import CaptureError, StrategyError
 from alpha_func.losses.draws import ALONE
 from alpha_func.quadratic import Quadratic
+from alpha_func.torch_private import peek_interpreter_stack
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
 from alpha_func.transforms.engine import Args, Engine, Kwargs, Uncaptured
 from alpha_func.transforms.strategies import Step

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import get_decompositions
 from torch.nn import functional as F
 
 from alpha_func.errors import CaptureError
+from alpha_func.torch_private import get_decompositions
 
 aten = torch.ops.aten
 

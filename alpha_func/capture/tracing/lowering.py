@@ -10,9 +10,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch._decomp import get_decompositions
 
 from alpha_func.capture.tracing import compositions, zeros_and_ties
+from alpha_func.torch_private import get_decompositions
 
 aten = torch.ops.aten
 

@@ -5,9 +5,9 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from alpha_func import torch_private
+from alpha_func.torch_private import FakeTensor
 
 
 def is_outside() -> bool:

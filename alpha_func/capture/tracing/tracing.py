@@ -11,15 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-    UnsupportedOperatorException,
-)
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from alpha_func import torch_private, tree
 from alpha_func.capture.rewrites.differentiable import differentiable
@@ -29,6 +22,13 @@ from alpha_func.capture.tracing.refusal import EAGER, line_of
 from alpha_func.errors import CaptureError
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import Watched
+from alpha_func.torch_private import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    TorchDispatchMode,
+    UnsupportedOperatorException,
+)
 
 aten = torch.ops.aten
 _FILLS = {  # draws that take the shape of their first operand, and no value
@@ -152,12 +152,12 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _without_onednn() -> Iterator[None]:
     """``torch.backends.mkldnn.flags`` sets TF32 too, and warns about it."""
-    before = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
+    before = torch_private.get_mkldnn_enabled()
+    torch_private.set_mkldnn_enabled(False)
     try:
         yield
     finally:
-        torch._C._set_mkldnn_enabled(before)
+        torch_private.set_mkldnn_enabled(before)
 
 
 class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
