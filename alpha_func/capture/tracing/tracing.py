@@ -170,6 +170,10 @@ class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"{func} draws from a torch.Generator of the loss's own: a program cannot hold its state; "
                 "pass the draw as an argument"
             )
+        if not func._schema.returns and not func._schema.is_mutable:
+            raise CaptureError(
+                f"{func} checks values and gives none: a program would drop it; leave it out, or {EAGER}"
+            )
         out = func(*args, **kwargs)
         if not torch.is_grad_enabled():
             out = tree.map(lambda t: t.detach() if isinstance(t, Tensor) else t, out)
