@@ -122,14 +122,26 @@ def program_of(
 
 
 def raise_its_own_error(loss: Callable[..., Tensor], call: Call) -> None:
-    """Raise the error that the loss itself raises, or that its value is no loss, where there is one."""
+    """Raise the error that the loss itself raises, or that its value is no loss, where there is one.
 
-    def copied(leaf: Any) -> Any:  # a loss may differentiate within
-        return leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
+    Its own it is only if it comes with tensors that require gradients, which it may take within, and without, which it
+    may write to.
+    """
 
-    params, args, kwargs = tree.map(copied, call)
-    with aside(), torch.enable_grad():
+    def plainly(with_gradients: bool) -> None:
+        def copied(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            return leaf.detach().clone().requires_grad_(with_gradients and leaf.requires_grad)
+
+        params, args, kwargs = tree.map(copied, call)
         scalar_loss(loss, args, kwargs)(params)
+
+    with aside(), torch.enable_grad():
+        try:
+            plainly(with_gradients=True)
+        except Exception:
+            plainly(with_gradients=False)
 
 
 def require_apart(loss: Callable[..., Tensor], params: Tree, held: list[Tensor], sources: list[str]) -> None:
