@@ -93,6 +93,26 @@ def recorded_by(
     return context(function)
 
 
+def guards_of(function: Callable[..., Any], names: dict[str, Any]) -> Callable[[dict[str, Any]], bool] | None:
+    """The guards of the graph that Dynamo has just run for a call of ``function``, to ask them without a call.
+
+    Args:
+        function: what ``recorded_by`` was given.
+        names: its arguments by name, at that call.
+
+    Returns:
+        Whether they hold for arguments by name; None where a release has no such way.
+    """
+    try:
+        for entry in torch._C._dynamo.eval_frame._debug_get_cache_entry_list(function.__code__):
+            manager = entry.guard_manager
+            if manager.check(names) and manager.cache_entry is not None:
+                return lambda names: manager.cache_entry is not None and manager.check(names)  # none: it was dropped
+    except (AttributeError, TypeError, RuntimeError):
+        pass
+    return None
+
+
 class _Strictly:
     """Dynamo's callback, which is called when no graph's guards hold, with our settings around it."""
 

@@ -15,6 +15,7 @@ from alpha_func.capture.running.first_use import FirstUse
 from alpha_func.capture.running.schemes import Schemes
 from alpha_func.capture.tracing.outside import is_outside, outside, plain
 from alpha_func.capture.tracing.recording import MAX_RECORDINGS, Recorder
+from alpha_func.capture.tracing.refusal import tried
 from alpha_func.errors import CaptureError, StrategyError, warn
 from alpha_func.losses.draws import ALONE
 from alpha_func.losses.kinds import refuse_kinds
@@ -113,9 +114,12 @@ class CapturedLoss(LossOfLoss):
                     if recording.lowered is None:
                         recording.lowered = program_of(self.loss, recording, inputs, call, unverified=self._unverified)
                         self._count()
-        except CaptureError:
+        except CaptureError as error:
             raise_its_own_error(self.loss, call)
-            raise
+            params, by = tree.map(Tensor.detach, call[0]), partial(Uncaptured, self.loss)
+            with torch.random.fork_rng(devices=[]):
+                message = tried(str(error), lambda strategy: by(strategy).quadratic(params, params, *call[1:]))
+            raise CaptureError(message) from error
         program, state = recording.lowered
         held = [inputs[i] for i in state]
         if any(map(is_not, held, program.held)):

@@ -11,7 +11,9 @@ from alpha_func.capture.tracing import agreement, lowering, tracing
 from alpha_func.errors import CaptureError
 from tests.helpers.cases import MODULES
 from tests.helpers.exactness_table import CASES, captured
+from tests.helpers.whole import a_third_of
 
+DTYPES = torch.bfloat16, torch.float16, torch.float32, torch.float64
 X = torch.linspace(-1, 2, 12, dtype=torch.float64).reshape(3, 4)
 
 
@@ -63,7 +65,7 @@ def test_a_program_is_checked_once(monkeypatch):
     assert len(checked) == captured.captured == 2
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "margin_loss" not in name])  # no half precision
+@pytest.mark.parametrize("name", a_third_of([name for name in CASES if "margin_loss" not in name]))  # no half precision
 def test_no_case_in_bfloat16_is_refused_for_its_roundings(name):
     loss, case, kwargs = captured(name, torch.bfloat16, "eager")
     loss(case.params, *case.args, **kwargs)
@@ -84,9 +86,8 @@ class Deep(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("seed", range(3))
-def test_a_deep_net_is_not_refused_for_its_roundings(seed, dtype):
+@pytest.mark.parametrize(("dtype", "seed"), a_third_of(DTYPES, range(3)), ids=str)
+def test_a_deep_net_is_not_refused_for_its_roundings(dtype, seed):
     torch.manual_seed(seed)
     loss, params = functional_loss(Deep().to(dtype), lambda y, t: (y - t).sum())  # a sum that cancels
     x = torch.randn(2, 16, 64, dtype=dtype)
@@ -98,7 +99,7 @@ def unrounded(x):
     return (x * 1e6).square().sum() - 1e12 * x.square().sum()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_loss_near_zero_by_cancellation_is_not_refused(dtype, monkeypatch):
     x = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
     if dtype is torch.float16:

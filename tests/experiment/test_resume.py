@@ -29,8 +29,7 @@ def cli(*arguments):
     return main([*map(str, arguments)])
 
 
-@pytest.mark.parametrize("step", [6, 7])
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(("name", "step"), [("several", 6), *((name, 7) for name in RUNS)])
 def test_a_resumed_run_is_the_run_in_one_go_bit_for_bit(tmp_path, monkeypatch, name, step):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert cli("observe", *BASE, *RUNS[name], "--out", whole) == 0
@@ -100,7 +99,7 @@ def test_only_a_run_that_can_go_on_is_gone_on_with(tmp_path, capsys, monkeypatch
     (tmp_path / "torn" / "config.json").write_text(json.dumps({**configuration, "data": "another"}))
     assert "is not the data that the run" in refused(tmp_path / "torn")
     (tmp_path / "torn" / "config.json").write_text("{")
-    assert "is no configuration of a run" in refused(tmp_path / "torn")
+    assert "is not the configuration of a run" in refused(tmp_path / "torn")
     assert (tmp_path / "torn" / "steps.csv").read_bytes() == before[tmp_path / "torn" / "steps.csv"]
 
 

@@ -101,10 +101,7 @@ def test_an_error_of_pytorch_is_internal_and_one_of_ours_refused():
 def test_a_wrong_rule_is_found_within_forty_seeds(tanh_is_wrong):
     others = frozenset(FAMILIES) - {"unary", "activations"}
     examiner = Examiner(without=others, shrink=0)
-    for seed in range(40):
-        if any(verdict in CAUGHT for _, verdict, _ in examiner.examine(seed).outcomes):
-            return
-    pytest.fail("the wrong rule for tanh was not found")
+    assert any(verdict in CAUGHT for seed in range(40) for _, verdict, _ in examiner.examine(seed).outcomes)
 
 
 @pytest.mark.parametrize("way", [SWEEP, ADJOINT], ids=lambda way: way.name)
@@ -129,17 +126,18 @@ def test_a_report_keeps_the_smallest_program_of_a_kind():
     assert report.failures() == 2
 
 
-# Under two minutes on two cores: the one test that runs whole programs, as a user of the library would write them.
 STILL_OPEN = {
     *(11, 88, 176),  # grad of the captured quadratic through complex values: aten.copy has no derivative
     30,  # a strategy over the loss: a raw error of a view
     41,  # grad of the captured quadratic sees through detach
 }
-SEEDS = [seed for seed in range(200) if seed not in STILL_OPEN]
 
 
-def test_nothing_is_wrong_and_nothing_raises_in_two_hundred_seeds():
+# The one test that runs whole programs, as a user of the library would write them.
+@pytest.mark.parametrize("seeds", [range(80), pytest.param(range(80, 200), marks=pytest.mark.whole)], ids=str)
+def test_nothing_is_wrong_and_nothing_raises_of(seeds):
     told = []
-    report = run(SEEDS, Settings(shrink=0), workers=2, told=lambda _, line, new: told.extend(new))
+    seeds = [seed for seed in seeds if seed not in STILL_OPEN]
+    report = run(seeds, Settings(shrink=0), workers=2, told=lambda _, line, new: told.extend(new))
     assert report.failures() == 0, "\n".join(f"{f['detail']}\n{f['code']}" for f in told)
-    assert report.programs > 150
+    assert report.programs > 0.75 * len(seeds)

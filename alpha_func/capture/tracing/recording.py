@@ -3,6 +3,8 @@
     call -> guards, in C++ -> a graph whose guards hold: its inputs, as they are now
                            -> none: a new one is recorded, symbolically; nothing runs, nothing changes
 
+The guards are asked directly, where a release of PyTorch lets us, and else by a call of the compiled frame.
+
 Numbers, flags, containers, closures, globals, attributes, hooks, modes, shapes, strides and dtypes are guarded; tensors
 that the loss closes over are inputs. What stands in for the compiled graph raises the inputs out of the compiled frame,
 before Dynamo would replay any side effect of the loss; the caller lowers the graph once and runs that with them.
@@ -10,6 +12,7 @@ before Dynamo would replay any side effect of the loss; the caller lowers the gr
 
 import types
 from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any
 
 import torch
@@ -42,6 +45,24 @@ class Recording:
         self._code = torch_private.traced_code()
         self._methods: list[tuple[type, str, types.CodeType]] = []
         self._hooks = _global_hooks()
+        self._guards: Callable[[dict[str, Any]], bool] | None = None
+        self._read: Callable[..., Sequence[Any]] | None = None
+
+    def ask_directly(self, function: types.FunctionType, names: dict[str, Any], inputs: Sequence[Any]) -> bool:
+        """Whether guards and inputs, those of this call, can be had without a call of the function."""
+        try:
+            read = eval(f"lambda L, G: ({''.join(f'{source}, ' for source in self.sources)})")
+            if all(map(is_, read(names, function.__globals__), inputs)):
+                self._read, self._guards = read, torch_private.guards_of(function, names)
+        except Exception:  # a source that is no expression of these
+            pass
+        return self._guards is not None
+
+    def inputs(self, function: types.FunctionType, names: dict[str, Any]) -> Sequence[Any] | None:
+        """The inputs for a call; None where the guards do not hold for it."""
+        assert self._guards is not None
+        assert self._read is not None
+        return self._read(names, function.__globals__) if self._guards(names) and self.holds() else None
 
     def run(self, *inputs: Any) -> None:
         """What Dynamo calls with the inputs of the graph when its guards hold."""
@@ -76,6 +97,8 @@ class Recorder:
     def __init__(self, loss: Callable[..., Tensor]):
         self._loss = loss
         self._frame: Callable[..., Any] | None = None
+        self._function: types.FunctionType = _calls_the_loss  # type: ignore[assignment]
+        self._asked: list[Recording] = []  # those whose guards are asked without a call
 
     def __call__(
         self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -97,6 +120,17 @@ class Recorder:
                 return self._found(params, args, kwargs)
 
     def _found(self, *call: Any) -> tuple[Recording, Sequence[Tensor]]:
+        names = dict(zip(_NAMES, (self._loss, *call), strict=True))
+        for recording in self._asked:
+            inputs = recording.inputs(self._function, names)
+            if inputs is not None:
+                return recording, inputs
+        recording, inputs = self._by_call(*call)
+        if recording not in self._asked and recording.ask_directly(self._function, names, inputs):
+            self._asked = [*self._asked[-MAX_RECORDINGS + 1 :], recording]
+        return recording, inputs
+
+    def _by_call(self, *call: Any) -> tuple[Recording, Sequence[Tensor]]:
         limit_reached = torch_private.limit_reached()
         while True:
             frame = self._frame or self._new_frame()
@@ -129,8 +163,8 @@ class Recorder:
         # Dynamo keeps and counts its graphs by code object: each loss has one of its own.
         code = _calls_the_loss.__code__.replace(co_name="loss")
         names = {**globals(), "the_loss": torch_private.allowed_in_graph(the_loss)}
-        function = types.FunctionType(code, names, "loss")
-        self._frame = torch_private.recorded_by(backend, guarded, function, MAX_RECORDINGS)
+        self._function, self._asked = types.FunctionType(code, names, "loss"), []
+        self._frame = torch_private.recorded_by(backend, guarded, self._function, MAX_RECORDINGS)
         return self._frame
 
 
@@ -141,6 +175,9 @@ def the_loss(value: Tensor) -> Tensor:
 
 def _calls_the_loss(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return the_loss(loss(params, *args, **kwargs))
+
+
+_NAMES = _calls_the_loss.__code__.co_varnames[: _calls_the_loss.__code__.co_argcount]
 
 
 def _global_hooks() -> tuple[Any, ...]:

@@ -2,12 +2,33 @@
 
 import re
 import traceback
+from collections.abc import Callable
+from functools import partial
 
 from torch import fx
 
+from alpha_func.transforms.remedies import first_that_runs
+from alpha_func.transforms.strategies import DEFAULT_STRATEGY, STRATEGIES
 from alpha_func.whereabouts import innermost
 
-EAGER = "use the uncaptured loss with an eager strategy (alpha_func.STRATEGIES)"
+EAGER = "use the uncaptured loss"  # as a remedy, until it has been tried
+
+
+def tried(message: str, uncaptured: Callable[[str], object]) -> str:
+    """A refusal whose remedy has been tried on the very loss.
+
+    Args:
+        message: the refusal.
+        uncaptured: runs the uncaptured loss by a strategy.
+    """
+    if EAGER not in message:
+        return message
+    names = sorted(STRATEGIES, key=lambda name: name != DEFAULT_STRATEGY)
+    works = first_that_runs(
+        (EAGER if name == DEFAULT_STRATEGY else f"{EAGER} with strategy={name!r}", partial(uncaptured, name))
+        for name in names
+    )
+    return message.replace(EAGER, f"{works}, which runs" if works else _NOTHING)
 
 
 def line_of(node: fx.Node) -> str:
@@ -23,5 +44,8 @@ def not_recorded(error: Exception) -> str:
     why = re.search(r"Explanation: (.*)", text)
     line = innermost(getattr(error, "real_stack", None) or ())
     if "leaf Variable that requires grad" in text:
-        return f"the loss changes an argument in place{line}: it is no pure function; change a clone"
+        return f"the loss changes an argument in place{line}: it is not a pure function; change a clone"
     return f"the loss cannot be traced{line}: {what}{f' ({why[1]})' if why else ''}; {EAGER}"
+
+
+_NOTHING = "write it in simpler operators: no strategy runs on the uncaptured loss either"
