@@ -34,7 +34,7 @@ class CaptureError(AlphaFuncError, RuntimeError):
 
 
 class ImpureLossError(AlphaFuncError, ValueError):
-    """A loss is no function of its parameters; the message names what it reads, changes or draws, and the remedy."""
+    """A loss is not a function of its parameters; the message names what it reads, changes or draws, and the remedy."""
 
 
 class ObserverError(AlphaFuncError, RuntimeError):

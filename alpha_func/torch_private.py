@@ -145,7 +145,7 @@ def _own_globals(of_module: Callable[[Any, str], Any]) -> Callable[[Any, str], A
         if module is not None and vars(module) is names:
             return of_module(translator, name)
         source = GlobalSource(translator.output.install_global_by_id("___unnamed_scope", names))
-        return names, VariableBuilder(translator, source)(names), DictGetItemSource(source, name)  # type: ignore[no-untyped-call]
+        return names, VariableBuilder(translator, source)(names), DictGetItemSource(source, name)
 
     return found
 

@@ -122,7 +122,7 @@ def program_of(
 
 
 def raise_its_own_error(loss: Callable[..., Tensor], call: Call) -> None:
-    """Raise the error that the loss itself raises, or that its value is no loss, where there is one."""
+    """Raise the error that the loss itself raises, or that its value is not a loss, where there is one."""
 
     def copied(leaf: Any) -> Any:  # a loss may differentiate within, or write to what is no leaf of a graph
         return leaf.detach().requires_grad_(leaf.requires_grad).clone() if isinstance(leaf, Tensor) else leaf
@@ -149,7 +149,7 @@ def _seed(loss: Callable[..., Tensor], graph: fx.Graph) -> int | None:
     if isinstance(loss, ModuleLoss):
         return loss.seed
     raise CaptureError(
-        f"{draws[0].target} draws from the global RNG: the loss is no function of its arguments; draw in a module "
+        f"{draws[0].target} draws from the global RNG: the loss is not a function of its arguments; draw in a module "
         "and let functional_loss(module, criterion, seed=...) seed it, or pass the draw as an argument"
     )
 

@@ -114,7 +114,7 @@ class Additivity:
 
         ``value`` is the loss of the batch; without it, that is evaluated too.
         """
-        kind = self._modes, tuple(leaf.shape for leaf in tree.leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        kind = self._modes, _shapes((*args, *kwargs.values()))
         if self._weigh.known and kind in self._passed:
             return None
         with torch.no_grad():
@@ -190,6 +190,11 @@ class PointedOut:
     def _warn(self, what: str) -> None:
         self._done = True
         warn(f"the sum over batches may not be the quadratic of the one big batch: {what}", BatchDependenceWarning)
+
+
+def _shapes(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    flat = given if all(isinstance(value, Tensor) for value in given) else tree.leaves(given)  # mostly it is
+    return tuple(leaf.shape for leaf in flat if isinstance(leaf, Tensor))
 
 
 def _copied(leaf: Any) -> Any:

@@ -125,7 +125,7 @@ def algorithm(text: str, lr: float | None, shared: Mapping[str, Any]) -> Algorit
     for assignment in given:
         option, equals, value = assignment.partition("=")
         if not equals or option not in ("lr", *accepted):
-            raise InputError(f"optimizer {text!r}: {assignment!r} is none of its options: {_example(name)}")
+            raise InputError(f"optimizer {text!r}: {assignment!r} is not one of its options: {_example(name)}")
         if option == "lr":
             lr = None if value == ALPHA else _positive(text, value)
         else:
@@ -164,7 +164,7 @@ def _number(text: str, value: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise InputError(f"optimizer {text!r}: {value!r} is no number") from None
+        raise InputError(f"optimizer {text!r}: {value!r} is not a number") from None
 
 
 def _positive(text: str, value: str) -> float:

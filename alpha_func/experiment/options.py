@@ -210,7 +210,7 @@ def _pair(text: str) -> tuple[float, float]:
     try:
         first, second = map(float, text.replace("/", ",").split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no pair of betas: give two numbers such as 0.9,0.999") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a pair of betas: give two such as 0.9,0.999") from None
     return first, second
 
 
@@ -218,7 +218,7 @@ def _sizes(text: str) -> tuple[int, ...]:
     try:
         return tuple(_count(size) for size in text.split(",") if size.strip())
     except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of sizes: give whole numbers such as 64,32") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of sizes: give whole numbers such as 64,32") from None
 
 
 def _count(text: str) -> int:
@@ -232,14 +232,14 @@ def _count(text: str) -> int:
             return int(number)
     except (ValueError, OverflowError):
         pass
-    raise argparse.ArgumentTypeError(f"{text!r} is no whole number: give one such as 100 or 1e3")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number: give one such as 100 or 1e3")
 
 
 def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number: give one such as 0.1") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number: give one such as 0.1") from None
 
 
 def _learning_rate(text: str) -> float | None:
@@ -249,5 +249,5 @@ def _learning_rate(text: str) -> float | None:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no learning rate: give a number such as 0.01, or alpha"
+            f"{text!r} is not a learning rate: give a number such as 0.01, or alpha"
         ) from None

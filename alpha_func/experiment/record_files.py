@@ -38,14 +38,14 @@ def read_records(path: Path, *, allow_empty: bool = False) -> pd.DataFrame:
             table = pd.DataFrame()
     except (ValueError, pd.errors.ParserError) as error:
         first = (str(error).splitlines() or [""])[0]
-        raise InputError(f"{path} is no file of records: {first}") from error
+        raise InputError(f"{path} is not a file of records: {first}") from error
     if table.empty and allow_empty:
         return table
     missing = [name for name in NEEDED if name not in table]
     if missing:
         raise InputError(
-            f"{path} is no file of records: it lacks {', '.join(missing)}; alpha-func observe, CSVLog and JSONLinesLog "
-            "write such files"
+            f"{path} is not a file of records: it lacks {', '.join(missing)}; alpha-func observe, CSVLog and "
+            "JSONLinesLog write such files"
         )
     if table.empty:
         raise InputError(f"{path} has no rows yet: nothing to draw")
@@ -53,6 +53,6 @@ def read_records(path: Path, *, allow_empty: bool = False) -> pd.DataFrame:
         if name not in WORDS and table[name].dtype != np.float64:
             table[name] = pd.to_numeric(table[name], errors="coerce").astype(np.float64)
     if not np.isfinite(table.step).all():
-        raise InputError(f"{path} is no file of records: its steps are not all numbers")
+        raise InputError(f"{path} is not a file of records: its steps are not all numbers")
     table["step"] = table.step.astype(np.int64)
     return table

@@ -104,7 +104,7 @@ def resume(folder: Path, *, show: Show, interrupts: Interrupts) -> Summary:
             configuration = json.loads(text)
             experiment, fingerprint = Experiment.of(configuration["experiment"]), configuration["data"]
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{folder / CONFIGURATION} is no configuration of a run: start a new one") from error
+            raise InputError(f"{folder / CONFIGURATION} is not the configuration of a run: start a new one") from error
         prepared = _prepare(experiment)
         if prepared.data.fingerprint() != fingerprint:
             raise InputError(f"{experiment.data} is not the data that the run in {folder} began with: start a new one")

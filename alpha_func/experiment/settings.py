@@ -145,7 +145,7 @@ class Experiment:
         option = unused(self.shared_options(), self.algorithms())
         if option is not None:
             remedy = "; --optimizer momentum is SGD with it" if option == "momentum" else ""
-            raise InputError(f"{option.replace('_', ' ')} is no option of {','.join(self.optimizers)}{remedy}")
+            raise InputError(f"{option.replace('_', ' ')} is not an option of {','.join(self.optimizers)}{remedy}")
         largest = torch.finfo(DTYPES[self.dtype]).max
         for one in self.algorithms():
             for name, value in {"learning rate": one.lr, **one.options}.items():

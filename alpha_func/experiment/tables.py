@@ -124,7 +124,7 @@ class _Source:
             raise InputError(f"{self._name} does not fit in memory") from error
         except (OSError, ValueError, LookupError, pd.errors.ParserError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise InputError(f"data file {self._name} is no readable CSV: {first}") from error
+            raise InputError(f"data file {self._name} is not a readable CSV: {first}") from error
 
 
 def _named(source: _Source, experiment: Experiment, name: str) -> tuple[pd.DataFrame, list[str]]:

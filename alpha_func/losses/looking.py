@@ -132,7 +132,7 @@ ANOTHER_WAY = (
     "it is constant"
 )
 _WRITES = (
-    "the loss changes {what}, of shape {shape}, in place ({of}{here}): it is no pure function; change a clone of it"
+    "the loss changes {what}, of shape {shape}, in place ({of}{here}): it is not a pure function; change a clone of it"
 )
 _DRAWS = (
     "the loss draws from {}, which no seed of functional_loss sets: it has another value at every call; draw with "

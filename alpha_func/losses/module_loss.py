@@ -61,8 +61,8 @@ def functional_loss(
             ``requires_grad``, a tied weight once, detached, sharing memory with the module.
 
     Raises:
-        TypeError: ``module`` is no nn.Module, or is sharded (FSDP, DTensor), TorchScript or quantised, or ``criterion``
-            is not callable; at a call, the output is no loss.
+        TypeError: ``module`` is not an nn.Module or is sharded (FSDP, DTensor), TorchScript or quantised; ``criterion``
+            is not callable; at a call, the output is not a loss.
         ValueError: the module has no parameter with ``requires_grad``, a lazy layer, or an embedding with ``max_norm``,
             which writes to its weight, or ``scale_grad_by_freq``; at a call, ``params`` has other names.
         ImpureLossError: at a first call, a weight is read other than through its registration (a view, a list, a

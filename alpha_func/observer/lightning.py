@@ -166,7 +166,7 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 def _require_a_loss(module: Any) -> None:
     if not module.automatic_optimization:
         raise ValueError(
-            "the module's training_step takes its steps itself (manual optimization), and is no loss: give "
+            "the module's training_step takes its steps itself (manual optimization), and is not a loss: give "
             "LightningObserver(loss=...), the loss alone as a function of (module, batch)"
         )
     metric = required("torchmetrics", "lightning").Metric

@@ -30,7 +30,7 @@ def without_derivative(run: Callable[..., T], *operands: Tree) -> T:
         with torch.no_grad():  # as inside the Function
             return run(*operands)
     leaves, structure = tree.flatten(operands)
-    outcome: list[Any] = []  # how the result is nested, and its leaves that are no tensors
+    outcome: list[Any] = []  # how the result is nested, and its leaves that are not tensors
 
     def of_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
         results, nesting = tree.flatten(run(*tree.unflatten(_filled(leaves, tensors), structure)))

@@ -50,7 +50,7 @@ BAD_OPTIONS = {
     "own option inf": (["--optimizer", "adam:eps=inf"], r"eps is inf: give a finite number"),
     "beyond the dtype": (["--lr", "1e300"], r"learning rate is 1e\+300, beyond float32"),
     "ema of one": (["--ema", "1"], r"ema is 1: give the share of the last average"),
-    "epochs of a half": (["--epochs", "1.5"], r"'1.5' is no whole number: give one such as 100 or 1e3"),
+    "epochs of a half": (["--epochs", "1.5"], r"'1.5' is not a whole number: give one such as 100 or 1e3"),
     "epochs beyond counting": (["--epochs", "1e30"], r"epochs is 1e\+30: .*at most 1e12"),
     "an unknown option": (
         ["--learning-rate", "1"],

@@ -202,7 +202,7 @@ BAD_FILES = {
     "no target": (GOOD, [], r"--target is missing: name the column"),
     "no rows": ("a,y\n", ["--target", "y"], r"no rows"),
     "target alone": ("y\n1\n", ["--target", "y"], r"target alone"),
-    "empty": ("", ["--target", "y"], r"no readable CSV"),
+    "empty": ("", ["--target", "y"], r"not a readable CSV"),
 }
 
 
@@ -221,7 +221,7 @@ BAD_SETTINGS = {
     "batch size": (["--batch-size", "0"], r"batch size is 0"),
     "negative learning rate": (["--lr", "-1"], r"learning rate is -1"),
     "infinite learning rate": (["--lr", "inf"], r"learning rate is inf"),
-    "learning rate in words": (["--lr", "fast"], r"'fast' is no learning rate"),
+    "learning rate in words": (["--lr", "fast"], r"'fast' is not a learning rate"),
     "epochs": (["--epochs", "0"], r"epochs is 0"),
     "every": (["--every", "0"], r"every is 0"),
     "hidden": (["--hidden", "5,0"], r"layer of size 0"),

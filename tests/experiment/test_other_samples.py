@@ -99,7 +99,7 @@ def test_they_are_drawn(optimizers, tmp_path, monkeypatch):
 BAD = {
     "zero": (["--full-data", "0"], r"full data is 0: give a whole number of at least 1"),
     "negative": (["--full-data", "-3"], r"full data is -3: give a whole number of at least 1"),
-    "words": (["--full-data", "all"], r"'all' is no whole number"),
+    "words": (["--full-data", "all"], r"'all' is not a whole number"),
     "off the recorded steps": (
         ["--full-data", "5", "--every", "2"],
         r"full data is 5, but every 2-th.*a multiple of 2",

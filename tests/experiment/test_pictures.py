@@ -55,11 +55,11 @@ def test_plot_draws_a_file_in_every_format(tmp_path, suffix):
 
 BAD = {
     "no file": (None, "cannot read .*: No such file"),
-    "no records": ("a,b\n1,2\n", "is no file of records: it lacks step, loss, alpha_steps"),
+    "no records": ("a,b\n1,2\n", "is not a file of records: it lacks step, loss, alpha_steps"),
     "no rows": ("step,loss,alpha_steps\n", "has no rows yet"),
-    "nothing": ("", "is no file of records"),
-    "no table": ("\x00\x01\n,,,\n", "is no file of records"),
-    "no json": ("{\n}\n", "is no file of records"),
+    "nothing": ("", "is not a file of records"),
+    "no table": ("\x00\x01\n,,,\n", "is not a file of records"),
+    "no json": ("{\n}\n", "is not a file of records"),
     "steps in words": ("step,loss,alpha_steps\nx,1,2\n", "its steps are not all numbers"),
 }
 

@@ -99,7 +99,7 @@ def test_only_a_run_that_can_go_on_is_gone_on_with(tmp_path, capsys, monkeypatch
     (tmp_path / "torn" / "config.json").write_text(json.dumps({**configuration, "data": "another"}))
     assert "is not the data that the run" in refused(tmp_path / "torn")
     (tmp_path / "torn" / "config.json").write_text("{")
-    assert "is no configuration of a run" in refused(tmp_path / "torn")
+    assert "is not the configuration of a run" in refused(tmp_path / "torn")
     assert (tmp_path / "torn" / "steps.csv").read_bytes() == before[tmp_path / "torn" / "steps.csv"]
 
 

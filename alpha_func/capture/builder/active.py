@@ -12,7 +12,7 @@ from alpha_func.verified.table import table
 _STRUCTURAL = {"aten.lift_fresh_copy.default", "aten.alias.default", "aten.contiguous.default"}
 
 
-_TRUSTED = ("exact", "nan")  # a nan at a singular sample is no number that could be taken for the derivative
+_TRUSTED = ("exact", "nan")  # a nan at a singular sample is not a number that could be taken for the derivative
 
 
 # Their outputs depend on no value of their inputs, or are declared not to.

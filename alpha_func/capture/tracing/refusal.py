@@ -44,7 +44,7 @@ def not_recorded(error: Exception) -> str:
     why = re.search(r"Explanation: (.*)", text)
     line = innermost(getattr(error, "real_stack", None) or ())
     if "leaf Variable that requires grad" in text:
-        return f"the loss changes an argument in place{line}: it is no pure function; change a clone"
+        return f"the loss changes an argument in place{line}: it is not a pure function; change a clone"
     return f"the loss cannot be traced{line}: {what}{f' ({why[1]})' if why else ''}; {EAGER}"
 
 

@@ -170,6 +170,10 @@ class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"{func} draws from a torch.Generator of the loss's own: a program cannot hold its state; "
                 "pass the draw as an argument"
             )
+        if not func._schema.returns and not func._schema.is_mutable:
+            raise CaptureError(
+                f"{func} checks values and gives none: a program would drop it; leave it out, or {EAGER}"
+            )
         out = func(*args, **kwargs)
         if not torch.is_grad_enabled():
             out = tree.map(lambda t: t.detach() if isinstance(t, Tensor) else t, out)
@@ -184,7 +188,7 @@ def _cleaned(traced: fx.GraphModule) -> fx.GraphModule:
             _fill_a_tensor_of_its_own(node)
         if node.op == "call_function" and node.target is aten.copy_.default and node.args[0].op == "placeholder":
             raise CaptureError(
-                f"the loss changes an argument in place ({node.args[1]}): it is no pure function; change a clone"
+                f"the loss changes an argument in place ({node.args[1]}): it is not a pure function; change a clone"
             )
         if _changes_something(node):
             raise CaptureError(f"{node.target} changes a tensor in place, which a program cannot; {EAGER}")
