@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from importlib.metadata import version
 
 import pandas as pd
 import pytest
@@ -136,7 +137,7 @@ def test_command_line_leaves_table_configuration_and_pictures(tmp_path, capsys):
     configuration = json.loads((out / "config.json").read_text())
     assert configuration["command"][:2] == ["alpha-func", "observe"]
     assert configuration["experiment"]["data"] == "diabetes"
-    assert configuration["versions"]["torch"] == torch.__version__
+    assert configuration["versions"]["torch"] == version("torch")
     for picture in ("alpha.png", "lines.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
     shown = capsys.readouterr().out

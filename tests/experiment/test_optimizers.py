@@ -97,7 +97,8 @@ def test_stepping_by_alpha_lands_on_the_vertex_for_an_optimizer_too():
         assert record.alpha_steps == pytest.approx(1, rel=1e-12)
 
 
-def test_a_comparison_leaves_one_table_with_the_optimizers_side_by_side(tmp_path, capsys):
+def test_a_comparison_leaves_one_table_with_the_optimizers_side_by_side(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # wide enough for a row for each
     assert observe_cli("--data", "diabetes", "--epochs", 3, "--optimizer", "sgd,adam:lr=0.001:betas=0.5/0.9",
                        "--out", tmp_path / "run") == 0  # fmt: skip
     table = pd.read_csv(tmp_path / "run" / "steps.csv")
