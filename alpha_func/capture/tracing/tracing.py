@@ -37,6 +37,8 @@ _FILLS = {  # draws that take the shape of their first operand, and no value
     *(aten.randint_like.default, aten.randint_like.low_dtype),
 }
 
+_ASSERTIONS = {aten._assert_async.default, aten._assert_async.msg, aten._assert_scalar.default}
+
 
 def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx.GraphModule:
     """A recorded loss in primitive operators, for tensors of the shapes, strides, dtypes and devices of ``like``.
@@ -171,7 +173,7 @@ class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"{func} draws from a torch.Generator of the loss's own: a program cannot hold its state; "
                 "pass the draw as an argument"
             )
-        if not func._schema.returns and not func._schema.is_mutable:
+        if func in _ASSERTIONS:
             raise CaptureError(
                 f"{func} checks values and gives none: a program would drop it; leave it out, or {EAGER}"
             )
