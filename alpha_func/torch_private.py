@@ -7,7 +7,8 @@ first use: it takes as long to import as torch itself.
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from types import CodeType
 from typing import Any
@@ -228,6 +229,19 @@ def reads_data(node: fx.Node) -> bool:
 def enters_a_transform(node: fx.Node) -> bool:
     """Whether a node of Dynamo's graph opens a level of torch.func."""
     return getattr(node.target, "__name__", "").endswith("_increment_nesting")
+
+
+@contextmanager
+def saved_tensors_hooks_allowed() -> Iterator[None]:
+    """Hooks on what a graph saves (checkpointing), which a transform of torch.func around forbids."""
+    autograd = torch._C._autograd
+    message = autograd._saved_tensors_hooks_get_disabled_error_message()
+    autograd._saved_tensors_hooks_enable()
+    try:
+        yield
+    finally:
+        if message is not None:
+            autograd._saved_tensors_hooks_disable(message)
 
 
 def forward_level() -> int:

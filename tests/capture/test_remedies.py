@@ -67,6 +67,7 @@ BY_DOUBLE_BACKWARD = {
     "a branch on a value": of_function(lambda p: p.square().sum() if p.sum() > -100 else p.sum()),
 }
 BY_CAPTURE = {
+    "checkpointing": lambda: of_module(Checkpointed, batch(5, 3)),
     "EmbeddingBag": lambda: of_module(
         lambda: nn.EmbeddingBag(6, 3), torch.tensor([[0, 1], [2, 2]]), loss_of=lambda net, i: net(i).square().sum()
     ),

@@ -18,7 +18,12 @@ from alpha_func import tree
 from alpha_func.capture.tracing.refusal import EAGER
 from alpha_func.capture.tracing.roundings import coarsest, disturbed, seeded
 from alpha_func.errors import CaptureError
-from alpha_func.torch_private import FakeTensor, modes_disabled, temporarily_clear_interpreter_stack
+from alpha_func.torch_private import (
+    FakeTensor,
+    modes_disabled,
+    saved_tensors_hooks_allowed,
+    temporarily_clear_interpreter_stack,
+)
 from alpha_func.tree import Tree
 
 _FAR = 100  # spreads of the program under roundings of its own that two orders of it may lie apart
@@ -76,6 +81,7 @@ def aside() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(temporarily_clear_interpreter_stack())
         stack.enter_context(modes_disabled())
+        stack.enter_context(saved_tensors_hooks_allowed())
         stack.enter_context(forward_ad._set_fwd_grad_enabled(False))
         stack.enter_context(torch.inference_mode(False))  # in which nothing can be differentiated
         stack.enter_context(torch.random.fork_rng(devices=[]))
