@@ -202,7 +202,7 @@ def test_where_pytorch_gives_nan_the_sweep_need_not():
 
     x, d = torch.tensor([1.0, -1.0], dtype=torch.float64), torch.ones(2, dtype=torch.float64)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", CaptureWarning)
         quadratic_along(capture(loss))(x, d)
 
 
@@ -330,3 +330,15 @@ def test_tables_are_as_ever_in_other_threads_while_blame_leaves_rules_out(monkey
         assert LAWS[aten.mul.Tensor] == []
         assert other.submit(derivative._rule, SECOND, aten.tanh.default).result() is SECOND[aten.tanh.default]
         assert other.submit(LAWS.__getitem__, aten.mul.Tensor).result() == laws
+
+
+def test_where_the_sweep_is_nan_and_pytorch_is_not_double_backward_answers():
+    def loss(x):
+        nothing = torch.where(x > x, x, torch.zeros_like(x))
+        return torch.atan2(nothing * (nothing - 1), nothing[:1].expand(2)).square().sum() + x.sin().sum()
+
+    x, d = torch.tensor([-1.0, 2.0], dtype=torch.float64), torch.tensor([1.0, 0.5], dtype=torch.float64)
+    with pytest.warns(CaptureWarning, match="nan"):
+        _, slope, curvature = quadratic_along(capture(loss))(x, d)
+    torch.testing.assert_close(slope, (d * x.cos()).sum())
+    torch.testing.assert_close(curvature, (-d * d * x.sin()).sum())

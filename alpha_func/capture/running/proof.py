@@ -156,7 +156,8 @@ class Case:
         found = own = None
         for route in self._routes:
             expected = self._evidence(witness, route, away)
-            if expected is None or (away and not all(x.isfinite().all() for x in expected.values())):
+            # What is not finite says nothing: away from the call's point, or where another route gave numbers.
+            if expected is None or ((away or own is not None) and not _finite(expected)):
                 continue
             if route is not self._whole and witness is self._witness:
                 expected = self._with_first_order(expected, away)
@@ -176,6 +177,10 @@ class Case:
         return self._by_vote(witness, point, got, against, found), None
 
     def _by_vote(self, witness: Witness, point: Point, got: Numbers, expected: Numbers, found: Doubt) -> Doubt | None:
+        if any(
+            not x.isfinite().all() and expected[name].isfinite().all() for name, x in got.items() if name in expected
+        ):
+            return replace(found, of_program=True)  # no worse than the loss as it was given
         side = vote(witness, point, got, expected)
         if side is Side.NEITHER:
             raise CaptureError(
@@ -241,6 +246,10 @@ class _Spread:
             self._exact = self._numbers(program)
             self._runs = (self._numbers(run) for run in disturbed(program, _RUNS, _SIZE))
         return self._runs
+
+
+def _finite(numbers: Numbers) -> bool:
+    return all(x.isfinite().all() for x in numbers.values())
 
 
 def _parted(got: Numbers, expected: Numbers, tolerance: float, spread: _Spread) -> Doubt | None:
