@@ -1,11 +1,18 @@
 """What holds for every test."""
 
+import warnings
+
 import pytest
 import torch
 
 from tests.helpers import purity
 
 torch.set_num_threads(1)  # tests run tiny nets: a second costs more than it gives, most of all beside other work
+
+
+with warnings.catch_warnings():  # torch's own, at the first jvp of a process, which might be in any test
+    warnings.simplefilter("ignore")
+    torch.func.jvp(torch.sin, (torch.ones(()),), (torch.ones(()),))
 
 
 @pytest.fixture(autouse=True, scope="session")

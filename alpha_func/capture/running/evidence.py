@@ -9,6 +9,7 @@ None goes through the rules, laws and passes that a scheme is made by.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -156,7 +157,7 @@ class Witness:
 
     def gradient(self, at: Point) -> Numbers:
         """Value, gradient and slope of the loss by backward derivatives."""
-        with torch.enable_grad():
+        with torch.enable_grad(), _no_checkpoints():
             leaves = [leaf.clone().requires_grad_() for leaf in at.inputs[: self.count]]
             value = self._value(leaves, at.inputs[self.count :])
             grads = _gradient(value, leaves)
@@ -183,7 +184,7 @@ class Witness:
         return bool(self._graph.graph.find_nodes(op="call_function", target=aten.detach.default))
 
     def _backward(self, function: Callable[..., Tensor], at: Point, *, known: bool = False) -> Numbers:
-        with torch.enable_grad():
+        with torch.enable_grad(), _no_checkpoints():
             leaves = [leaf.clone().requires_grad_() for leaf in at.inputs[: self.count]]
             value = function(leaves, at.inputs[self.count :])
             if known and (self._draws_otherwise or not twice_exact(value)):
@@ -230,6 +231,11 @@ class _Held(fx.Interpreter):
             self._held.append(super().run_node(n))
             return self._held[-1]
         return next(self._next)
+
+
+def _no_checkpoints() -> AbstractContextManager[None]:
+    """A checkpoint computes again with the module's own parameters, wherever the derivative is taken at."""
+    return torch.autograd.graph.disable_saved_tensors_hooks("a checkpoint is not evidence")
 
 
 def _gradient(value: Tensor, leaves: list[Tensor], *, create_graph: bool = False) -> list[Tensor]:
