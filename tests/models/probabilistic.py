@@ -276,10 +276,20 @@ def prototypes():
     """Snell et al., 2017."""
 
     def loss_of(net, support, query, y):
-        centres = net(support).mean(1)
-        return F.cross_entropy(-torch.cdist(net(query), centres).square(), y)
+        apart = (net(query)[:, None] - net(support).mean(1)).square().sum(-1)
+        return F.cross_entropy(-apart, y)
 
     return Example(mlp(3, 5, 4), (torch.randn(3, 2, 3), torch.randn(5, 3), torch.randint(3, (5,))), loss_of)
+
+
+@architecture("Prototypical net by torch.cdist", "PyTorch has no second derivative of cdist: subtract, as above")
+def prototypes_by_cdist():
+    """The same by an operator that PyTorch differentiates once."""
+
+    def loss_of(net, support, query, y):
+        return F.cross_entropy(-torch.cdist(net(query), net(support).mean(1)).square(), y)
+
+    return prototypes()._replace(loss_of=loss_of)
 
 
 @architecture("Neural process", "a context, a latent, Gaussian likelihood")
