@@ -17,8 +17,8 @@ from alpha_func.experiment.other_samples import Elsewhere
 from alpha_func.experiment.settings import CAPTURED, Experiment
 from alpha_func.experiment.steppers import Measured, Stateful, SteepestDescent, Stepper
 from alpha_func.losses.module_loss import functional_loss
-from alpha_func.observer.record import StepRecord, agreeing, divided, gain_ratio
-from alpha_func.quadratic import Quadratic
+from alpha_func.observer.record import StepRecord, agreeing, divided
+from alpha_func.quadratic import Quadratic, gain_ratio
 from alpha_func.transforms.directions import DirectionFunction
 from alpha_func.transforms.strategies import Loss, Step
 from alpha_func.transforms.validation import scalar_loss
