@@ -67,7 +67,7 @@ def trusted(
         ratio, last, delta = (as_number_of(quadratic, number) for number in (gain_ratio, state.alpha, before))
         length = last.abs()
         grown = torch.where((ratio >= high) & (length >= delta), grow * delta, delta)
-        delta = torch.where(ratio < low, shrink * torch.minimum(length, delta), grown)
+        delta = torch.where((ratio < low) & (length > 0), shrink * torch.minimum(length, delta), grown)
         alpha, inner = rule.update(quadratic, inner)
         return torch.maximum(torch.minimum(alpha, delta), -delta), (delta, inner)
 
