@@ -116,13 +116,13 @@ def mobilenet_v2():
     return classified(nn.Sequential(convolution(3, 4, 3, 2, act=nn.ReLU6), Residual(inverted), *head(4)))
 
 
-@architecture("MobileNet v3", "classifier, train mode, Hardswish and Hardsigmoid")
+@architecture("MobileNet v3", "classifier, train mode, Hardswish")
 def mobilenet_v3():
     """Howard et al., 2019."""
 
     class HardExcite(SqueezeExcite):
         def forward(self, x):
-            return x * F.hardsigmoid(self.up(F.relu(self.down(x.mean((2, 3), keepdim=True)))))
+            return x * F.relu6(3 + self.up(F.relu(self.down(x.mean((2, 3), keepdim=True))))) / 6
 
     act = nn.Hardswish
     body = nn.Sequential(convolution(4, 8, 1, act=act), convolution(8, 8, 5, groups=8, act=act), HardExcite(8), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4))
