@@ -64,9 +64,7 @@ def truth_of(name: str, direction: Any) -> Truth:
         gradient = torch.func.grad(loss)(params, *case.args)
         if name in PIECEWISE_LINEAR:
             value = loss(params, *case.args)
-            along = (
-                differences(loss, params, d, *case.args) if flat(d).any() else (value, 0 * value, 0 * value)
-            )
+            along = differences(loss, params, d, *case.args) if flat(d).any() else (value, 0 * value, 0 * value)
             quadratic = Quadratic(*along)
             return Truth(quadratic, 1e3 * (abs(quadratic.value) + abs(quadratic.curvature)), gradient)  # 1e-6
         quadratic, norm = double_backward(loss, params, d, *case.args)

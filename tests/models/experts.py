@@ -19,13 +19,30 @@ def causal(name: str, kind: str, head: str, **config: Any) -> None:
 
 
 causal("Mixtral", "mixtral", "MixtralForCausalLM", num_local_experts=3, output_router_logits=True)
-causal("Qwen2-MoE", "qwen2_moe", "Qwen2MoeForCausalLM", num_experts=3, moe_intermediate_size=6, shared_expert_intermediate_size=6)
+causal(
+    "Qwen2-MoE",
+    "qwen2_moe",
+    "Qwen2MoeForCausalLM",
+    num_experts=3,
+    moe_intermediate_size=6,
+    shared_expert_intermediate_size=6,
+)
 causal("OLMoE", "olmoe", "OlmoeForCausalLM", num_experts=3)
 causal("GraniteMoE", "granitemoe", "GraniteMoeForCausalLM", num_local_experts=3)
 causal(
-    *("DeepSeek-V3", "deepseek_v3", "DeepseekV3ForCausalLM"), num_key_value_heads=2, n_routed_experts=4, n_group=2, topk_group=1,
-    moe_intermediate_size=6, first_k_dense_replace=0, kv_lora_rank=4, q_lora_rank=4, qk_rope_head_dim=4, qk_nope_head_dim=4,
-    v_head_dim=4, n_shared_experts=1,
+    *("DeepSeek-V3", "deepseek_v3", "DeepseekV3ForCausalLM"),
+    num_key_value_heads=2,
+    n_routed_experts=4,
+    n_group=2,
+    topk_group=1,
+    moe_intermediate_size=6,
+    first_k_dense_replace=0,
+    kv_lora_rank=4,
+    q_lora_rank=4,
+    qk_rope_head_dim=4,
+    qk_nope_head_dim=4,
+    v_head_dim=4,
+    n_shared_experts=1,
 )
 
 
@@ -33,8 +50,16 @@ causal(
 def switch():
     """Fedus et al., 2022."""
     model = tiny(
-        "switch_transformers", "SwitchTransformersForConditionalGeneration", **TOKENS, **T5, num_decoder_layers=1,
-        num_experts=2, num_sparse_encoder_layers=1, num_sparse_decoder_layers=1, expert_capacity=8, decoder_start_token_id=1,
+        "switch_transformers",
+        "SwitchTransformersForConditionalGeneration",
+        **TOKENS,
+        **T5,
+        num_decoder_layers=1,
+        num_experts=2,
+        num_sparse_encoder_layers=1,
+        num_sparse_decoder_layers=1,
+        expert_capacity=8,
+        decoder_start_token_id=1,
     )
     return Example(model, padded() | {"labels": torch.randint(3, 11, (2, 5))})
 

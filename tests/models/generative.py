@@ -86,7 +86,9 @@ def iwae():
         mean, log_scale = (t.expand(5, -1, -1) for t in net.encoder(x).chunk(2, 1))
         e = noise_like(mean)
         z = mean + log_scale.exp() * e
-        log_weight = (e.square() / 2 - z.square() / 2 + log_scale).sum(2) - F.mse_loss(net.decoder(z), x.expand(5, -1, -1), reduction="none").sum(2)
+        log_weight = (e.square() / 2 - z.square() / 2 + log_scale).sum(2) - F.mse_loss(
+            net.decoder(z), x.expand(5, -1, -1), reduction="none"
+        ).sum(2)
         return -(log_weight.logsumexp(0) - math.log(5)).mean()
 
     return Example(Coded(mlp(6, 5, 4), mlp(2, 5, 6)), (torch.randn(3, 6),), loss_of)
@@ -146,7 +148,9 @@ def discriminator():
 
     def loss_of(net, real, z):
         yes, no = torch.sigmoid(net.critic(real)), torch.sigmoid(net.critic(net.generator(z).detach()))
-        return F.binary_cross_entropy(yes, torch.ones(4, 1).to(yes)) + F.binary_cross_entropy(no, torch.zeros(4, 1).to(no))
+        return F.binary_cross_entropy(yes, torch.ones(4, 1).to(yes)) + F.binary_cross_entropy(
+            no, torch.zeros(4, 1).to(no)
+        )
 
     return played("critic", loss_of)
 
@@ -162,7 +166,10 @@ def spectral():
     """Miyato et al., 2018."""
     from torch.nn.utils.parametrizations import spectral_norm
 
-    example = played("critic", lambda net, real, z: F.relu(1 - net.critic(real)).mean() + F.relu(1 + net.critic(net.generator(z))).mean())
+    example = played(
+        "critic",
+        lambda net, real, z: F.relu(1 - net.critic(real)).mean() + F.relu(1 + net.critic(net.generator(z))).mean(),
+    )
     spectral_norm(example.module.critic[0])
     return example
 
@@ -188,7 +195,11 @@ def r1():
         real = real.detach().requires_grad_()
         scores = net.critic(real)
         (slope,) = torch.autograd.grad(scores.sum(), real, create_graph=True)
-        return F.softplus(-scores).mean() + F.softplus(net.critic(net.generator(z).detach())).mean() + slope.square().sum(1).mean()
+        return (
+            F.softplus(-scores).mean()
+            + F.softplus(net.critic(net.generator(z).detach())).mean()
+            + slope.square().sum(1).mean()
+        )
 
     return played("critic", loss_of)
 
@@ -274,7 +285,11 @@ def spline_flow():
     class Spline(nn.Module):
         def __init__(self, bins=4):
             super().__init__()
-            self.widths, self.heights, self.slopes = nn.Parameter(torch.randn(bins)), nn.Parameter(torch.randn(bins)), nn.Parameter(torch.randn(bins + 1))
+            self.widths, self.heights, self.slopes = (
+                nn.Parameter(torch.randn(bins)),
+                nn.Parameter(torch.randn(bins)),
+                nn.Parameter(torch.randn(bins + 1)),
+            )
             self.matrix = nn.Linear(4, 4)
 
         def forward(self, x):
@@ -300,7 +315,11 @@ def planar():
     class Planar(nn.Module):
         def __init__(self):
             super().__init__()
-            self.u, self.w, self.b = nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(3))
+            self.u, self.w, self.b = (
+                nn.Parameter(torch.randn(3, 2)),
+                nn.Parameter(torch.randn(3, 2)),
+                nn.Parameter(torch.randn(3)),
+            )
 
         def forward(self, z):
             log_det = 0
@@ -363,7 +382,11 @@ def diffusion_unet():
             self.time, self.into = mlp(4, 8, 4), nn.Conv2d(1, 4, 3, padding=1)
             self.block = nn.Sequential(nn.GroupNorm(2, 4), nn.SiLU(), nn.Conv2d(4, 4, 3, padding=1))
             self.down, self.up = nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, padding=1)
-            self.norm, self.attention, self.out = nn.GroupNorm(2, 4), nn.MultiheadAttention(4, 2, batch_first=True), nn.Conv2d(8, 1, 3, padding=1)
+            self.norm, self.attention, self.out = (
+                nn.GroupNorm(2, 4),
+                nn.MultiheadAttention(4, 2, batch_first=True),
+                nn.Conv2d(8, 1, 3, padding=1),
+            )
 
         def forward(self, x, t):
             angles = t[:, None] * torch.tensor([1.0, 10.0]).to(x)
@@ -388,8 +411,15 @@ def diffusion_transformer():
     class Block(nn.Module):
         def __init__(self):
             super().__init__()
-            self.norm, self.attention = nn.LayerNorm(6, elementwise_affine=False), nn.MultiheadAttention(6, 2, batch_first=True)
-            self.net, self.condition, self.label = mlp(6, 10, 6), nn.Sequential(nn.SiLU(), nn.Linear(6, 24)), nn.Embedding(3, 6)
+            self.norm, self.attention = (
+                nn.LayerNorm(6, elementwise_affine=False),
+                nn.MultiheadAttention(6, 2, batch_first=True),
+            )
+            self.net, self.condition, self.label = (
+                mlp(6, 10, 6),
+                nn.Sequential(nn.SiLU(), nn.Linear(6, 24)),
+                nn.Embedding(3, 6),
+            )
 
         def forward(self, x, y):
             shift, scale, gate, gate2 = self.condition(self.label(y))[:, None].chunk(4, 2)

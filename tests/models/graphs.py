@@ -97,7 +97,10 @@ def gin():
     class Isomorphism(nn.Module):
         def __init__(self, i, o):
             super().__init__()
-            self.eps, self.net = nn.Parameter(torch.zeros(())), nn.Sequential(nn.Linear(i, o), nn.BatchNorm1d(o), nn.ReLU(), nn.Linear(o, o))
+            self.eps, self.net = (
+                nn.Parameter(torch.zeros(())),
+                nn.Sequential(nn.Linear(i, o), nn.BatchNorm1d(o), nn.ReLU(), nn.Linear(o, o)),
+            )
 
         def forward(self, x):
             return self.net((1 + self.eps) * x + gathered(x[SOURCE]))
@@ -169,7 +172,11 @@ def relational():
     class Relational(nn.Module):
         def __init__(self, i, o):
             super().__init__()
-            self.basis, self.mix, self.own = nn.Parameter(torch.randn(2, i, o)), nn.Parameter(torch.randn(3, 2)), nn.Linear(i, o)
+            self.basis, self.mix, self.own = (
+                nn.Parameter(torch.randn(2, i, o)),
+                nn.Parameter(torch.randn(3, 2)),
+                nn.Linear(i, o),
+            )
 
         def forward(self, x):
             weights = torch.einsum("rb,bio->rio", self.mix, self.basis)
@@ -240,7 +247,9 @@ def egnn():
     class Equivariant(nn.Module):
         def __init__(self):
             super().__init__()
-            self.edge, self.node, self.move = (nn.Sequential(nn.Linear(i, 5), nn.SiLU(), nn.Linear(5, o)) for i, o in ((9, 4), (8, 4), (4, 1)))
+            self.edge, self.node, self.move = (
+                nn.Sequential(nn.Linear(i, 5), nn.SiLU(), nn.Linear(5, o)) for i, o in ((9, 4), (8, 4), (4, 1))
+            )
 
         def forward(self, h, x):
             apart = x[TARGET] - x[SOURCE]
@@ -286,7 +295,9 @@ def force_matching():
         (slope,) = torch.autograd.grad(got, x, create_graph=True)
         return (got - energy).square() + 10 * F.mse_loss(-slope, forces)
 
-    return Example(SchNet(), (torch.randint(4, (NODES,)), torch.randn(NODES, 3), torch.randn(()), torch.randn(NODES, 3)), loss_of)
+    return Example(
+        SchNet(), (torch.randint(4, (NODES,)), torch.randn(NODES, 3), torch.randn(()), torch.randn(NODES, 3)), loss_of
+    )
 
 
 def sets_regressed(net: nn.Module) -> Example:
@@ -316,7 +327,11 @@ def set_transformer():
     class Sets(nn.Module):
         def __init__(self):
             super().__init__()
-            self.induced, self.seed, self.out = nn.Parameter(torch.randn(2, 4)), nn.Parameter(torch.randn(1, 4)), nn.Linear(4, 1)
+            self.induced, self.seed, self.out = (
+                nn.Parameter(torch.randn(2, 4)),
+                nn.Parameter(torch.randn(1, 4)),
+                nn.Linear(4, 1),
+            )
             self.attentions = nn.ModuleList(nn.MultiheadAttention(4, 2, batch_first=True) for _ in range(3))
             self.norm = nn.LayerNorm(4)
 

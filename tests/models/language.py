@@ -51,25 +51,60 @@ def translating(name: str, kind: str, call: str = PADDED, **config: Any) -> None
 
 causal("GPT-2", "gpt2", call=f"{PADDED}, dropout on", **GPT)
 causal("GPT-2, untied, packed", "gpt2", packed, "position_ids of packed sentences", tie_word_embeddings=False, **GPT)
-causal("GPT-Neo", "gpt_neo", **{"hidden_size": 8, "num_layers": 2, "num_heads": 2, "max_position_embeddings": 16,
-       "attention_types": [[["global", "local"], 1]], "window_size": 4})
+causal(
+    "GPT-Neo",
+    "gpt_neo",
+    **{
+        "hidden_size": 8,
+        "num_layers": 2,
+        "num_heads": 2,
+        "max_position_embeddings": 16,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 4,
+    },
+)
 causal("GPT-NeoX", "gpt_neox", **BERT)
 causal("GPT-J", "gptj", **GPT, rotary_dim=4)
 causal("CodeGen", "codegen", **GPT | {"n_head": 4}, rotary_dim=2)
-causal("OPT", "opt", **{"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 12,
-       "max_position_embeddings": 16, "word_embed_proj_dim": 8})
+causal(
+    "OPT",
+    "opt",
+    **{
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "ffn_dim": 12,
+        "max_position_embeddings": 16,
+        "word_embed_proj_dim": 8,
+    },
+)
 causal("BLOOM", "bloom", hidden_size=8, n_layer=1, n_head=2)
 causal("Falcon", "falcon", hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
 causal("MPT", "mpt", d_model=8, n_layers=1, n_heads=2, max_seq_len=16)
 causal("Llama", "llama", **LLAMA)
 causal("Llama, left padding", "llama", lambda: padded(left=True), f"left-padded {PADDED}", **LLAMA)
 causal("Llama, packed", "llama", packed, "position_ids of packed sentences", **LLAMA)
-causal("Llama, eager attention, tied", "llama", unpadded, "labels", attn_implementation="eager", tie_word_embeddings=True, **LLAMA)
+causal(
+    "Llama, eager attention, tied",
+    "llama",
+    unpadded,
+    "labels",
+    attn_implementation="eager",
+    tie_word_embeddings=True,
+    **LLAMA,
+)
 causal("Mistral, sliding window", "mistral", sliding_window=3, **LLAMA)
 causal("Qwen2", "qwen2", **LLAMA)
 causal("Qwen3", "qwen3", **LLAMA, head_dim=4)
 causal("Gemma", "gemma", **LLAMA, head_dim=4)
-causal("Gemma 2, soft caps", "gemma2", **LLAMA | {"num_hidden_layers": 2}, head_dim=4, sliding_window=3, query_pre_attn_scalar=4)
+causal(
+    "Gemma 2, soft caps",
+    "gemma2",
+    **LLAMA | {"num_hidden_layers": 2},
+    head_dim=4,
+    sliding_window=3,
+    query_pre_attn_scalar=4,
+)
 causal("Phi", "phi", **BERT, max_position_embeddings=16)
 causal("Phi-3", "phi3", **LLAMA)
 causal("StableLM", "stablelm", **LLAMA)
@@ -94,4 +129,11 @@ translating("BART", "bart", **BART)
 translating("Pegasus", "pegasus", **BART)
 translating("Marian", "marian", **BART)
 translating("M2M-100", "m2m_100", f"{PADDED}, layerdrop=0", **BART, encoder_layerdrop=0.0, decoder_layerdrop=0.0)
-translating("LED", "led", **BART | {"max_position_embeddings": 16}, attention_window=[4], max_encoder_position_embeddings=16, max_decoder_position_embeddings=16)
+translating(
+    "LED",
+    "led",
+    **BART | {"max_position_embeddings": 16},
+    attention_window=[4],
+    max_encoder_position_embeddings=16,
+    max_decoder_position_embeddings=16,
+)

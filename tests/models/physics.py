@@ -120,7 +120,9 @@ def neural_cde():
                 z = z + torch.einsum("bij,bj->bi", self.field(z).unflatten(1, (3, 2)), step)
             return self.head(z)
 
-    return Example(Controlled(), (torch.randn(3, 6, 2), torch.randint(3, (3,))), lambda net, x, y: F.cross_entropy(net(x), y))
+    return Example(
+        Controlled(), (torch.randn(3, 6, 2), torch.randint(3, (3,))), lambda net, x, y: F.cross_entropy(net(x), y)
+    )
 
 
 @architecture("Hamiltonian net", "the symplectic gradient by autograd.grad inside the loss")
@@ -160,7 +162,11 @@ def symplectic():
     class Gradient(nn.Module):
         def __init__(self):
             super().__init__()
-            self.k, self.a, self.b = nn.Parameter(torch.randn(4, 2)), nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
+            self.k, self.a, self.b = (
+                nn.Parameter(torch.randn(4, 2)),
+                nn.Parameter(torch.randn(4)),
+                nn.Parameter(torch.randn(4)),
+            )
 
         def forward(self, x):
             return (torch.sigmoid(x @ self.k.T + self.b) * self.a) @ self.k
@@ -228,7 +234,11 @@ class FourierLayer(nn.Module):
 
     def __init__(self, width=3, modes=3):
         super().__init__()
-        self.modes, self.weight, self.local = modes, nn.Parameter(0.3 * torch.randn(width, width, modes, 2)), nn.Conv1d(width, width, 1)
+        self.modes, self.weight, self.local = (
+            modes,
+            nn.Parameter(0.3 * torch.randn(width, width, modes, 2)),
+            nn.Conv1d(width, width, 1),
+        )
 
     def forward(self, x):
         spectrum = torch.fft.rfft(x)
@@ -254,14 +264,23 @@ def fnet():
     class FNet(nn.Module):
         def __init__(self):
             super().__init__()
-            self.words, self.norm, self.net, self.head = nn.Embedding(7, 6), nn.LayerNorm(6), mlp(6, 8, 6, act=nn.GELU), nn.Linear(6, 3)
+            self.words, self.norm, self.net, self.head = (
+                nn.Embedding(7, 6),
+                nn.LayerNorm(6),
+                mlp(6, 8, 6, act=nn.GELU),
+                nn.Linear(6, 3),
+            )
 
         def forward(self, tokens):
             x = self.words(tokens)
-            x = self.norm(x + torch.fft.fft2(x.to(torch.complex128 if x.dtype is torch.float64 else torch.complex64)).real)
+            x = self.norm(
+                x + torch.fft.fft2(x.to(torch.complex128 if x.dtype is torch.float64 else torch.complex64)).real
+            )
             return self.head((x + self.net(x)).mean(1))
 
-    return Example(FNet(), (torch.randint(7, (3, 5)), torch.randint(3, (3,))), lambda net, x, y: F.cross_entropy(net(x), y))
+    return Example(
+        FNet(), (torch.randint(7, (3, 5)), torch.randint(3, (3,))), lambda net, x, y: F.cross_entropy(net(x), y)
+    )
 
 
 @architecture("DeepONet", "branch and trunk")
@@ -276,7 +295,11 @@ def deeponet():
         def forward(self, u, y):
             return self.branch(u) @ self.trunk(y).T
 
-    return Example(Operator(), (torch.randn(3, 5), torch.rand(4, 1), torch.randn(3, 4)), lambda net, u, y, s: F.mse_loss(net(u, y), s))
+    return Example(
+        Operator(),
+        (torch.randn(3, 5), torch.rand(4, 1), torch.randn(3, 4)),
+        lambda net, u, y, s: F.mse_loss(net(u, y), s),
+    )
 
 
 @architecture("SIREN", "a signal and its gradient")

@@ -73,7 +73,11 @@ def sparse_gaussian_process():
     class Inducing(Kernel):
         def __init__(self):
             super().__init__()
-            self.at, self.mean, self.root = nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(3)), nn.Parameter(torch.eye(3))
+            self.at, self.mean, self.root = (
+                nn.Parameter(torch.randn(3, 2)),
+                nn.Parameter(torch.randn(3)),
+                nn.Parameter(torch.eye(3)),
+            )
 
     def loss_of(net, x, y):
         eye = torch.eye(3).to(x)
@@ -109,7 +113,9 @@ def mixture_by_distributions():
 
     def loss_of(net, x, y):
         weight, mean, log_scale = net(x).chunk(3, 1)
-        return -D.MixtureSameFamily(D.Categorical(logits=weight), D.Normal(mean, log_scale.exp())).log_prob(y[:, 0]).mean()
+        return (
+            -D.MixtureSameFamily(D.Categorical(logits=weight), D.Normal(mean, log_scale.exp())).log_prob(y[:, 0]).mean()
+        )
 
     return Example(mlp(2, 6, 9), (torch.randn(5, 2), torch.randn(5, 1)), loss_of)
 
@@ -146,7 +152,11 @@ def crf():
     class Chain(nn.Module):
         def __init__(self):
             super().__init__()
-            self.rnn, self.emit, self.step = nn.LSTM(3, 3, batch_first=True, bidirectional=True), nn.Linear(6, 4), nn.Parameter(torch.randn(4, 4))
+            self.rnn, self.emit, self.step = (
+                nn.LSTM(3, 3, batch_first=True, bidirectional=True),
+                nn.Linear(6, 4),
+                nn.Parameter(torch.randn(4, 4)),
+            )
 
         def forward(self, x, tags, mask):
             e = self.emit(self.rnn(x)[0])
@@ -169,7 +179,11 @@ def hidden_markov():
     class Markov(nn.Module):
         def __init__(self):
             super().__init__()
-            self.start, self.step, self.emit = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(3, 3)), nn.Parameter(torch.randn(3, 4))
+            self.start, self.step, self.emit = (
+                nn.Parameter(torch.randn(3)),
+                nn.Parameter(torch.randn(3, 3)),
+                nn.Parameter(torch.randn(3, 4)),
+            )
 
         def forward(self, words):
             step, emit = self.step.log_softmax(1), self.emit.log_softmax(1)
@@ -400,11 +414,19 @@ def turing():
     class Machine(nn.Module):
         def __init__(self):
             super().__init__()
-            self.cell, self.key, self.write, self.out = nn.LSTMCell(5, 4), nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(7, 2)
+            self.cell, self.key, self.write, self.out = (
+                nn.LSTMCell(5, 4),
+                nn.Linear(4, 3),
+                nn.Linear(4, 3),
+                nn.Linear(7, 2),
+            )
 
         def forward(self, x):
             n = len(x)
-            memory, read = torch.full((n, 4, 3), 0.1).to(x) + torch.arange(4).to(x)[:, None] / 10, torch.zeros(n, 3).to(x)
+            memory, read = (
+                torch.full((n, 4, 3), 0.1).to(x) + torch.arange(4).to(x)[:, None] / 10,
+                torch.zeros(n, 3).to(x),
+            )
             h, c = torch.zeros(n, 4).to(x), torch.zeros(n, 4).to(x)
             for step in x.unbind(1):
                 h, c = self.cell(torch.cat([step, read], 1), (h, c))

@@ -94,7 +94,11 @@ def deep_and_cross():
     class Crossed(nn.Module):
         def __init__(self):
             super().__init__()
-            self.categories, self.crosses, self.out = Categories(2), nn.ModuleList(nn.Linear(10, 10) for _ in range(2)), nn.Linear(10, 1)
+            self.categories, self.crosses, self.out = (
+                Categories(2),
+                nn.ModuleList(nn.Linear(10, 10) for _ in range(2)),
+                nn.Linear(10, 1),
+            )
 
         def forward(self, x, c):
             first = h = torch.cat([x, self.categories(c).flatten(1)], 1)
@@ -155,7 +159,10 @@ def two_towers():
     class Towers(nn.Module):
         def __init__(self):
             super().__init__()
-            self.user, self.item = nn.Sequential(nn.Embedding(6, 4), mlp(4, 5, 3)), nn.Sequential(nn.Embedding(8, 4), mlp(4, 5, 3))
+            self.user, self.item = (
+                nn.Sequential(nn.Embedding(6, 4), mlp(4, 5, 3)),
+                nn.Sequential(nn.Embedding(8, 4), mlp(4, 5, 3)),
+            )
 
     def loss_of(net, u, i, log_p):
         logits = F.normalize(net.user(u), dim=1) @ F.normalize(net.item(i), dim=1).T / 0.3
@@ -181,7 +188,9 @@ def sasrec():
 
     seen = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 0, 0]])
     after = torch.tensor([[2, 3, 4, 5, 6], [7, 8, 1, 0, 0]])
-    return Example(Sequential(), (seen, after), lambda net, x, y: F.cross_entropy(net(x).transpose(1, 2), y, ignore_index=0))
+    return Example(
+        Sequential(), (seen, after), lambda net, x, y: F.cross_entropy(net(x).transpose(1, 2), y, ignore_index=0)
+    )
 
 
 @architecture("FT-Transformer", "clicks, a token a column")
@@ -191,8 +200,16 @@ def ft_transformer():
     class Tokens(nn.Module):
         def __init__(self):
             super().__init__()
-            self.scale, self.shift, self.categories = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4, 4)), Categories()
-            self.first, self.layer, self.out = nn.Parameter(torch.randn(1, 4)), nn.TransformerEncoderLayer(4, 2, 6, dropout=0.1, batch_first=True), nn.Linear(4, 1)
+            self.scale, self.shift, self.categories = (
+                nn.Parameter(torch.randn(4, 4)),
+                nn.Parameter(torch.randn(4, 4)),
+                Categories(),
+            )
+            self.first, self.layer, self.out = (
+                nn.Parameter(torch.randn(1, 4)),
+                nn.TransformerEncoderLayer(4, 2, 6, dropout=0.1, batch_first=True),
+                nn.Linear(4, 1),
+            )
 
         def forward(self, x, c):
             tokens = x[..., None] * self.scale + self.shift
@@ -217,7 +234,11 @@ def tabnet():
     class Attentive(nn.Module):
         def __init__(self):
             super().__init__()
-            self.norm, self.shared, self.masks = nn.BatchNorm1d(4), nn.Linear(4, 12), nn.ModuleList(nn.Linear(6, 4) for _ in range(2))
+            self.norm, self.shared, self.masks = (
+                nn.BatchNorm1d(4),
+                nn.Linear(4, 12),
+                nn.ModuleList(nn.Linear(6, 4) for _ in range(2)),
+            )
             self.out = nn.Linear(6, 1)
 
         def forward(self, x, c):
@@ -261,7 +282,15 @@ def tcn():
     """Bai et al., 2018."""
     from torch.nn.utils.parametrizations import weight_norm
 
-    layers = [layer for d in (1, 2) for layer in (nn.ConstantPad1d((2 * d, 0), 0.0), weight_norm(nn.Conv1d(2 if d == 1 else 4, 4, 3, dilation=d)), nn.ReLU())]
+    layers = [
+        layer
+        for d in (1, 2)
+        for layer in (
+            nn.ConstantPad1d((2 * d, 0), 0.0),
+            weight_norm(nn.Conv1d(2 if d == 1 else 4, 4, 3, dilation=d)),
+            nn.ReLU(),
+        )
+    ]
 
     def loss_of(net, x, y):
         error = y - net(x)[..., -1]
@@ -284,7 +313,13 @@ def deepar():
         h = net.out(net.rnn(counts[:, :-1, None])[0])
         mean, shape = F.softplus(h).unbind(-1)
         r, y = 1 / shape, counts[:, 1:]
-        log_p = torch.lgamma(y + r) - torch.lgamma(r) - torch.lgamma(y + 1) + r * torch.log(1 / (1 + shape * mean)) + y * torch.log(shape * mean / (1 + shape * mean))
+        log_p = (
+            torch.lgamma(y + r)
+            - torch.lgamma(r)
+            - torch.lgamma(y + 1)
+            + r * torch.log(1 / (1 + shape * mean))
+            + y * torch.log(shape * mean / (1 + shape * mean))
+        )
         return -log_p.mean()
 
     return Example(Counts(), (torch.randint(6, (2, 6)).float(),), loss_of)
@@ -293,7 +328,20 @@ def deepar():
 @architecture("PatchTST", "past and future values")
 def patch_tst():
     """Nie et al., 2023."""
-    model = tiny("patchtst", "PatchTSTForPrediction", num_input_channels=2, context_length=8, prediction_length=4, patch_length=2, patch_stride=2, d_model=8, num_hidden_layers=1, num_attention_heads=2, ffn_dim=12, loss="mse")
+    model = tiny(
+        "patchtst",
+        "PatchTSTForPrediction",
+        num_input_channels=2,
+        context_length=8,
+        prediction_length=4,
+        patch_length=2,
+        patch_stride=2,
+        d_model=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        ffn_dim=12,
+        loss="mse",
+    )
     return Example(model, {"past_values": torch.randn(2, 8, 2), "future_values": torch.randn(2, 4, 2)})
 
 
@@ -301,12 +349,24 @@ def patch_tst():
 def time_series_transformer():
     """A probabilistic forecaster of Hugging Face: its loss is a torch.distributions log_prob."""
     model = tiny(
-        *("time_series_transformer", "TimeSeriesTransformerForPrediction"), prediction_length=3, context_length=4, lags_sequence=[1, 2],
-        num_time_features=1, d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=12, decoder_ffn_dim=12,
+        *("time_series_transformer", "TimeSeriesTransformerForPrediction"),
+        prediction_length=3,
+        context_length=4,
+        lags_sequence=[1, 2],
+        num_time_features=1,
+        d_model=8,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=12,
+        decoder_ffn_dim=12,
     )
     batch = {
-        "past_values": torch.randn(2, 6), "past_time_features": torch.randn(2, 6, 1), "past_observed_mask": torch.ones(2, 6),
-        "future_values": torch.randn(2, 3), "future_time_features": torch.randn(2, 3, 1),
+        "past_values": torch.randn(2, 6),
+        "past_time_features": torch.randn(2, 6, 1),
+        "past_observed_mask": torch.ones(2, 6),
+        "future_values": torch.randn(2, 3),
+        "future_time_features": torch.randn(2, 3, 1),
     }
     return Example(model, batch)

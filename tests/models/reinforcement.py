@@ -75,7 +75,9 @@ def ppo_continuous():
 
     def loss_of(net, s, a, old, advantage):
         mean = net.policy(s)
-        policy = torch.distributions.Independent(torch.distributions.Normal(mean, net.log_scale.exp().expand_as(mean)), 1)
+        policy = torch.distributions.Independent(
+            torch.distributions.Normal(mean, net.log_scale.exp().expand_as(mean)), 1
+        )
         ratio = (policy.log_prob(a) - old).exp()
         return -torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean() - 0.01 * policy.entropy().mean()
 
@@ -201,7 +203,12 @@ def world_model():
     class World(nn.Module):
         def __init__(self):
             super().__init__()
-            self.cell, self.prior, self.posterior, self.decode = nn.GRUCell(2, 4), mlp(4, 5, 4), mlp(7, 5, 4), mlp(6, 5, 3)
+            self.cell, self.prior, self.posterior, self.decode = (
+                nn.GRUCell(2, 4),
+                mlp(4, 5, 4),
+                mlp(7, 5, 4),
+                mlp(6, 5, 3),
+            )
 
     def loss_of(net, seen):
         h = torch.zeros(len(seen), 4).to(seen)
@@ -220,11 +227,25 @@ def world_model():
 @architecture("Decision transformer", "actions of a padded trajectory")
 def decision_transformer():
     """Chen et al., 2021."""
-    model = tiny("decision_transformer", "DecisionTransformerModel", state_dim=3, act_dim=2, hidden_size=8, max_ep_len=10, n_layer=1, n_head=2, n_positions=32)
+    model = tiny(
+        "decision_transformer",
+        "DecisionTransformerModel",
+        state_dim=3,
+        act_dim=2,
+        hidden_size=8,
+        max_ep_len=10,
+        n_layer=1,
+        n_head=2,
+        n_positions=32,
+    )
     mask = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])
     batch = {
-        "states": torch.randn(2, 4, 3), "actions": torch.randn(2, 4, 2), "rewards": torch.randn(2, 4, 1),
-        "returns_to_go": torch.randn(2, 4, 1), "timesteps": torch.arange(4).expand(2, -1).contiguous(), "attention_mask": mask,
+        "states": torch.randn(2, 4, 3),
+        "actions": torch.randn(2, 4, 2),
+        "rewards": torch.randn(2, 4, 1),
+        "returns_to_go": torch.randn(2, 4, 1),
+        "timesteps": torch.arange(4).expand(2, -1).contiguous(),
+        "attention_mask": mask,
     }
 
     def loss_of(net, actions, attention_mask, **batch):
@@ -239,7 +260,9 @@ class Writer(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net, self.reference = (nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 7)) for _ in range(2))
+        self.net, self.reference = (
+            nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 7)) for _ in range(2)
+        )
         self.reference.requires_grad_(False)
 
     def log_p(self, net, tokens):

@@ -11,9 +11,19 @@ from tests.models.hugging_face import BART, BERT, TOKENS, tiny
 
 architecture = of_field("Speech")
 WAV = {
-    **BERT, **TOKENS, "conv_dim": (4, 4), "conv_stride": (4, 2), "conv_kernel": (8, 3), "num_feat_extract_layers": 2,
-    "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "mask_time_prob": 0.0, "classifier_proj_size": 6,
-    "do_stable_layer_norm": False, "hidden_dropout": 0.0, "layerdrop": 0.0,
+    **BERT,
+    **TOKENS,
+    "conv_dim": (4, 4),
+    "conv_stride": (4, 2),
+    "conv_kernel": (8, 3),
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "mask_time_prob": 0.0,
+    "classifier_proj_size": 6,
+    "do_stable_layer_norm": False,
+    "hidden_dropout": 0.0,
+    "layerdrop": 0.0,
 }
 
 
@@ -25,7 +35,9 @@ def waves() -> torch.Tensor:
 def sound_classifier(name: str, kind: str, head: str, **config: Any) -> None:
     """Enter a classifier of sounds."""
     architecture(name, "labels")(
-        lambda: Example(tiny(kind, head, num_labels=3, **WAV, **config), {"input_values": waves(), "labels": torch.tensor([0, 2])})
+        lambda: Example(
+            tiny(kind, head, num_labels=3, **WAV, **config), {"input_values": waves(), "labels": torch.tensor([0, 2])}
+        )
     )
 
 
@@ -39,24 +51,52 @@ sound_classifier("SEW", "sew", "SEWForSequenceClassification", squeeze_factor=2)
 def whisper():
     """Radford et al., 2023."""
     sizes = {**BART, **TOKENS, "num_mel_bins": 6, "max_source_positions": 8, "max_target_positions": 16}
-    model = tiny("whisper", "WhisperForConditionalGeneration", **sizes, decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None)
+    model = tiny(
+        "whisper",
+        "WhisperForConditionalGeneration",
+        **sizes,
+        decoder_start_token_id=1,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
     return Example(model, {"input_features": torch.randn(2, 6, 16), "labels": torch.randint(3, 11, (2, 5))})
 
 
 @architecture("Speech2Text", "attention_mask and labels")
 def speech_to_text():
     """Wang et al., 2020."""
-    sizes = {**BART, **TOKENS, "input_feat_per_channel": 4, "conv_channels": 8, "num_conv_layers": 2, "conv_kernel_sizes": (3, 3), "max_source_positions": 16, "max_target_positions": 16}
+    sizes = {
+        **BART,
+        **TOKENS,
+        "input_feat_per_channel": 4,
+        "conv_channels": 8,
+        "num_conv_layers": 2,
+        "conv_kernel_sizes": (3, 3),
+        "max_source_positions": 16,
+        "max_target_positions": 16,
+    }
     model = tiny("speech_to_text", "Speech2TextForConditionalGeneration", **sizes, decoder_start_token_id=1)
     mask = torch.ones(2, 16, dtype=torch.long)
     mask[1, 12:] = 0
-    return Example(model, {"input_features": torch.randn(2, 16, 4), "attention_mask": mask, "labels": torch.randint(3, 11, (2, 5))})
+    return Example(
+        model, {"input_features": torch.randn(2, 16, 4), "attention_mask": mask, "labels": torch.randint(3, 11, (2, 5))}
+    )
 
 
 @architecture("Audio spectrogram transformer", "labels")
 def spectrogram_transformer():
     """Gong et al., 2021."""
-    model = tiny("audio-spectrogram-transformer", "ASTForAudioClassification", **BERT, patch_size=4, num_mel_bins=8, max_length=8, frequency_stride=4, time_stride=4, num_labels=3)
+    model = tiny(
+        "audio-spectrogram-transformer",
+        "ASTForAudioClassification",
+        **BERT,
+        patch_size=4,
+        num_mel_bins=8,
+        max_length=8,
+        frequency_stride=4,
+        time_stride=4,
+        num_labels=3,
+    )
     return Example(model, {"input_values": torch.randn(2, 8, 8), "labels": torch.tensor([0, 2])})
 
 
@@ -95,7 +135,9 @@ def ctc_by_recursion():
         def forward(self, x):
             return self.head(self.rnn(x)[0]).log_softmax(-1)
 
-    return Example(Recogniser(), (torch.randn(7, 2, 3), torch.tensor([[1, 2], [3, 3]])), lambda net, x, y: ctc(net(x), y))
+    return Example(
+        Recogniser(), (torch.randn(7, 2, 3), torch.tensor([[1, 2], [3, 3]])), lambda net, x, y: ctc(net(x), y)
+    )
 
 
 @architecture("RNN transducer", "labels, the lattice in primitives")
@@ -105,7 +147,11 @@ def transducer():
     class Transducer(nn.Module):
         def __init__(self):
             super().__init__()
-            self.heard, self.spoken, self.words = nn.GRU(3, 4, batch_first=True), nn.GRU(4, 4, batch_first=True), nn.Embedding(5, 4)
+            self.heard, self.spoken, self.words = (
+                nn.GRU(3, 4, batch_first=True),
+                nn.GRU(4, 4, batch_first=True),
+                nn.Embedding(5, 4),
+            )
             self.joint = nn.Linear(4, 5)
 
         def forward(self, x, y):
@@ -114,7 +160,10 @@ def transducer():
 
     def loss_of(net, x, y):
         logits = net(x, y)
-        blank, label = logits[..., 0], logits[:, :, :-1].gather(3, y[:, None, :, None].expand(-1, x.shape[1], -1, 1))[..., 0]
+        blank, label = (
+            logits[..., 0],
+            logits[:, :, :-1].gather(3, y[:, None, :, None].expand(-1, x.shape[1], -1, 1))[..., 0],
+        )
         row = [torch.zeros(len(x)).to(logits)]
         for u in range(y.shape[1]):
             row.append(row[-1] + label[:, 0, u])
@@ -158,7 +207,13 @@ def conv_tasnet():
         def __init__(self):
             super().__init__()
             self.encode, self.decode = nn.Conv1d(1, 6, 4, 2), nn.ConvTranspose1d(6, 1, 4, 2)
-            self.mask = nn.Sequential(nn.GroupNorm(1, 6), nn.Conv1d(6, 8, 1), nn.PReLU(), nn.Conv1d(8, 8, 3, padding=1, groups=8), nn.Conv1d(8, 12, 1))
+            self.mask = nn.Sequential(
+                nn.GroupNorm(1, 6),
+                nn.Conv1d(6, 8, 1),
+                nn.PReLU(),
+                nn.Conv1d(8, 8, 3, padding=1, groups=8),
+                nn.Conv1d(8, 12, 1),
+            )
 
         def forward(self, x):
             w = self.encode(x[:, None])

@@ -26,16 +26,79 @@ def causal(name: str, kind: str, head: str, call: str, batch: Any, **config: Any
 
 MAMBA = {"hidden_size": 8, "state_size": 4, "num_hidden_layers": 1}
 causal("Mamba", "mamba", "MambaForCausalLM", "labels", unpadded, **MAMBA, time_step_rank=2)
-causal("Mamba 2", "mamba2", "Mamba2ForCausalLM", "labels", unpadded, **MAMBA, num_heads=4, head_dim=4, n_groups=1, chunk_size=4)
-causal("RWKV", "rwkv", "RwkvForCausalLM", "labels", unpadded, hidden_size=8, num_hidden_layers=1, attention_hidden_size=8, intermediate_size=12, context_length=16)
-causal("RecurrentGemma", "recurrent_gemma", "RecurrentGemmaForCausalLM", "attention_mask and labels", padded, **LLAMA | {"num_hidden_layers": 2}, lru_width=8, block_types=["recurrent", "attention"], attention_window_size=4)
-causal("xLSTM", "xlstm", "xLSTMForCausalLM", "labels", unpadded, hidden_size=8, embedding_dim=8, num_hidden_layers=1, num_heads=2, num_blocks=1, chunk_size=4, qk_dim_factor=0.5, mode="train")
-causal("Jamba", "jamba", "JambaForCausalLM", "attention_mask and labels", padded, **LLAMA | {"num_hidden_layers": 2}, use_mamba_kernels=False, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1, num_experts=2, mamba_d_state=4, mamba_dt_rank=2)
+causal(
+    "Mamba 2",
+    "mamba2",
+    "Mamba2ForCausalLM",
+    "labels",
+    unpadded,
+    **MAMBA,
+    num_heads=4,
+    head_dim=4,
+    n_groups=1,
+    chunk_size=4,
+)
+causal(
+    "RWKV",
+    "rwkv",
+    "RwkvForCausalLM",
+    "labels",
+    unpadded,
+    hidden_size=8,
+    num_hidden_layers=1,
+    attention_hidden_size=8,
+    intermediate_size=12,
+    context_length=16,
+)
+causal(
+    "RecurrentGemma",
+    "recurrent_gemma",
+    "RecurrentGemmaForCausalLM",
+    "attention_mask and labels",
+    padded,
+    **LLAMA | {"num_hidden_layers": 2},
+    lru_width=8,
+    block_types=["recurrent", "attention"],
+    attention_window_size=4,
+)
+causal(
+    "xLSTM",
+    "xlstm",
+    "xLSTMForCausalLM",
+    "labels",
+    unpadded,
+    hidden_size=8,
+    embedding_dim=8,
+    num_hidden_layers=1,
+    num_heads=2,
+    num_blocks=1,
+    chunk_size=4,
+    qk_dim_factor=0.5,
+    mode="train",
+)
+causal(
+    "Jamba",
+    "jamba",
+    "JambaForCausalLM",
+    "attention_mask and labels",
+    padded,
+    **LLAMA | {"num_hidden_layers": 2},
+    use_mamba_kernels=False,
+    attn_layer_period=2,
+    attn_layer_offset=1,
+    expert_layer_period=2,
+    expert_layer_offset=1,
+    num_experts=2,
+    mamba_d_state=4,
+    mamba_dt_rank=2,
+)
 
 
 def sequence_classified(net: nn.Module, length: int = 6, width: int = 3) -> Example:
     """Cross entropy of sequences of random classes."""
-    return Example(net, (torch.randn(2, length, width), torch.randint(3, (2,))), lambda net, x, y: F.cross_entropy(net(x), y))
+    return Example(
+        net, (torch.randn(2, length, width), torch.randint(3, (2,))), lambda net, x, y: F.cross_entropy(net(x), y)
+    )
 
 
 @architecture("S4D, complex states", "classifier")
@@ -142,7 +205,9 @@ def hyena():
             t = torch.linspace(0, 1, n).to(x)[:, None]
             kernel = self.filter(torch.cat([t, torch.sin(6 * t), torch.cos(6 * t)], 1)) * torch.exp(-2 * t)
             a, b, v = self.into(x).chunk(3, -1)
-            y = torch.fft.irfft(torch.fft.rfft(a * v, n=2 * n, dim=1) * torch.fft.rfft(kernel, n=2 * n, dim=0), n=2 * n, dim=1)
+            y = torch.fft.irfft(
+                torch.fft.rfft(a * v, n=2 * n, dim=1) * torch.fft.rfft(kernel, n=2 * n, dim=0), n=2 * n, dim=1
+            )
             return self.head((b * y[:, :n]).mean(1))
 
     return sequence_classified(Hyena())
@@ -153,7 +218,11 @@ class Tagger(nn.Module):
 
     def __init__(self, kind):
         super().__init__()
-        self.words, self.rnn, self.head = nn.Embedding(7, 3), kind(3, 4, batch_first=True, bidirectional=True), nn.Linear(8, 3)
+        self.words, self.rnn, self.head = (
+            nn.Embedding(7, 3),
+            kind(3, 4, batch_first=True, bidirectional=True),
+            nn.Linear(8, 3),
+        )
 
 
 @architecture("LSTM over packed sequences", "lengths, PackedSequence")
@@ -166,7 +235,9 @@ def packed_lstm():
             return self.head(rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0])
 
     batch = torch.randint(7, (3, 5)), torch.tensor([5, 3, 4]), torch.randint(3, (3, 5))
-    return Example(Packed(nn.LSTM), batch, lambda net, x, lengths, y: F.cross_entropy(net(x, lengths).transpose(1, 2), y))
+    return Example(
+        Packed(nn.LSTM), batch, lambda net, x, lengths, y: F.cross_entropy(net(x, lengths).transpose(1, 2), y)
+    )
 
 
 @architecture("Bidirectional GRU, max over time", "classifier")
@@ -190,7 +261,12 @@ def attention_seq2seq():
         def __init__(self):
             super().__init__()
             self.words, self.encoder, self.cell = nn.Embedding(7, 3), nn.GRU(3, 4, batch_first=True), nn.LSTMCell(7, 4)
-            self.query, self.key, self.score, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1), nn.Linear(8, 7)
+            self.query, self.key, self.score, self.head = (
+                nn.Linear(4, 4),
+                nn.Linear(4, 4),
+                nn.Linear(4, 1),
+                nn.Linear(8, 7),
+            )
 
         def forward(self, source, target):
             memory, last = self.encoder(self.words(source))
@@ -213,10 +289,19 @@ def lstm_language_model():
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
-            self.words, self.rnn, self.drop, self.head = nn.Embedding(7, 4), nn.LSTM(4, 4, 2, batch_first=True), nn.Dropout(0.3), nn.Linear(4, 7)
+            self.words, self.rnn, self.drop, self.head = (
+                nn.Embedding(7, 4),
+                nn.LSTM(4, 4, 2, batch_first=True),
+                nn.Dropout(0.3),
+                nn.Linear(4, 7),
+            )
             self.head.weight = self.words.weight
 
         def forward(self, tokens):
             return self.head(self.drop(self.rnn(self.drop(self.words(tokens)))[0]))
 
-    return Example(Model(), (torch.randint(7, (2, 6)),), lambda net, x: F.cross_entropy(net(x[:, :-1]).flatten(0, 1), x[:, 1:].flatten()))
+    return Example(
+        Model(),
+        (torch.randint(7, (2, 6)),),
+        lambda net, x: F.cross_entropy(net(x[:, :-1]).flatten(0, 1), x[:, 1:].flatten()),
+    )

@@ -15,7 +15,9 @@ def classified(net: nn.Module, size: int = 8, channels: int = 3, classes: int = 
     return Example(net, (x, y), lambda net, x, y: F.cross_entropy(net(x), y))
 
 
-def convolution(i: int, o: int, size: int = 3, stride: int = 1, groups: int = 1, act: type[nn.Module] = nn.ReLU) -> nn.Module:
+def convolution(
+    i: int, o: int, size: int = 3, stride: int = 1, groups: int = 1, act: type[nn.Module] = nn.ReLU
+) -> nn.Module:
     """Convolution, batch norm and activation."""
     conv = nn.Conv2d(i, o, size, stride, size // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(o), act())
@@ -62,7 +64,9 @@ class Concatenated(nn.Module):
 @architecture("LeNet", "classifier")
 def lenet():
     """LeCun et al., 1998."""
-    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(27, 6), nn.Tanh(), nn.Linear(6, 3))
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(27, 6), nn.Tanh(), nn.Linear(6, 3)
+    )
     return classified(net, channels=1)
 
 
@@ -76,7 +80,17 @@ def alexnet():
 @architecture("VGG with BatchNorm", "classifier, train mode")
 def vgg():
     """Simonyan & Zisserman, 2015."""
-    return classified(nn.Sequential(convolution(3, 4), convolution(4, 4), nn.MaxPool2d(2), convolution(4, 6), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(24, 3)))
+    return classified(
+        nn.Sequential(
+            convolution(3, 4),
+            convolution(4, 4),
+            nn.MaxPool2d(2),
+            convolution(4, 6),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(24, 3),
+        )
+    )
 
 
 @architecture("ResNet, basic blocks", "classifier, train mode")
@@ -112,7 +126,12 @@ def densenet():
 @architecture("MobileNet v2", "classifier, train mode")
 def mobilenet_v2():
     """Sandler et al., 2018: inverted residuals, linear bottlenecks, ReLU6."""
-    inverted = nn.Sequential(convolution(4, 8, 1, act=nn.ReLU6), convolution(8, 8, 3, groups=8, act=nn.ReLU6), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4))
+    inverted = nn.Sequential(
+        convolution(4, 8, 1, act=nn.ReLU6),
+        convolution(8, 8, 3, groups=8, act=nn.ReLU6),
+        nn.Conv2d(8, 4, 1),
+        nn.BatchNorm2d(4),
+    )
     return classified(nn.Sequential(convolution(3, 4, 3, 2, act=nn.ReLU6), Residual(inverted), *head(4)))
 
 
@@ -125,7 +144,13 @@ def mobilenet_v3():
             return x * F.relu6(3 + self.up(F.relu(self.down(x.mean((2, 3), keepdim=True))))) / 6
 
     act = nn.Hardswish
-    body = nn.Sequential(convolution(4, 8, 1, act=act), convolution(8, 8, 5, groups=8, act=act), HardExcite(8), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4))
+    body = nn.Sequential(
+        convolution(4, 8, 1, act=act),
+        convolution(8, 8, 5, groups=8, act=act),
+        HardExcite(8),
+        nn.Conv2d(8, 4, 1),
+        nn.BatchNorm2d(4),
+    )
     return classified(nn.Sequential(convolution(3, 4, 3, 2, act=act), Residual(body), *head(4)))
 
 
@@ -137,15 +162,34 @@ def efficientnet():
         def forward(self, x):
             return x * (torch.rand(len(x), 1, 1, 1, dtype=torch.float64) < 0.8).to(x) / 0.8
 
-    body = nn.Sequential(convolution(4, 8, 1, act=nn.SiLU), convolution(8, 8, 3, groups=8, act=nn.SiLU), SqueezeExcite(8), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4), DropPath())
+    body = nn.Sequential(
+        convolution(4, 8, 1, act=nn.SiLU),
+        convolution(8, 8, 3, groups=8, act=nn.SiLU),
+        SqueezeExcite(8),
+        nn.Conv2d(8, 4, 1),
+        nn.BatchNorm2d(4),
+        DropPath(),
+    )
     return classified(nn.Sequential(convolution(3, 4, 3, 2, act=nn.SiLU), Residual(body), *head(4)))
 
 
 @architecture("SqueezeNet", "classifier")
 def squeezenet():
     """Iandola et al., 2016."""
-    fire = Concatenated(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()))
-    return classified(nn.Sequential(nn.Conv2d(3, 3, 3, 2), nn.ReLU(), nn.MaxPool2d(3, 1, ceil_mode=True), fire, nn.Conv2d(6, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    fire = Concatenated(
+        nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())
+    )
+    return classified(
+        nn.Sequential(
+            nn.Conv2d(3, 3, 3, 2),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 1, ceil_mode=True),
+            fire,
+            nn.Conv2d(6, 3, 1),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+    )
 
 
 @architecture("ShuffleNet", "classifier, train mode")
@@ -156,14 +200,25 @@ def shufflenet():
         def forward(self, x):
             return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
 
-    body = nn.Sequential(convolution(4, 4, 1, groups=2), Shuffle(), convolution(4, 4, 3, groups=4), nn.Conv2d(4, 4, 1, groups=2), nn.BatchNorm2d(4))
+    body = nn.Sequential(
+        convolution(4, 4, 1, groups=2),
+        Shuffle(),
+        convolution(4, 4, 3, groups=4),
+        nn.Conv2d(4, 4, 1, groups=2),
+        nn.BatchNorm2d(4),
+    )
     return classified(nn.Sequential(convolution(3, 4), Residual(body), *head(4)))
 
 
 @architecture("Inception", "classifier")
 def inception():
     """Szegedy et al., 2015."""
-    branches = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 3, padding=1), nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 5, padding=2)), nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.Conv2d(3, 2, 1))
+    branches = (
+        nn.Conv2d(3, 2, 1),
+        nn.Conv2d(3, 2, 3, padding=1),
+        nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 5, padding=2)),
+        nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.Conv2d(3, 2, 1)),
+    )
     return classified(nn.Sequential(Concatenated(*branches), nn.ReLU(), *head(8)))
 
 
@@ -203,14 +258,23 @@ def unet():
             skip = self.down(x)
             return self.out(torch.cat([skip, self.up(self.bottom(F.max_pool2d(skip, 2)))], 1))
 
-    return Example(UNet(), (torch.randn(2, 1, 6, 6), torch.randint(2, (2, 6, 6))), lambda net, x, y: F.cross_entropy(net(x), y))
+    return Example(
+        UNet(), (torch.randn(2, 1, 6, 6), torch.randint(2, (2, 6, 6))), lambda net, x, y: F.cross_entropy(net(x), y)
+    )
 
 
 @architecture("DeepLab, atrous", "per-pixel cross entropy, ignored pixels")
 def deeplab():
     """Chen et al., 2017: dilated convolutions, upsampled logits."""
     rates = [nn.Conv2d(4, 2, 3, padding=r, dilation=r) for r in (1, 2)]
-    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), Concatenated(*rates), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2, 1),
+        nn.ReLU(),
+        Concatenated(*rates),
+        nn.ReLU(),
+        nn.Conv2d(4, 3, 1),
+        nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+    )
     y = torch.randint(3, (2, 8, 8))
     y[:, :2] = 255
     return Example(net, (torch.randn(2, 3, 8, 8), y), lambda net, x, y: F.cross_entropy(net(x), y, ignore_index=255))
@@ -239,7 +303,9 @@ def retinanet():
         right = p * labels + (1 - p) * (1 - labels)
         return (0.25 * (1 - right) ** 2 * cross).sum() / 4 + F.smooth_l1_loss(deltas, boxes, beta=0.1)
 
-    return Example(Pyramid(), (torch.randn(2, 3, 8, 8), (torch.rand(2, 20, 2) < 0.2).float(), torch.randn(2, 20, 4)), loss_of)
+    return Example(
+        Pyramid(), (torch.randn(2, 3, 8, 8), (torch.rand(2, 20, 2) < 0.2).float(), torch.randn(2, 20, 4)), loss_of
+    )
 
 
 @architecture("YOLO", "objectness, classes and generalised IoU")
@@ -253,8 +319,12 @@ def yolo():
         out = net(x).permute(0, 2, 3, 1)
         centre, size = out[..., :2].sigmoid(), out[..., 2:4].exp()
         got = torch.cat([centre - size / 2, centre + size / 2], -1)
-        inner = area(torch.cat([torch.maximum(got[..., :2], boxes[..., :2]), torch.minimum(got[..., 2:], boxes[..., 2:])], -1))
-        hull = area(torch.cat([torch.minimum(got[..., :2], boxes[..., :2]), torch.maximum(got[..., 2:], boxes[..., 2:])], -1))
+        inner = area(
+            torch.cat([torch.maximum(got[..., :2], boxes[..., :2]), torch.minimum(got[..., 2:], boxes[..., 2:])], -1)
+        )
+        hull = area(
+            torch.cat([torch.minimum(got[..., :2], boxes[..., :2]), torch.maximum(got[..., 2:], boxes[..., 2:])], -1)
+        )
         union = area(got) + area(boxes) - inner
         giou = inner / union - (hull - union) / hull
         objects = F.binary_cross_entropy_with_logits(out[..., 4], inner.detach() / union.detach())
@@ -286,10 +356,14 @@ def detr():
         logits, got = net(x)
         got = got.gather(1, matched[..., None].expand(-1, -1, 4))
         target = torch.full(logits.shape[:2], 3).scatter(1, matched, classes)
-        return F.cross_entropy(logits.transpose(1, 2), target, weight=torch.tensor([1, 1, 1, 0.1]).to(logits)) + 5 * F.l1_loss(got, boxes)
+        return F.cross_entropy(
+            logits.transpose(1, 2), target, weight=torch.tensor([1, 1, 1, 0.1]).to(logits)
+        ) + 5 * F.l1_loss(got, boxes)
 
     matched = torch.stack([torch.randperm(3)[:2] for _ in range(2)])
-    return Example(Detector(), (torch.randn(2, 3, 8, 8), matched, torch.randint(3, (2, 2)), torch.rand(2, 2, 4)), loss_of)
+    return Example(
+        Detector(), (torch.randn(2, 3, 8, 8), matched, torch.randint(3, (2, 2)), torch.rand(2, 2, 4)), loss_of
+    )
 
 
 @architecture("Spatial transformer", "classifier")
@@ -374,4 +448,6 @@ def pointnet():
         def forward(self, x):
             return self.head(self.each(x).amax(2))
 
-    return Example(Points(), (torch.randn(3, 3, 7), torch.randint(3, (3,))), lambda net, x, y: F.cross_entropy(net(x), y))
+    return Example(
+        Points(), (torch.randn(3, 3, 7), torch.randint(3, (3,))), lambda net, x, y: F.cross_entropy(net(x), y)
+    )
