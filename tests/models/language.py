@@ -1,20 +1,14 @@
-"""Language models of Hugging Face: causal, masked and encoder-decoder; padded, packed, with dropout, tied and untied."""
+"""Language models of Hugging Face: causal, masked, encoder-decoder; padded, packed, tied, untied, with dropout."""
 
 from typing import Any
 
 import torch
 
 from tests.models import Example, of_field
-from tests.models.hugging_face import BART, BERT, GPT, LLAMA, T5, TOKENS, VOCABULARY, padded, tiny
+from tests.models.hugging_face import BART, BERT, GPT, LLAMA, T5, TOKENS, VOCABULARY, padded, tiny, unpadded
 
 architecture = of_field("Language")
 PADDED = "attention_mask and labels"
-
-
-def unpadded(length: int = 6) -> dict[str, torch.Tensor]:
-    """Two sentences of one length, without a mask."""
-    tokens = torch.randint(3, VOCABULARY, (2, length))
-    return {"input_ids": tokens, "labels": tokens}
 
 
 def packed() -> dict[str, torch.Tensor]:
@@ -54,14 +48,12 @@ causal("GPT-2, untied, packed", "gpt2", packed, "position_ids of packed sentence
 causal(
     "GPT-Neo",
     "gpt_neo",
-    **{
-        "hidden_size": 8,
-        "num_layers": 2,
-        "num_heads": 2,
-        "max_position_embeddings": 16,
-        "attention_types": [[["global", "local"], 1]],
-        "window_size": 4,
-    },
+    hidden_size=8,
+    num_layers=2,
+    num_heads=2,
+    max_position_embeddings=16,
+    attention_types=[[["global", "local"], 1]],
+    window_size=4,
 )
 causal("GPT-NeoX", "gpt_neox", **BERT)
 causal("GPT-J", "gptj", **GPT, rotary_dim=4)
@@ -69,14 +61,12 @@ causal("CodeGen", "codegen", **GPT | {"n_head": 4}, rotary_dim=2)
 causal(
     "OPT",
     "opt",
-    **{
-        "hidden_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "ffn_dim": 12,
-        "max_position_embeddings": 16,
-        "word_embed_proj_dim": 8,
-    },
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    ffn_dim=12,
+    max_position_embeddings=16,
+    word_embed_proj_dim=8,
 )
 causal("BLOOM", "bloom", hidden_size=8, n_layer=1, n_head=2)
 causal("Falcon", "falcon", hidden_size=8, num_hidden_layers=1, num_attention_heads=2)

@@ -5,8 +5,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.models import Example, noise_like, of_field
-from tests.models.generative import mlp
 from tests.models.hugging_face import tiny
+from tests.models.layers import mlp
 
 architecture = of_field("Reinforcement learning")
 N = 5

@@ -8,15 +8,9 @@ from torch.nn import functional as F
 from torch.nn.utils import rnn
 
 from tests.models import Example, of_field
-from tests.models.hugging_face import LLAMA, TOKENS, VOCABULARY, padded, tiny
+from tests.models.hugging_face import LLAMA, TOKENS, padded, tiny, unpadded
 
 architecture = of_field("State space, linear attention, recurrent")
-
-
-def unpadded() -> dict[str, torch.Tensor]:
-    """Two sentences of one length."""
-    tokens = torch.randint(3, VOCABULARY, (2, 6))
-    return {"input_ids": tokens, "labels": tokens}
 
 
 def causal(name: str, kind: str, head: str, call: str, batch: Any, **config: Any) -> None:

@@ -6,8 +6,9 @@ from tests.models import ARCHITECTURES
 
 __all__ = ["ARCHITECTURES"]
 
-for field in (
-    *("language", "vision", "vision_transformers", "speech", "multimodal", "state_space", "experts", "graphs"),
-    *("generative", "physics", "reinforcement", "probabilistic", "recommender"),
+for module in (
+    *("language", "convolutional", "vision", "vision_transformers", "self_supervised", "speech", "multimodal"),
+    *("state_space", "experts", "graphs", "molecules_and_sets", "autoencoders", "adversaries", "flows", "diffusion"),
+    *("equations", "operators", "reinforcement", "likelihoods", "meta_and_metric", "recommender", "tables_and_series"),
 ):
-    import_module(f"tests.models.{field}")
+    import_module(f"tests.models.{module}")
