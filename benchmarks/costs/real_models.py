@@ -112,8 +112,8 @@ def measured(name: str, rounds: int) -> list[str]:
     for way, curvature in curvatures.items():
         ratio = statistics.median(a / b for a, b in zip(seconds[way], seconds["gradient"], strict=True))
         error = float(abs(curvature - truth) / abs(truth))
-        found = f"{ratio:.2f} | {memory[way] / memory['gradient']:.2f} | {first[way]:.1f} s | {error:.0e}"
-        rows.append(f"| {' | | ' if rows else model} | {way} | {found} | {'' if rows else machine(load)} |")
+        costs = f"{ratio:.2f} | {memory[way] / memory['gradient']:.2f} | {first[way]:.1f} s | {error:.0e}"
+        rows.append(f"| {' | | ' if rows else model} | {way} | {costs} | {'' if rows else machine(load)} |")
     return rows
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from alpha_func import Quadratic, capture, functional_loss, grad_and_quadratic, quadratic_along
 from alpha_func.errors import CaptureError, StrategyError
@@ -24,6 +25,17 @@ WAYS = "captured", "as it is", "captured, float32", "as it is, float32"
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 OPERATOR = re.compile(r"aten\.\w+|(?<=cannot differentiate )\w+|(?<=wrong through )\w+")
 Tree = dict[str, Tensor]
+
+
+class InPrimitives(TorchFunctionMode):
+    """Weight norm by its formula, v·g/‖v‖: PyTorch's double backward of its own is wrong."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not torch._weight_norm:
+            return func(*args, **(kwargs or {}))
+        v, g, dim = args
+        rest = [i for i in range(v.ndim) if i != dim % v.ndim]
+        return v * (g / v.square().sum(rest, keepdim=True).sqrt())
 
 
 class Truth(NamedTuple):
@@ -42,7 +54,7 @@ def directly(example: Example, direction: Tree | None = None) -> Truth:
     module = copy.deepcopy(example.module)
     params = {name: p for name, p in module.named_parameters() if p.requires_grad}
     args, kwargs = example.call
-    with torch.random.fork_rng(devices=[]), sdpa_kernel(SDPBackend.MATH):
+    with torch.random.fork_rng(devices=[]), sdpa_kernel(SDPBackend.MATH), InPrimitives():
         torch.manual_seed(0)
         value = example.loss_of(module, *args, **kwargs) if example.loss_of else module(*args, **kwargs)
         value = value if isinstance(value, Tensor) else value["loss"]
