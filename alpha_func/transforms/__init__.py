@@ -2,6 +2,7 @@
 
 from alpha_func.transforms.along import quadratic_in_span, taylor_along
 from alpha_func.transforms.directions import steepest_descent
+from alpha_func.transforms.gain import gain_ratio
 from alpha_func.transforms.strategies import (
     STRATEGIES,
     Step,
@@ -19,6 +20,7 @@ __all__ = [
     "Strategy",
     "forward_over_forward",
     "forward_over_reverse",
+    "gain_ratio",
     "grad_and_quadratic",
     "hvp",
     "optimal_alpha",
