@@ -96,7 +96,7 @@ def test_taylor_of_order_k_costs_2k_plus_one_products_a_layer_on(name, order):
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        *(("mlp", 1), ("mlp", 2), ("mlp", 4), ("conv", 2))),
+        *(("mlp", 1), ("mlp", 2), ("mlp", 4), ("conv", 2)),
         *(pytest.param("transformer", count, marks=WHOLE) for count in (2, 4)),  # seconds to write
     ],
 )

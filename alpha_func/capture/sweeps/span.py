@@ -101,8 +101,8 @@ def mixed(b: Builder, call: Call, s: Any, t: Any) -> Any:
     vals = [leaves[i].meta["val"] for i in where]
     kinds = tuple((i, str(val), str(pytree.tree_map(_layout, val))) for i, val in zip(where, vals, strict=True))
     rest = repr([leaf for i, leaf in enumerate(leaves) if i not in where])
-    key = (mixed, call.target, kinds, rest, str(spec), repr(sorted(call.kwargs.items())))
-    key = (*key, rules_left_out(), LAWS.left_out())
+    left_out = rules_left_out(), LAWS.left_out()
+    key = (mixed, call.target, kinds, rest, str(spec), repr(sorted(call.kwargs.items())), left_out)
     if key not in b.traces:
         own = Builder(LAWS, b.mode)
         own.traces = b.traces
