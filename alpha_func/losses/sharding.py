@@ -51,6 +51,8 @@ def refuse_unknown(module: Any) -> None:
             f"module is a {type(module).__name__}, a stage of a pipeline, which has a part of the loss alone: shard "
             "the whole module by torch.distributed.fsdp.fully_shard"
         )
+    if not isinstance(module, nn.Module):
+        return
     fsdp = sys.modules.get("torch.distributed.fsdp")
     flat = () if fsdp is None else (fsdp.FullyShardedDataParallel,)
     for name, layer in module.named_modules():
