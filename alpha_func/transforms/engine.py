@@ -21,6 +21,7 @@ from alpha_func import tree
 from alpha_func.errors import StrategyError
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import LossOfLoss
+from alpha_func.losses.sharding import refuse_uncaptured
 from alpha_func.quadratic import Quadratic
 from alpha_func.taylor import Taylor
 from alpha_func.transforms import by_autograd, failures
@@ -237,6 +238,7 @@ def _captured(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _dense(leaf: Tensor) -> Tensor:
     """The tensor without entries that share memory, which forward mode would write its zeros to."""
+    refuse_uncaptured("params", leaf)
     return leaf.contiguous() if 0 in leaf.stride() else leaf
 
 
