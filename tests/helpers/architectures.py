@@ -147,10 +147,14 @@ def checked(loss, params: Tree, example: Example, direction: Tree, truth: Truths
 
 
 def reason(message: str) -> str:
-    """The operator that a message names, or how it begins."""
+    """The operator that a message names, or what it says of the line where tracing ended."""
     found = OPERATOR.search(message)
     if found:
         return f"`{found[0].removeprefix('aten.')}`"
+    if "cannot be traced" in message:
+        said = re.split(r"`: |traced: ", message)[-1]
+        sentences = [x for x in re.split(r"\. |; | \(", said) if not x.startswith("Consider")]
+        return f"cannot be traced, {sentences[0]}"
     return re.split(r"[:;]| at ", message)[0].replace("autograd.Function", "`autograd.Function`")
 
 

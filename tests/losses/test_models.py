@@ -51,6 +51,6 @@ def test_uncaptured_is_exact_or_refused(name, strategy):
         assert_exact(got, truth_of(name, case.direction), case.direction)
 
 
-def test_page_has_a_row_for_each_model_and_no_other():
-    assert SAID.keys() == {*NAMES, *ARCHITECTURES}
+def test_page_has_a_row_for_each_layer_and_none_of_what_is_not_there():
+    assert {*NAMES} <= SAID.keys() <= {*NAMES, *ARCHITECTURES}
     assert PAGE.read_text() == page(SAID)

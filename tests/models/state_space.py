@@ -39,7 +39,7 @@ causal(
     "labels",
     unpadded,
     hidden_size=8,
-    num_hidden_layers=1,
+    num_hidden_layers=2,
     attention_hidden_size=8,
     intermediate_size=12,
     context_length=16,
