@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -28,14 +29,19 @@ Tree = dict[str, Tensor]
 
 
 class InPrimitives(TorchFunctionMode):
-    """Weight norm by its formula, v·g/‖v‖: PyTorch's double backward of its own is wrong."""
+    """What PyTorch's own double backward gets wrong (weight norm) or lacks (bags of embeddings), by its formula."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is not torch._weight_norm:
-            return func(*args, **(kwargs or {}))
-        v, g, dim = args
-        rest = [i for i in range(v.ndim) if i != dim % v.ndim]
-        return v * (g / v.square().sum(rest, keepdim=True).sqrt())
+        kwargs = kwargs or {}
+        if func is torch._weight_norm:
+            v, g, dim = args
+            rest = [i for i in range(v.ndim) if i != dim % v.ndim]
+            return v * (g / v.square().sum(rest, keepdim=True).sqrt())
+        if func is F.embedding_bag and kwargs["mode"] == "sum":
+            (indices, weight), offsets = args, kwargs["offsets"]
+            bags = torch.bucketize(torch.arange(len(indices)), offsets, right=True) - 1
+            return torch.zeros(len(offsets), weight.shape[1]).to(weight).index_add(0, bags, weight[indices])
+        return func(*args, **kwargs)
 
 
 class Truth(NamedTuple):

@@ -12,38 +12,35 @@ from tests.models.hugging_face import LLAMA, T5, TOKENS, padded, tiny
 architecture = of_field("Mixture of experts")
 
 
-def causal(name: str, kind: str, head: str, **config: Any) -> None:
+def causal(name: str, kind: str, head: str, experts: str = "batched_mm", **config: Any) -> None:
     """Enter a causal language model of experts, of which each token is sent to two."""
     sizes = {**TOKENS, **LLAMA, "num_experts_per_tok": 2} | config
-    architecture(name, "attention_mask and labels")(lambda: Example(tiny(kind, head, **sizes), padded()))
+    call = f"attention_mask and labels, experts_implementation={experts!r}"
+    architecture(name, call)(lambda: Example(tiny(kind, head, experts=experts, **sizes), padded()))
 
 
-causal("Mixtral", "mixtral", "MixtralForCausalLM", num_local_experts=3, output_router_logits=True)
-causal(
-    "Qwen2-MoE",
-    "qwen2_moe",
-    "Qwen2MoeForCausalLM",
-    num_experts=3,
-    moe_intermediate_size=6,
-    shared_expert_intermediate_size=6,
-)
+MIXTRAL = {"num_local_experts": 3, "output_router_logits": True}
+QWEN = {"num_experts": 3, "moe_intermediate_size": 6, "shared_expert_intermediate_size": 6}
+DEEPSEEK = {
+    "num_key_value_heads": 2,
+    "n_routed_experts": 4,
+    "n_group": 2,
+    "topk_group": 1,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 6,
+    "first_k_dense_replace": 0,
+    "kv_lora_rank": 4,
+    "q_lora_rank": 4,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 4,
+}
+causal("Mixtral", "mixtral", "MixtralForCausalLM", **MIXTRAL)
+causal("Mixtral, experts one by one", "mixtral", "MixtralForCausalLM", "eager", **MIXTRAL)
+causal("Qwen2-MoE", "qwen2_moe", "Qwen2MoeForCausalLM", **QWEN)
 causal("OLMoE", "olmoe", "OlmoeForCausalLM", num_experts=3)
 causal("GraniteMoE", "granitemoe", "GraniteMoeForCausalLM", num_local_experts=3)
-causal(
-    *("DeepSeek-V3", "deepseek_v3", "DeepseekV3ForCausalLM"),
-    num_key_value_heads=2,
-    n_routed_experts=4,
-    n_group=2,
-    topk_group=1,
-    moe_intermediate_size=6,
-    first_k_dense_replace=0,
-    kv_lora_rank=4,
-    q_lora_rank=4,
-    qk_rope_head_dim=4,
-    qk_nope_head_dim=4,
-    v_head_dim=4,
-    n_shared_experts=1,
-)
+causal("DeepSeek-V3", "deepseek_v3", "DeepseekV3ForCausalLM", **DEEPSEEK)
 
 
 @architecture("Switch Transformers", "attention_mask and labels")

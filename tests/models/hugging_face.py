@@ -23,12 +23,13 @@ VOCABULARY = 11
 TOKENS = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
-def tiny(kind: str, head: str, **config: Any) -> torch.nn.Module:
+def tiny(kind: str, head: str, *, experts: str | None = None, **config: Any) -> torch.nn.Module:
     """A model by the names of its configuration and of its class."""
     import transformers
 
     cls, configuration = getattr(transformers, head), transformers.AutoConfig.for_model(kind, **config)
-    return (cls.from_config if head.startswith("Auto") else cls._from_config)(configuration).train()
+    chosen = {"experts_implementation": experts} if experts else {}
+    return (cls.from_config if head.startswith("Auto") else cls._from_config)(configuration, **chosen).train()
 
 
 def padded(length: int = 6, *, left: bool = False) -> dict[str, torch.Tensor]:

@@ -56,27 +56,13 @@ causal(
     attention_window_size=4,
 )
 causal(
-    "xLSTM",
-    "xlstm",
-    "xLSTMForCausalLM",
-    "labels",
-    unpadded,
-    hidden_size=8,
-    embedding_dim=8,
-    num_hidden_layers=1,
-    num_heads=2,
-    num_blocks=1,
-    chunk_size=4,
-    qk_dim_factor=0.5,
-    mode="train",
-)
-causal(
     "Jamba",
     "jamba",
     "JambaForCausalLM",
     "attention_mask and labels",
     padded,
     **LLAMA | {"num_hidden_layers": 2},
+    experts="batched_mm",
     use_mamba_kernels=False,
     attn_layer_period=2,
     attn_layer_offset=1,

@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType, FunctionType
 
+import torch
+
 INSTEAD = {"float32": "float64", "float": "double"}
 
 
 @contextmanager
 def in_float64() -> Iterator[None]:
-    """Every function of transformers that is loaded now computes in float64 where it is written to in float32."""
+    """Every function of transformers that is loaded now computes in float64 where it is written to in float32, and
+    makes its constants in float64."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
     changed: list[tuple[FunctionType, CodeType]] = []
     for function in [f for f in gc.get_objects() if type(f) is FunctionType]:  # isinstance would ask dead proxies
         if (function.__module__ or "").startswith("transformers."):
@@ -25,6 +30,7 @@ def in_float64() -> Iterator[None]:
     try:
         yield
     finally:
+        torch.set_default_dtype(default)
         for function, code in changed:
             function.__code__ = code
 

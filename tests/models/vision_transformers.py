@@ -90,27 +90,6 @@ classifier(
     mlp_ratios=[2, 2],
 )
 classifier(
-    *("CvT", "cvt", "CvtForImageClassification", 16, "labels, train mode"),
-    embed_dim=[4, 8],
-    depth=[1, 1],
-    num_heads=[1, 2],
-    patch_sizes=[3, 3],
-    patch_stride=[2, 2],
-    patch_padding=[1, 1],
-    mlp_ratio=[2.0, 2.0],
-    attention_drop_rate=[0.0, 0.0],
-    drop_rate=[0.0, 0.0],
-    drop_path_rate=[0.0, 0.1],
-    qkv_bias=[True, True],
-    cls_token=[False, True],
-    qkv_projection_method=["dw_bn", "dw_bn"],
-    kernel_qkv=[3, 3],
-    padding_kv=[1, 1],
-    stride_kv=[2, 2],
-    padding_q=[1, 1],
-    stride_q=[1, 1],
-)
-classifier(
     *("LeViT", "levit", "LevitForImageClassification", 32, "labels, train mode"),
     image_size=32,
     hidden_sizes=[8, 8, 8],
