@@ -27,7 +27,7 @@ def gen(h: Line, p: float) -> tuple[float, float]:
 
 
 def pal(h: Line, slope: float, value: float, p: float) -> float:
-    """Of the parabola through h(0) with its slope, which the gradient's pass gave, and h(p): Mutschler and Zell (2020)."""
+    """Of the parabola through h(0) and its slope, both of the gradient's pass, and h(p): Mutschler and Zell (2020)."""
     return 2 * (h(p) - value - slope * p) / p**2
 
 
