@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from alpha_func import tree
-from alpha_func.capture.rewrites.fuse import fuse
+from alpha_func.capture.rewrites import FUSED, rewrite
 from alpha_func.capture.sweeps.adjoint import adjoint_programs, steepest_descent_program
 from alpha_func.capture.sweeps.taylor import taylor_program
 from benchmarks.nets import GPT, next_token
@@ -64,7 +64,7 @@ def test_taylor_costs_five_products_a_layer_two_the_first_and_six_an_activation_
     make, layers, firsts, activation_products = NETS[name]
     case = make()
     program = taylor_program(lowered_case(case), len(tree.leaves(case.params)))
-    for form in (program, fuse(program)):
+    for form in (program, rewrite(program, FUSED)):
         assert products(form) == (5 * layers + 2 * firsts - SAVED.get(name, 0), 6 * activation_products)
 
 
