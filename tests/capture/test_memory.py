@@ -46,7 +46,7 @@ def test_a_forward_sweep_holds_no_more_for_a_deep_net(norm):
         loss, params = functional_loss(mlp(depth, norm), nn.CrossEntropyLoss())
         batch = torch.randn(64, 16), torch.randint(10, (64,))
         program = capture(loss).program(params, *batch)
-        peaks.append(peak(rewrite(taylor_program(program.graph, len(params))), CHANNELS_LAST, FUSED))
+        peaks.append(peak(rewrite(taylor_program(program.graph, len(params)), CHANNELS_LAST, FUSED)))
     assert peaks[1] <= 1.2 * peaks[0]
 
 

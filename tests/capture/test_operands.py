@@ -14,7 +14,6 @@ from tests.helpers.operands import KINDS, PAIRS, is_of_two, loss_of, parameters,
 from tests.helpers.reference import flat
 from tests.helpers.whole import a_third_of
 
-RULED = {str(operator): rule.case for operator, rule in RULES.items()}
 ONE = {
     **{name: getattr(F, name) for name in ("softplus", "celu", "logsigmoid", "hardswish")},
     "square": torch.square,
@@ -47,7 +46,14 @@ TWO = {
     "mse": lambda x, y: F.mse_loss(*torch.broadcast_tensors(x, torch.as_tensor(y, dtype=x.dtype)), reduction="sum"),
     "cosine": lambda x, y: F.cosine_similarity(x + 2, torch.as_tensor(y, dtype=x.dtype) + 3, dim=-1),
 }
-CASES = {name: (f, PAIRS if is_of_two(f) else KINDS) for name, f in (RULED | ONE | TWO).items()}
+CASES = {**{n: (f, KINDS) for n, f in ONE.items()}, **{f"{n}_of_two": (f, PAIRS) for n, f in TWO.items()}}
+
+# kind of operand: the cases of the rules that are of one operand, or of two.
+RULED = {
+    f"{operands}: {kind}": (operand, [rule.case for rule in RULES.values() if is_of_two(rule.case) is of_two])
+    for operands, of_two, kinds in (("one", False, KINDS), ("two", True, PAIRS))
+    for kind, operand in kinds.items()
+}
 
 # name: (as it is written, the same without what has no derivative at 0).
 NODES, WEIGHTS = (torch.from_numpy(v) for v in numpy.polynomial.legendre.leggauss(40))
@@ -105,6 +111,20 @@ def of_each(function, expected, operands):
 def test_sweeps_are_exact_on_every_kind_of_operand_of(name, third):
     function, operands = CASES[name]
     found = of_each(function, function, dict([*operands.items()][third::3]))
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(("kind", "ninth"), a_third_of(RULED, range(9), every=9))
+def test_rules_are_exact_on_operands_of_kind(kind, ninth):
+    operand, cases = RULED[kind]
+
+    def of(case):
+        return lambda p: case(*operand(p)) if kind.startswith("two") else case(operand(p))
+
+    def itself(x):
+        return x
+
+    found = of_each(itself, itself, {str(i): of(case) for i, case in [*enumerate(cases)][ninth::9]})
     assert not found, "\n".join(found)
 
 

@@ -12,6 +12,6 @@ def test_the_table_was_made_with_the_rules_as_they_are():
     made_with = rules.recorded()
     changed = [str(operator) for operator in RULES if made_with.get(str(operator)) != rules.written(operator)]
     assert not changed, (
-        f"{', '.join(changed)}: the rule is not the one that operators.csv was made with. For operators of PyTorch that "
-        "call it: python -m tests.verification.verify_operators --part sweeps --only NAME ..."
+        f"{', '.join(changed)}: the rule is not the one that operators.csv was made with. For operators of PyTorch "
+        "that call it: python -m tests.verification.verify_operators --part sweeps --only NAME ..."
     )
