@@ -9,9 +9,9 @@ from alpha_func.capture.derivatives.rule import RULES
 TANH = torch.ops.aten.tanh.default
 
 
-def plant(monkeypatch, **parts):
-    """Let the rule of tanh have other parts."""
-    monkeypatch.setitem(RULES, TANH, replace(RULES[TANH], **parts))
+def plant(monkeypatch, operator=TANH, **parts):
+    """Let the rule of an operator have other parts."""
+    monkeypatch.setitem(RULES, operator, replace(RULES[operator], **parts))
 
 
 def none_at_all(b, call, tangents):

@@ -3,6 +3,13 @@
 Importing a module of this package fills the table of rules; ``registrars`` says how a rule is entered.
 """
 
-from alpha_func.capture.derivatives import elementwise, linear, normalisation, products, softmax_and_moments
+from alpha_func.capture.derivatives import (
+    elementwise,
+    linear,
+    linear_algebra,
+    normalisation,
+    products,
+    softmax_and_moments,
+)
 
-__all__ = ["elementwise", "linear", "normalisation", "products", "softmax_and_moments"]
+__all__ = ["elementwise", "linear", "linear_algebra", "normalisation", "products", "softmax_and_moments"]

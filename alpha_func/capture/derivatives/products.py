@@ -1,15 +1,12 @@
-"""Bilinear operators, quotients and determinants: D(x·y) = t_x·y + x·t_y, D²(x·y) = 2·t_x·t_y."""
-
-from typing import Any
+"""Bilinear operators and quotients: D(x·y) = t_x·y + x·t_y, D²(x·y) = 2·t_x·t_y."""
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from alpha_func.capture.builder.builder import Builder, plus, times
 from alpha_func.capture.derivatives.derivative import first
-from alpha_func.capture.derivatives.registrars import bilinear, closed_form, in_torch
-from alpha_func.capture.derivatives.rule import Call, Operator, Tangents, Value, of_positions
+from alpha_func.capture.derivatives.registrars import bilinear, closed_form
+from alpha_func.capture.derivatives.rule import Call, Tangents, Value, of_positions
 
 aten = torch.ops.aten
 
@@ -44,6 +41,7 @@ closed_form(
     _addmm_second,
     {aten.addmm.default: lambda x: F.linear(x.reshape(1, -1), x.reshape(1, -1).cos(), x.reshape(-1)[:1])},
     where=of_positions,
+    bilinear=(1, 2),
 )
 
 
@@ -69,6 +67,7 @@ closed_form(
     _convolution,
     _convolution_second,
     {aten.convolution.default: lambda x: F.conv1d(x.reshape(1, 1, -1), x.cos().reshape(-1)[:1].reshape(1, 1, 1))},
+    bilinear=(0, 1),
 )
 
 
@@ -88,36 +87,3 @@ def _div_second(b: Builder, call: Call, t: Tangents) -> Value:
 
 
 closed_form(_div, _div_second, {aten.div.Tensor: lambda x, y: x / (y * y + 1)})
-
-
-def _in_singular_basis(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """det(U·Vᴴ), s and Uᴴ·t·V, of x = U·diag(s)·Vᴴ."""
-    left, s, right = torch.linalg.svd(x)
-    return torch.linalg.det(left @ right), s, left.mH @ t @ right.mH
-
-
-def _det(operator: Operator, args: Any, kwargs: Any, t: Tangents) -> Any:
-    """d = det x, u = t in the singular basis of x: D d[t] = det(U·Vᴴ)·Σ_i u_ii·Π_{k ≠ i} s_k.
-
-    Nothing is divided by, so x may be singular; PyTorch's divides, and its jvp of the jvp holds the factors constant.
-    """
-    sign, s, u = _in_singular_basis(args[0], t[0])
-    others = torch.where(torch.eye(s.shape[-1], dtype=torch.bool, device=s.device), 1, s[..., None, :]).prod(-1)
-    return [sign * (u.diagonal(dim1=-2, dim2=-1) * others).sum(-1), None, None]
-
-
-def _det_second(operator: Operator, args: Any, kwargs: Any, t: Tangents) -> Any:
-    """D²d[t, t] = det(U·Vᴴ)·Σ_ij (u_ii·u_jj − u_ij·u_ji)·Π_{k ≠ i, j} s_k."""
-    sign, s, u = _in_singular_basis(args[0], t[0])
-    own = torch.eye(s.shape[-1], dtype=torch.bool, device=s.device)
-    others = torch.where(own[:, None] | own[None], 1, s[..., None, None, :]).prod(-1)
-    diagonal = u.diagonal(dim1=-2, dim2=-1)
-    minors = diagonal[..., :, None] * diagonal[..., None, :] - u * u.mT
-    return [sign * (minors * others).sum((-2, -1)), None, None]
-
-
-def _matrix(x: Tensor) -> Tensor:
-    return torch.outer(x.reshape(-1), x.reshape(-1).cos()) + torch.arange(1, x.numel() + 1, dtype=x.dtype).diag()
-
-
-in_torch(_det, _det_second, {aten._linalg_det.default: lambda x: torch.linalg.det(_matrix(x))})

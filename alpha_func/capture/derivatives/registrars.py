@@ -43,11 +43,17 @@ Unary = Callable[[Builder, Value, Value], Value]  # of x and y = f(x)
 
 
 def closed_form(
-    first: Derivative, second: Derivative, cases: Cases, *, where: Condition = always, pullback: Pullback | None = None
+    first: Derivative,
+    second: Derivative,
+    cases: Cases,
+    *,
+    where: Condition = always,
+    pullback: Pullback | None = None,
+    bilinear: tuple[int, int] | None = None,
 ) -> None:
     """Operators by both of their derivatives."""
     for operator, case in cases.items():
-        RULES[operator] = Rule(first, second, where, case, pullback)
+        RULES[operator] = Rule(first, second, where, case, pullback, bilinear)
 
 
 def _zero(b: Builder, call: Call, t: Tangents) -> Value:
@@ -105,7 +111,7 @@ def bilinear(cases: Cases) -> None:
     def second(b: Builder, call: Call, t: Tangents) -> Value:
         return times(b, product(b, call, *t), 2)
 
-    closed_form(first, second, cases)
+    closed_form(first, second, cases, bilinear=(0, 1))
 
 
 def elementwise(

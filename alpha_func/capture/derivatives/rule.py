@@ -61,6 +61,7 @@ class Rule:
         where: the condition under which the rule holds; a call where it does not has PyTorch's derivatives.
         case: a function of tensors whose program calls the operator, for the tests.
         pullback: Dfᵀ[λ] of the leading operands; those after them have none. None: PyTorch's.
+        bilinear: the two operands in which the operator is bilinear, the others being constant or added.
         replaces: whether PyTorch's own second derivative of the operator is wrong, and none of it is ever used.
     """
 
@@ -69,11 +70,17 @@ class Rule:
     where: Condition
     case: Case
     pullback: Pullback | None = None
+    bilinear: tuple[int, int] | None = None
     replaces: bool = False
 
 
 RULES: dict[Operator, Rule] = {}
 _left_out: ContextVar[Collection[Operator]] = ContextVar("left_out", default=frozenset())
+
+
+def rules_left_out() -> frozenset[Operator]:
+    """The operators whose rules are left out now."""
+    return frozenset(_left_out.get())
 
 
 def rule_of(call: Call) -> Rule | None:
