@@ -6,7 +6,7 @@
 A loss of whole parameters has the engine of any other captured loss.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -21,10 +21,11 @@ from alpha_func.losses.module_loss import ModuleLoss
 from alpha_func.losses.sharding import own_parameters, own_precisions, own_value
 from alpha_func.quadratic import Quadratic
 from alpha_func.shards import layout, local, together
+from alpha_func.taylor import Taylor
 from alpha_func.torch_private import plain_beneath
 from alpha_func.transforms.directions import DirectionFunction
-from alpha_func.transforms.engine import Args, Engine, Kwargs
-from alpha_func.transforms.strategies import Step
+from alpha_func.transforms.engine import Args, Engine, Form, Kwargs
+from alpha_func.transforms.strategies import Products, Step
 from alpha_func.tree import Tree
 
 _PROVEN = 2  # calls: at the values of the first, and away from those of the second
@@ -51,7 +52,7 @@ class Ready(NamedTuple):
     direction: list[Tensor]
 
 
-class Sharded:
+class Sharded(Engine):
     """The engine of a captured loss of sharded parameters.
 
     Args:
@@ -157,7 +158,7 @@ class Sharded:
             warn(message, CaptureWarning)
 
 
-class ByPlacement:
+class ByPlacement(Engine):
     """The engine of a captured loss: one for whole parameters, another for sharded ones.
 
     Args:
@@ -179,13 +180,24 @@ class ByPlacement:
         """By the engine of the parameters' kind."""
         return self._of(params).step(params, direction, args, kwargs)
 
+    def taylor(self, params: Tree, direction: Tree, order: int, args: Args, kwargs: Kwargs) -> Taylor:
+        """By the engine of the parameters' kind."""
+        return self._of(params).taylor(params, direction, order, args, kwargs)
+
+    def products(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Products:
+        """By the engine of the parameters' kind."""
+        return self._of(params).products(params, directions, args, kwargs)
+
+    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Form:
+        """By the engine of the parameters' kind."""
+        return self._of(params).span(params, directions, args, kwargs)
+
     def _of(self, params: Tree) -> Engine:
         return self._sharded if has_shards(params) else self._whole
 
 
 def has_shards(params: Tree) -> bool:
     """Whether a leaf is a DTensor, be it beneath a transform of torch.func."""
-    leaves = list(params.values()) if type(params) is dict else tree.leaves(params)
-    if torch_private.peek_interpreter_stack() is not None:
-        leaves = [plain_beneath(leaf) for leaf in tree.leaves(params)]
-    return shards.any_sharded(leaves)
+    if torch_private.peek_interpreter_stack() is None:
+        return not tree.is_flat(params) and shards.any_sharded(tree.leaves(params))
+    return shards.any_sharded(map(plain_beneath, tree.leaves(params)))
