@@ -70,7 +70,7 @@ class Made:
     @cached_property
     def _sweep(self) -> Gathered:
         program = reuse(fuse(lay_out(_copied(self._schemes.quadratic.program))))
-        return self._gathered(program, self._layouts + self._layouts[: self.count])
+        return self._gathered(program, [*self._layouts, *self._layouts[: self.count]], self.count)
 
     @cached_property
     def _value(self) -> Gathered:
@@ -162,8 +162,11 @@ class Made:
     def _value_runs(self) -> Callable[..., Any]:
         return bind(self._value.program).forward
 
-    def _gathered(self, program: fx.GraphModule, layouts: Sequence[Layout | None]) -> Gathered:
-        return Gathered(program, layouts, ahead=self._gathering.ahead, dtype=self._gathering.dtype)
+    def _gathered(
+        self, program: fx.GraphModule, layouts: Sequence[Layout | None], directions: int = 0
+    ) -> Gathered:
+        how = self._gathering
+        return Gathered(program, layouts, directions=directions, ahead=how.ahead, dtype=how.dtype)
 
 
 def _along(program: fx.GraphModule, count: int) -> fx.GraphModule:
