@@ -1,5 +1,6 @@
 """The verbs: a loss in, a pure function out; and the compositions of torch.func behind them."""
 
+from alpha_func.transforms.along import quadratic_in_span, taylor_along
 from alpha_func.transforms.directions import steepest_descent
 from alpha_func.transforms.gain import gain_ratio
 from alpha_func.transforms.strategies import (
@@ -24,7 +25,9 @@ __all__ = [
     "hvp",
     "optimal_alpha",
     "quadratic_along",
+    "quadratic_in_span",
     "reverse_over_forward",
     "reverse_over_reverse",
     "steepest_descent",
+    "taylor_along",
 ]

@@ -17,10 +17,11 @@ from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
 from alpha_func.transforms.engine import engine_of
 from alpha_func.transforms.strategies import Step, StrategyLike
-from alpha_func.transforms.validation import aligned, check_params, require_callable
+from alpha_func.transforms.validation import Aligned, aligned, check_params, require_callable
 from alpha_func.tree import Tree
 
 _LOSS_SIGNATURE = "(params, *args, **kwargs)"
+_ACCUMULATORS = frozenset((torch.float32, torch.float64))
 
 
 def quadratic_along(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None) -> Callable[..., Quadratic]:
@@ -47,11 +48,10 @@ def quadratic_along(loss: Callable[..., Tensor], *, strategy: StrategyLike | Non
     Quadratic(value=tensor(5.), slope=tensor(2.), curvature=tensor(2.))
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
-    engine = engine_of(loss, strategy)
+    engine, checked = engine_of(loss, strategy), Aligned()
 
     def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
-        check_params(params)
-        return _accumulated(engine.quadratic(params, aligned(params, direction, "direction"), args, kwargs))
+        return _accumulated(engine.quadratic(params, checked(params, direction), args, kwargs))
 
     return quadratic
 
@@ -98,11 +98,10 @@ def hvp(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None) ->
     tensor([ 6., 12.])
     """
     require_callable("loss", loss, _LOSS_SIGNATURE)
-    engine = engine_of(loss, strategy)
+    engine, checked = engine_of(loss, strategy), Aligned()
 
     def product(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Tree:
-        check_params(params)
-        return engine.product(params, aligned(params, direction, "direction"), args, kwargs)
+        return engine.product(params, checked(params, direction), args, kwargs)
 
     return product
 
@@ -149,6 +148,6 @@ def grad_and_quadratic(
 
 def _accumulated(quadratic: Quadratic) -> Quadratic:
     """The three numbers in float32 or better, whatever the dtype of the loss."""
-    if all(number.dtype in (torch.float32, torch.float64) for number in quadratic):
+    if _ACCUMULATORS.issuperset([number.dtype for number in quadratic]):
         return quadratic
     return Quadratic(*(number.to(tree.accumulator_dtype(number.dtype)) for number in quadratic))
