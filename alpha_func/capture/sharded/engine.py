@@ -114,8 +114,7 @@ class Sharded:
     def _agreement(self, params: Tree) -> Agreement:
         if torch_private.peek_interpreter_stack() is not None:
             raise StrategyError(_TRANSFORMED)
-        layouts = [place for place in map(layout, tree.leaves(params)) if place is not None]
-        return Agreement(shards.groups(layouts), layouts[0].device)
+        return Agreement.of(tree.leaves(params))
 
     def _ready(self, params: Tree, direction: Tree | None, args: Args, kwargs: Kwargs) -> Ready:
         """What one rank does alone: nothing in it communicates."""
@@ -143,7 +142,10 @@ class Sharded:
         if not isinstance(self._loss, ModuleLoss):
             return
         loss = self._loss
-        inputs = [*map(local, own_parameters(loss)), *ready.inputs[ready.made.count :]]
+        own = own_parameters(loss)
+        if any(x.dtype != y.dtype for x, y in zip(own, ready.inputs, strict=False)):
+            return  # the call's are in another precision, which the module does not compute in
+        inputs = [*map(local, own), *ready.inputs[ready.made.count :]]
         proof.require_value(
             ready.made, agree, inputs, lambda: own_value(loss, args, kwargs), own_precisions(loss.model)
         )

@@ -162,9 +162,7 @@ class Made:
     def _value_runs(self) -> Callable[..., Any]:
         return bind(self._value.program).forward
 
-    def _gathered(
-        self, program: fx.GraphModule, layouts: Sequence[Layout | None], directions: int = 0
-    ) -> Gathered:
+    def _gathered(self, program: fx.GraphModule, layouts: Sequence[Layout | None], directions: int = 0) -> Gathered:
         how = self._gathering
         return Gathered(program, layouts, directions=directions, ahead=how.ahead, dtype=how.dtype)
 
