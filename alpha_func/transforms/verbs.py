@@ -17,10 +17,9 @@ from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
 from alpha_func.transforms.engine import engine_of
 from alpha_func.transforms.strategies import Step, StrategyLike
-from alpha_func.transforms.validation import Aligned, aligned, check_params, require_callable
+from alpha_func.transforms.validation import LOSS_SIGNATURE, Aligned, aligned, check_params, require_callable
 from alpha_func.tree import Tree
 
-_LOSS_SIGNATURE = "(params, *args, **kwargs)"
 _ACCUMULATORS = frozenset((torch.float32, torch.float64))
 
 
@@ -47,7 +46,7 @@ def quadratic_along(loss: Callable[..., Tensor], *, strategy: StrategyLike | Non
     >>> quadratic_along(loss)(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.0]))
     Quadratic(value=tensor(5.), slope=tensor(2.), curvature=tensor(2.))
     """
-    require_callable("loss", loss, _LOSS_SIGNATURE)
+    require_callable("loss", loss, LOSS_SIGNATURE)
     engine, checked = engine_of(loss, strategy), Aligned()
 
     def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
@@ -97,7 +96,7 @@ def hvp(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None) ->
     >>> hvp(lambda x: (x**3).sum())(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0]))
     tensor([ 6., 12.])
     """
-    require_callable("loss", loss, _LOSS_SIGNATURE)
+    require_callable("loss", loss, LOSS_SIGNATURE)
     engine, checked = engine_of(loss, strategy), Aligned()
 
     def product(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Tree:
@@ -129,7 +128,7 @@ def grad_and_quadratic(
     >>> step.grads, step.direction, step.quadratic.alpha
     (tensor([2., 4.]), tensor([-2., -4.]), tensor(0.5000))
     """
-    require_callable("loss", loss, _LOSS_SIGNATURE)
+    require_callable("loss", loss, LOSS_SIGNATURE)
     require_callable("direction", direction, "(grads)")
     engine = engine_of(loss, strategy)
 
