@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, func, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from alpha_func.capture.builder.builder import Builder
 from alpha_func.capture.builder.operands import broadcast, conjugate, converted, filled, is_complex
+from alpha_func.capture.builder.recorded import Recorded, recorded
 
 aten = torch.ops.aten
 
@@ -152,7 +152,10 @@ def _per_output(call: Call, what: Any) -> Any:
     return [what] * len(val) if isinstance(val, (tuple, list)) else what
 
 
-# PyTorch's own derivatives of one operator, traced.
+# PyTorch's own derivatives of one operator, traced once for operands of a kind.
+
+_RECORDED: dict[Any, Recorded] = {}
+_AT_MOST = 4096
 
 
 def _traced(b: Builder, call: Call, tangents: Any, transform: Callable[..., Any]) -> Any:
@@ -162,8 +165,8 @@ def _traced(b: Builder, call: Call, tangents: Any, transform: Callable[..., Any]
     vals = [leaves[i].meta["val"] for i in where]
     kinds = tuple((i, val.shape, val.stride(), val.dtype, val.device) for i, val in zip(where, vals, strict=True))
     rest = tuple(repr(leaf) for i, leaf in enumerate(leaves) if i not in where)
-    key = (transform, call.target, kinds, rest, str(spec))
-    if key not in b.traces:
+    key = (transform, call.target, kinds, rest, str(spec), torch.get_default_dtype())
+    if key not in _RECORDED:
 
         def derivative(*tensors: Tensor) -> Any:
             filled = list(leaves)
@@ -173,12 +176,13 @@ def _traced(b: Builder, call: Call, tangents: Any, transform: Callable[..., Any]
             return transform(call.target, args, kwargs, ts)
 
         with b.mode:
-            # One fake tensor for each operand, though two share theirs: make_fx tells its inputs apart by identity.
+            # One fake tensor for each operand, though two share theirs: a recorder tells its inputs apart by identity.
             # Dense ones: PyTorch's forward mode takes no expanded tensor.
             inputs = [torch.empty_like(v) for v in vals]
-            # PyTorch's formulas write in place here and there (linalg_vector_norm).
-            b.traces[key] = make_fx(func.functionalize(derivative))(*inputs)
-    return b.inline(b.traces[key], [leaves[i] for i in where])
+        if len(_RECORDED) == _AT_MOST:
+            _RECORDED.clear()
+        _RECORDED[key] = recorded(derivative, inputs, b.mode)
+    return b.inline(_RECORDED[key], [leaves[i] for i in where])
 
 
 def _restricted(target: Any, args: Any, kwargs: Any, chosen: Sequence[bool]) -> tuple[Callable[..., Any], list[Any]]:

@@ -37,7 +37,6 @@ class Values(NamedTuple):
 def started(lowered: fx.GraphModule) -> tuple[Builder, list[fx.Node]]:
     """A builder, and in it the inputs of the program."""
     b = Builder(LAWS, fake_mode(lowered))
-    b.traces = lowered.meta.setdefault("traces", b.traces)  # for all that is written of one program
     nodes = lowered.graph.find_nodes(op="placeholder")
     return b, [b.placeholder(str(node.target), b.as_fake(node.meta["val"])) for node in nodes]
 
