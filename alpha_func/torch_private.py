@@ -93,6 +93,8 @@ GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
     torch.nn.modules.module._global_forward_hooks,
     torch.nn.modules.module._global_forward_pre_hooks,
 )
+# What ``fully_shard`` leaves in a module for Dynamo, which then guards nothing of it.
+FSDP_MARKS = frozenset(("_is_fsdp_managed_module", "_fsdp_use_orig_params"))
 Backend = Callable[[fx.GraphModule, list[Tensor]], Callable[..., Any]]
 
 
@@ -252,6 +254,13 @@ def saved_tensors_hooks_allowed() -> Iterator[None]:
             autograd._saved_tensors_hooks_disable(message)
 
 
+def plain_beneath(tensor: Tensor) -> Tensor:
+    """The tensor beneath the transforms of torch.func."""
+    while is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
+    return tensor
+
+
 def forward_level() -> int:
     """How many levels of forward-mode differentiation are open, less one."""
     return int(forward_ad._current_level)
@@ -262,3 +271,12 @@ def close_levels(depth: int, level: int) -> None:
     pop_dynamic_layer_stack_and_undo_to_depth(depth)
     while forward_ad._current_level > level:
         forward_ad.exit_dual_level()  # type: ignore[no-untyped-call]
+
+
+def fsdp_computes_in(module: torch.nn.Module) -> torch.dtype | None:
+    """The dtype that ``fully_shard`` casts the parameters of a module to, if it does."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is None or not isinstance(module, fsdp.FSDPModule):
+        return None
+    found: torch.dtype | None = module._get_fsdp_state()._mp_policy.param_dtype
+    return found

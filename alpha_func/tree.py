@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from alpha_func import shards
+
 Tree = Any  # a nesting of containers with tensors as leaves; Python's type system cannot say more
 Structure = pytree.TreeSpec
 
@@ -135,6 +137,7 @@ def vdot(x: Tree, y: Tree) -> Tensor:
     """The inner product xᵀy, a 0-d tensor on the device of the first leaf.
 
     A complex leaf is the real numbers that it is made of: its part is Re Σ x̄·y.
+    Of DTensors it is over all ranks, one reduction of a number for each mesh.
     Accumulates in float32 or better: the products of a bfloat16 tree are float32, of a float64 tree float64.
 
     >>> vdot({"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([3.0, 4.0])})
@@ -148,6 +151,9 @@ def vdot(x: Tree, y: Tree) -> Tensor:
     y_leaves, y_structure = flatten(y)
     if y_structure != x_structure:  # dicts in another order, or a mismatch, which this raises
         y_leaves = x_structure.flatten_up_to(y)
+    if shards.any_sharded((*x_leaves, *y_leaves)):
+        pairs = [(a, shards.placed_as(b, a)) for a, b in zip(x_leaves, y_leaves, strict=True)]
+        return shards.vdot([_leaf_vdot(*map(shards.local, pair)) for pair in pairs], x_leaves)
     total, *rest = [_leaf_vdot(x_leaf, y_leaf) for x_leaf, y_leaf in zip(x_leaves, y_leaves, strict=True)]
     for product in rest:
         total = total + product.to(total.device)

@@ -13,6 +13,8 @@ from alpha_func.capture.program import Program, program_of, raise_its_own_error,
 from alpha_func.capture.running.engine import Captured
 from alpha_func.capture.running.first_use import FirstUse
 from alpha_func.capture.running.schemes import Schemes
+from alpha_func.capture.sharded.engine import ByPlacement, Sharded, has_shards
+from alpha_func.capture.sharded.made import AT_USE, Gathering
 from alpha_func.capture.tracing.outside import is_outside, outside, plain
 from alpha_func.capture.tracing.recording import MAX_RECORDINGS, Recorder
 from alpha_func.capture.tracing.refusal import tried
@@ -32,11 +34,15 @@ BACKENDS = ("eager", "inductor")
 class CapturedLoss(LossOfLoss):
     """What ``capture`` returns: a loss, and the programs it has been captured as."""
 
-    def __init__(self, loss: Callable[..., Tensor], *, backend: str, strict: bool, unverified: bool):
+    def __init__(
+        self, loss: Callable[..., Tensor], *, backend: str, strict: bool, unverified: bool, gathering: Gathering
+    ):
         self.loss, self.backend = loss, backend
         self._first_use = FirstUse(strict)
         self._unverified = unverified
         self._recorder = Recorder(loss)
+        self._gathering = gathering
+        self._sharded = Sharded(loss, backend=backend, strict=strict, unverified=unverified, gathering=gathering)
         self.captured = 0  # how often a program was
 
     def __reduce__(self) -> Any:
@@ -45,6 +51,7 @@ class CapturedLoss(LossOfLoss):
             "backend": self.backend,
             "strict": self._first_use.strict,
             "unverified": self._unverified,
+            "gathering": self._gathering,
         }
         return partial(capture, **options), (self.loss,)
 
@@ -52,6 +59,8 @@ class CapturedLoss(LossOfLoss):
         """The loss, by its program."""
         if torch.compiler.is_dynamo_compiling():  # a loss of a loss is captured whole
             return self.loss(params, *args, **kwargs)
+        if has_shards(params):
+            return self._sharded.value(params, args, kwargs)
         program, inputs = self.lookup(params, args, kwargs)
         return program(*inputs)
 
@@ -60,7 +69,8 @@ class CapturedLoss(LossOfLoss):
         by_strategy = Uncaptured(self, strategy, _operators)
         if strategy is not None:
             return by_strategy
-        return Captured(self.loss, self._schemes, self.backend, self._first_use, by_strategy)
+        whole = Captured(self.loss, self._schemes, self.backend, self._first_use, by_strategy)
+        return ByPlacement(whole, self._sharded)
 
     def program(self, params: Tree, *args: Any, **kwargs: Any) -> Program:
         """The program of this call, captured now if it has not been; print it to read it."""
@@ -141,7 +151,7 @@ class FrozenLoss(CapturedLoss):
 
     def __init__(self, captured: CapturedLoss):
         self.loss, self.backend, self._guarded = captured.loss, captured.backend, captured
-        self._first_use = captured._first_use
+        self._first_use, self._sharded = captured._first_use, captured._sharded
         self._kept: dict[Key, tuple[Program, list[Tensor]]] = {}
 
     def __reduce__(self) -> Any:
@@ -165,7 +175,12 @@ class FrozenLoss(CapturedLoss):
 
 
 def capture(
-    loss: Callable[..., Tensor], *, backend: str = "eager", strict: bool = False, unverified: bool = False
+    loss: Callable[..., Tensor],
+    *,
+    backend: str = "eager",
+    strict: bool = False,
+    unverified: bool = False,
+    gathering: Gathering = AT_USE,
 ) -> CapturedLoss:
     """The loss as a program of primitive operators, whose derivatives of every order are right.
 
@@ -183,6 +198,7 @@ def capture(
         backend: what runs the programs of the transforms: "eager", operator by operator, or "inductor", compiled.
         strict: raise where a transform's program cannot be proven, instead of a warning and double backward.
         unverified: allow operators whose second derivatives have not been verified.
+        gathering: of parameters that are sharded (DTensors, docs/many_processes.md): how far ahead, and in which dtype.
 
     Returns:
         A loss of the same arguments and, to rounding, values: call it, differentiate it, vmap it, give it to any
@@ -202,7 +218,7 @@ def capture(
     require_callable("loss", loss, "(params, *args, **kwargs)")
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown: choose from {', '.join(BACKENDS)}")
-    return CapturedLoss(loss, backend=backend, strict=strict, unverified=unverified)
+    return CapturedLoss(loss, backend=backend, strict=strict, unverified=unverified, gathering=gathering)
 
 
 def _refuse_kinds(leaves: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

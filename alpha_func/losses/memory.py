@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from alpha_func.torch_private import get_unwrapped, is_functorch_wrapped_tensor
+from alpha_func.torch_private import plain_beneath
 
 NOWHERE = 0
 
@@ -58,10 +58,3 @@ def storage(tensor: Tensor) -> int:
         return plain_beneath(tensor).untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):
         return NOWHERE
-
-
-def plain_beneath(tensor: Tensor) -> Tensor:
-    """The tensor beneath the transforms of torch.func."""
-    while is_functorch_wrapped_tensor(tensor):
-        tensor = get_unwrapped(tensor)
-    return tensor

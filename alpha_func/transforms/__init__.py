@@ -1,6 +1,8 @@
 """The verbs: a loss in, a pure function out; and the compositions of torch.func behind them."""
 
+from alpha_func.transforms.along import quadratic_in_span, taylor_along
 from alpha_func.transforms.directions import steepest_descent
+from alpha_func.transforms.gain import gain_ratio
 from alpha_func.transforms.strategies import (
     STRATEGIES,
     Step,
@@ -18,11 +20,14 @@ __all__ = [
     "Strategy",
     "forward_over_forward",
     "forward_over_reverse",
+    "gain_ratio",
     "grad_and_quadratic",
     "hvp",
     "optimal_alpha",
     "quadratic_along",
+    "quadratic_in_span",
     "reverse_over_forward",
     "reverse_over_reverse",
     "steepest_descent",
+    "taylor_along",
 ]

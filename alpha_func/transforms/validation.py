@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from alpha_func import tree
-from alpha_func.losses.sharding import is_dtensor, refuse_dtensor
+from alpha_func.shards import alike, any_sharded, layout
 from alpha_func.transforms.strategies import STRATEGIES, Loss, Strategy, StrategyLike
 from alpha_func.tree import Tree
 
@@ -61,7 +61,6 @@ def check_params(params: Tree) -> None:
     if all(_can_move(leaf) for leaf in leaves):
         return
     for path, leaf in tree.named_leaves(params):
-        refuse_dtensor(f"params{path}", leaf)
         if not isinstance(leaf, Tensor):
             raise TypeError(
                 f"params{path} is a {type(leaf).__name__}: every leaf must be a tensor; "
@@ -100,15 +99,14 @@ def aligned(params: Tree, other: Tree, name: str) -> Tree:
             or other_leaf.shape != leaf.shape
             or other_leaf.dtype != leaf.dtype
             or other_leaf.device != leaf.device
-            or is_dtensor(other_leaf)
+            or not alike(leaf, other_leaf)
         ):
             raise _leaf_mismatch(params, other, name)
     return other
 
 
 def _can_move(leaf: object) -> bool:
-    inexact = isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
-    return inexact and not is_dtensor(leaf)
+    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
 def _alike(params: Tree, other: Tree) -> bool:
@@ -118,9 +116,9 @@ def _alike(params: Tree, other: Tree) -> bool:
     for x, y in zip(params.values(), other.values(), strict=True):
         if not isinstance(x, Tensor) or not isinstance(y, Tensor):
             return False
-        if is_dtensor(y) or x.shape != y.shape or x.dtype != y.dtype or x.device != y.device:
+        if x.shape != y.shape or x.dtype != y.dtype or x.device != y.device:
             return False
-    return True
+    return not any_sharded(params.values()) and not any_sharded(other.values())
 
 
 def scalar_loss(loss: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Loss:
@@ -160,7 +158,6 @@ def _leaf_mismatch(params: Tree, other: Tree, name: str) -> Exception:
     for (path, leaf), other_leaf in zip(tree.named_leaves(params), tree.leaves(other), strict=True):
         if not isinstance(other_leaf, Tensor):
             return TypeError(f"{name}{path} is a {type(other_leaf).__name__}: expected a tensor, as params{path}")
-        refuse_dtensor(f"{name}{path}", other_leaf)
         if other_leaf.shape != leaf.shape:
             shape, expected = tuple(other_leaf.shape), tuple(leaf.shape)
             return ValueError(f"{name}{path} has shape {shape}: expected {expected}, as params{path}")
@@ -168,4 +165,14 @@ def _leaf_mismatch(params: Tree, other: Tree, name: str) -> Exception:
             return TypeError(f"{name}{path} is {other_leaf.dtype}: convert it to {leaf.dtype}, as params{path}")
         if other_leaf.device != leaf.device:
             return ValueError(f"{name}{path} is on {other_leaf.device}: move it to {leaf.device}, as params{path}")
+        if not alike(leaf, other_leaf):
+            return TypeError(
+                f"{name}{path} is {_where(other_leaf)}: expected {_where(leaf)}, as params{path}; shard it alike, "
+                "direction.redistribute(placements=...), or make it of the parameters' own gradients"
+            )
     raise AssertionError("every leaf matches")
+
+
+def _where(leaf: Tensor) -> str:
+    place = layout(leaf)
+    return "whole" if place is None else f"a DTensor ({', '.join(map(str, place.placements))})"

@@ -43,6 +43,7 @@ class Builder:
         self.mode = mode
         self._laws = laws
         self.once: set[Any] = set()
+        self.traces: dict[Any, fx.GraphModule] = {}
         self._known: dict[Any, Any] = {}
 
     def placeholder(self, name: str, val: Any) -> fx.Node:
@@ -227,7 +228,7 @@ def finished(builder: Builder, outputs: Any) -> fx.GraphModule:
 def _key(value: Any) -> Any:
     """A hashable form in which 1, 1.0 and True differ."""
     if isinstance(value, (tuple, list)):
-        return (type(value).__name__, *map(_key, value))
+        return ("tuple" if isinstance(value, tuple) else "list", *map(_key, value))
     if isinstance(value, (bool, int, float, complex)):
         return type(value), repr(value)
     return value

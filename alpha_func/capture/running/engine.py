@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 
 from alpha_func import tree
 from alpha_func.capture.running import proof
+from alpha_func.capture.running.as_line import AsLine
 from alpha_func.capture.running.evidence import NoEvidence, Witness
 from alpha_func.capture.running.first_use import FirstUse
 from alpha_func.capture.running.proof import Case
@@ -25,10 +26,11 @@ from alpha_func.capture.running.schemes import Scheme, Schemes
 from alpha_func.errors import CaptureError, StrategyError
 from alpha_func.losses.draws import ALONE
 from alpha_func.quadratic import Quadratic
+from alpha_func.taylor import Taylor
 from alpha_func.torch_private import peek_interpreter_stack
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
-from alpha_func.transforms.engine import Args, Engine, Kwargs, Uncaptured
-from alpha_func.transforms.strategies import Step
+from alpha_func.transforms.engine import Args, Engine, Form, Kwargs, Uncaptured
+from alpha_func.transforms.strategies import Products, Step
 from alpha_func.tree import Tree
 
 S = TypeVar("S")
@@ -38,7 +40,7 @@ _NEW: Any = object()
 _COMPARED = 2  # products: at the values of a call, and away from those of the next
 
 
-class Captured:
+class Captured(Engine):
     """The engine of a captured loss.
 
     Args:
@@ -125,6 +127,57 @@ class Captured:
             lambda engine: engine.quadratic(params, d, args, kwargs),
         )
         return Step(grads, d, line)
+
+    def taylor(self, params: Tree, direction: Tree, order: int, args: Args, kwargs: Kwargs) -> Taylor:
+        """By one forward sweep of the program."""
+        schemes, inputs = self._lookup(params, args, kwargs)
+        d = _leaves(direction)
+        return self._answer(
+            schemes,
+            schemes.taylor(order),
+            [*inputs, *d],
+            lambda: proof.taylor(self._witness(schemes, (params, args, kwargs), inputs), d, order),
+            lambda found: Taylor(found[0], found[1], found[2], tuple(found[3:])),
+            lambda engine: engine.taylor(params, direction, order, args, kwargs),
+        )
+
+    def products(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Products:
+        """By the strategy, as ``product``."""
+        schemes, inputs = self._lookup(params, args, kwargs)
+        if schemes.products < _COMPARED and not schemes.unswept:
+            self._compare_product(schemes, (params, args, kwargs), inputs, _leaves(directions[0]))
+        if not schemes.misled:
+            return self._by_strategy.products(params, directions, args, kwargs)
+        found = self.step(params, lambda grads: directions[0], args, kwargs)
+        return Products(found.quadratic.value, found.grads, [self.product(params, d, args, kwargs) for d in directions])
+
+    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Form:
+        """By the adjoint of the program, which the directions share."""
+        schemes, inputs = self._lookup(params, args, kwargs)
+        k = len(directions)
+        scheme = schemes.span(k)
+        d = [leaf for direction in directions for leaf in _leaves(direction)]
+
+        def case() -> Case:
+            line = AsLine(schemes.params, k).weigh(d)
+            return proof.quadratic(self._witness(schemes, (params, args, kwargs), inputs), line)
+
+        def read(found: Sequence[Any]) -> Form:
+            upper = iter(found[1 + k :])
+            rows: list[list[Any]] = [[None] * k for _ in range(k)]
+            for i in range(k):
+                for j in range(i, k):
+                    rows[i][j] = rows[j][i] = next(upper)
+            return found[0], torch.stack(list(found[1 : 1 + k])), torch.stack([torch.stack(row) for row in rows])
+
+        return self._answer(
+            schemes,
+            scheme,
+            [*inputs, *d],
+            case,
+            read,
+            lambda engine: engine.span(params, directions, args, kwargs),
+        )
 
     def _answer(
         self,

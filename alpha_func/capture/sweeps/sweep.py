@@ -37,6 +37,7 @@ class Values(NamedTuple):
 def started(lowered: fx.GraphModule) -> tuple[Builder, list[fx.Node]]:
     """A builder, and in it the inputs of the program."""
     b = Builder(LAWS, fake_mode(lowered))
+    b.traces = lowered.meta.setdefault("traces", b.traces)  # for all that is written of one program
     nodes = lowered.graph.find_nodes(op="placeholder")
     return b, [b.placeholder(str(node.target), b.as_fake(node.meta["val"])) for node in nodes]
 
@@ -76,7 +77,7 @@ def extend(b: Builder, node: fx.Node, call: Call, one: Coefficients, two: Coeffi
                 coefficients[node] = coefficients[source][i]
         return
     t = operands(node, one)
-    if _all_zero(t):
+    if all_zero(t):
         return
     one[node] = _differentiable(call, first(b, call, t))
     if two is not None:
@@ -88,15 +89,15 @@ def second_terms(
 ) -> Iterator[tuple[Any, Any]]:
     """(λ_v, D²f_v[t, t]) for each output of a call where neither is zero."""
     λ, t = adjoints.get(node), operands(node, one)
-    if node.target is getitem or λ is None or _all_zero(t):
+    if node.target is getitem or λ is None or all_zero(t):
         return
     bends = second(b, call, t)
     pairs = zip(λ, bends, strict=True) if isinstance(λ, list) else [(λ, bends)]
     yield from ((adjoint, bend) for adjoint, bend in pairs if adjoint is not None and bend is not None)
 
 
-def backward(b: Builder, values: Values, parameters: int) -> Coefficients:
-    """The adjoints of every value that depends on the parameters, and of the parameters.
+def backward(b: Builder, values: Values, parameters: int, *, of_inputs: bool = True) -> Coefficients:
+    """The adjoints of every value that depends on the parameters, and of the parameters themselves if ``of_inputs``.
 
     λ of the output is 1; λ_x = Σ Dfᵀ[λ_v] over the calls v = f(x, ...).
     """
@@ -111,7 +112,11 @@ def backward(b: Builder, values: Values, parameters: int) -> Coefficients:
             outputs = adjoints.setdefault(source, [None] * len(values.calls[source].value.meta["val"]))
             outputs[i] = plus(b, outputs[i], λ)
             continue
-        wanted = pytree.tree_map(lambda a: isinstance(a, fx.Node) and a in active, node.args)
+        wanted = pytree.tree_map(
+            lambda a: isinstance(a, fx.Node) and a in active and (of_inputs or a.op != "placeholder"), node.args
+        )
+        if not any(pytree.tree_leaves(wanted)):
+            continue
         found = pullback(b, call, wanted, λ)
         for operand, adjoint in zip(pytree.tree_leaves(node.args), found, strict=True):
             if adjoint is not None:
@@ -142,7 +147,8 @@ def _active(values: Values, parameters: int) -> set[fx.Node]:
     return active
 
 
-def _all_zero(tangents: Any) -> bool:
+def all_zero(tangents: Any) -> bool:
+    """Whether no operand has a coefficient."""
     return all(leaf is None for leaf in pytree.tree_leaves(tangents))
 
 
