@@ -99,7 +99,11 @@ Backend = Callable[[fx.GraphModule, list[Tensor]], Callable[..., Any]]
 
 
 def recorded_by(
-    backend: Backend, guarded: Callable[[list[Any]], None], function: Callable[..., Any], limit: int
+    backend: Backend,
+    guarded: Callable[[list[Any]], None],
+    function: Callable[..., Any],
+    limit: int,
+    constants: tuple[str, ...] = (),
 ) -> Callable[..., Any]:
     """``function`` as TorchDynamo runs it: one graph, which ``backend`` is given, under strict guards, or not at all.
 
@@ -108,13 +112,14 @@ def recorded_by(
         guarded: is given every object that a guard of the new graph is on.
         function: a function with a code object of its own, on which Dynamo keeps its graphs.
         limit: how many graphs are kept; the next one raises ``RecordingLimit``.
+        constants: what begins the sources of all that is known never to change, and is not guarded.
     """
     from torch._dynamo import optimize_assert
     from torch._dynamo.hooks import Hooks
 
     def every_guard(entries: Sequence[Any]) -> list[bool]:
         guarded([entry.value for entry in entries if entry.has_value])
-        return [True] * len(entries)
+        return [not entry.orig_guard.name.startswith(constants) for entry in entries]
 
     context = optimize_assert(backend, hooks=Hooks(guard_filter_fn=every_guard))
     context.callback = _Strictly(context.callback, limit)
@@ -139,6 +144,27 @@ def guards_of(function: Callable[..., Any], names: dict[str, Any]) -> Callable[[
     except (AttributeError, TypeError, RuntimeError):
         pass
     return None
+
+
+def laid_out_as(tensors: Sequence[Any]) -> Callable[[list[Any]], bool] | None:
+    """What tells whether a list has tensors of the types, dispatch keys, dtypes, devices, ``requires_grad``, shapes and
+    strides of these; None where they have none, where nothing has imported Dynamo, or a release has no such way.
+    """
+    dynamo = sys.modules.get("torch._dynamo.guards")
+    plain = all(type(each) in (Tensor, torch.nn.Parameter) and each.layout is torch.strided for each in tensors)
+    if dynamo is None or not plain:
+        return None
+    try:
+        kind = dynamo.GuardManagerType.GUARD_MANAGER
+        root = torch._C._dynamo.guards.RootGuardManager()
+        root.add_length_check_guard(len(tensors), ["length"], None)
+        for i, tensor in enumerate(tensors):
+            shape, strides, keys = list(tensor.shape), list(tensor.stride()), torch._C._dispatch_keys(tensor)
+            item = root.list_getitem_manager(i, f"[{i}]", tensor, kind)
+            item.add_tensor_match_guard(tensor, shape, strides, f"[{i}]", ["layout"], None, type(tensor), keys)
+        return root.check if root.check(list(tensors)) else None
+    except (AttributeError, TypeError, RuntimeError):
+        return None
 
 
 class _Strictly:

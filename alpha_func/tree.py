@@ -7,11 +7,12 @@ trees of one structure, a is a scalar.
 This is the only module that imports ``torch.utils._pytree``: torch has no public one (2.13), and torch.func uses this.
 """
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from alpha_func import shards
@@ -19,10 +20,38 @@ from alpha_func import shards
 Tree = Any  # a nesting of containers with tensors as leaves; Python's type system cannot say more
 Structure = pytree.TreeSpec
 
+PLAIN = frozenset((Tensor, nn.Parameter))  # tensors, and no subclass with a behaviour of its own
+
 map = pytree.tree_map
-leaves = pytree.tree_leaves
 flatten = pytree.tree_flatten
 unflatten = pytree.tree_unflatten
+
+
+def is_flat(tree: Tree) -> bool:
+    """Whether a tree is a dict of plain tensors, as a module's parameters are: it needs no pytree.
+
+    >>> is_flat({"w": torch.ones(2)}), is_flat({"w": [torch.ones(2)]})
+    (True, False)
+    """
+    return type(tree) is dict and PLAIN.issuperset([type(leaf) for leaf in tree.values()])
+
+
+def leaves(tree: Tree) -> list[Any]:
+    """The leaves of a tree, in the order of its containers; of a flat one at a tenth of a pytree's cost.
+
+    >>> leaves({"w": torch.tensor(1.0), "b": [torch.tensor(2.0)]})
+    [tensor(1.), tensor(2.)]
+    """
+    return list(tree.values()) if is_flat(tree) else pytree.tree_leaves(tree)
+
+
+def like(tree: Tree, leaves: Iterable[Any]) -> Tree:
+    """A tree of the containers of ``tree`` with these leaves.
+
+    >>> like({"w": torch.tensor(1.0)}, [torch.tensor(2.0)])
+    {'w': tensor(2.)}
+    """
+    return dict(zip(tree, leaves, strict=True)) if is_flat(tree) else unflatten(leaves, structure(tree))
 
 
 def structure(tree: Tree) -> Structure:
@@ -54,7 +83,7 @@ def names(tree: Tree) -> list[str]:
     >>> names({"layer": {"weight": torch.ones(2)}, "scales": [torch.ones(1)]})
     ['layer.weight', 'scales.0']
     """
-    if type(tree) is dict and all(isinstance(leaf, Tensor) for leaf in tree.values()):
+    if is_flat(tree):
         return [str(key) for key in tree]
     try:
         paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]

@@ -44,14 +44,14 @@ class Program:
         counts: how often each operator occurs, the most frequent first.
         seed: of the random draws of the program; None where it draws nothing.
         schemes: the programs made of this one, which the transforms run.
-        held: the state that it was last found with, which lies in no parameter's memory.
+        apart: where parameters and state last were found to lie in memory of their own.
     """
 
     def __init__(self, graph: fx.GraphModule, params: int, seed: int | None):
         self.graph, self.params, self.seed = graph, params, seed
         self.counts = dict(Counter(_short(n.target) for n in graph.graph.nodes if _is_operator(n)).most_common())
         self.schemes = Schemes(graph, params, seed)
-        self.held: list[Any] = [None] * len(graph.graph.find_nodes(op="placeholder"))
+        self.apart: list[int] | None = None
 
     @cached_property
     def active(self) -> set[str]:

@@ -52,6 +52,14 @@ def _span(tensor: Tensor) -> tuple[int, int] | None:
     return start, start + (last + 1) * tensor.element_size()
 
 
+def addresses(tensors: Iterable[Tensor]) -> list[int] | None:
+    """Where the memory of each begins; None where one has none to look at."""
+    try:
+        return [tensor.data_ptr() for tensor in tensors]
+    except RuntimeError:
+        return None
+
+
 def storage(tensor: Tensor) -> int:
     """Where the storage of a tensor begins; NOWHERE for one without: sparse, fake, the zeros of a tangent."""
     try:

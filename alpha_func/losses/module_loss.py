@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -114,8 +114,13 @@ Place = tuple[tuple[str, ...], str]  # the names of the modules on the way, and 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ModuleLoss:
-    """The pure loss that ``functional_loss`` returns: ``loss(params, *args, **kwargs)``."""
+    """The pure loss that ``functional_loss`` returns: ``loss(params, *args, **kwargs)``.
 
+    Attributes:
+        CONSTANT: those that a call reads and nothing ever changes, which need no guard.
+    """
+
+    CONSTANT: ClassVar[tuple[str, ...]] = ("names", "places", "buffers", "tied", "hooked")
     model: nn.Module
     names: tuple[str, ...]
     seed: int

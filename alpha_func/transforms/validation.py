@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from alpha_func import tree
-from alpha_func.shards import alike, any_sharded, layout
+from alpha_func.losses.layouts import Layouts
+from alpha_func.shards import alike, layout
 from alpha_func.transforms.strategies import STRATEGIES, Loss, Strategy, StrategyLike
 from alpha_func.tree import Tree
 
 F = TypeVar("F", bound=Callable[..., Any])
+LOSS_SIGNATURE = "(params, *args, **kwargs)"
 
 
 def require_callable(name: str, value: F, signature: str) -> F:
@@ -53,7 +55,7 @@ def check_params(params: Tree) -> None:
     Traceback (most recent call last):
     TypeError: params['w'] is torch.int64: expected floating point; convert it with .to(torch.float32)
     """
-    if type(params) is dict and params and all(_can_move(leaf) for leaf in params.values()):
+    if type(params) is dict and params and all(map(_can_move, params.values())):
         return
     leaves = tree.leaves(params)
     if not leaves:
@@ -70,6 +72,25 @@ def check_params(params: Tree) -> None:
             raise TypeError(
                 f"params{path} is {leaf.dtype}: expected floating point; convert it with .to(torch.float32)"
             )
+
+
+class Aligned:
+    """``check_params`` and ``aligned`` of a verb's calls, each layout of which is looked at once."""
+
+    def __init__(self) -> None:
+        self._passed = Layouts[bool]()
+
+    def __call__(self, params: Tree, direction: Tree) -> Tree:
+        """The direction, its dicts in the order of ``params``."""
+        if type(params) is not dict or type(direction) is not dict or (names := list(params)) != list(direction):
+            check_params(params)
+            return aligned(params, direction, "direction")
+        tensors = [*params.values(), *direction.values()]
+        if not self._passed.find(names, tensors):
+            check_params(params)
+            direction = aligned(params, direction, "direction")
+            self._passed.keep(names, tensors, lambda: True)
+        return direction
 
 
 def aligned(params: Tree, other: Tree, name: str) -> Tree:
@@ -105,20 +126,18 @@ def aligned(params: Tree, other: Tree, name: str) -> Tree:
     return other
 
 
-def _can_move(leaf: object) -> bool:
+def _can_move(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
 def _alike(params: Tree, other: Tree) -> bool:
     """Whether two flat dicts of tensors match: the usual case, at a tenth of a pytree's cost."""
-    if type(params) is not dict or type(other) is not dict or list(params) != list(other):
+    if not tree.is_flat(params) or not tree.is_flat(other) or list(params) != list(other):
         return False
     for x, y in zip(params.values(), other.values(), strict=True):
-        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        if x.shape != y.shape or x.dtype is not y.dtype or x.device != y.device:
             return False
-        if x.shape != y.shape or x.dtype != y.dtype or x.device != y.device:
-            return False
-    return not any_sharded(params.values()) and not any_sharded(other.values())
+    return True
 
 
 def scalar_loss(loss: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Loss:
@@ -176,3 +195,8 @@ def _leaf_mismatch(params: Tree, other: Tree, name: str) -> Exception:
 def _where(leaf: Tensor) -> str:
     place = layout(leaf)
     return "whole" if place is None else f"a DTensor ({', '.join(map(str, place.placements))})"
+
+
+def accumulated(number: Tensor) -> Tensor:
+    """A number in float32 or better, whatever the dtype of the loss."""
+    return number.to(tree.accumulator_dtype(number.dtype))

@@ -42,7 +42,7 @@ class Builder:
         self.constants: dict[str, Tensor] = {}
         self.mode = mode
         self._laws = laws
-        self.once: set[Any] = set()
+        self.used_once: set[Any] = set()  # values that the program which is rewritten uses once
         self.traces: dict[Any, fx.GraphModule] = {}
         self._known: dict[Any, Any] = {}
 
@@ -51,6 +51,18 @@ class Builder:
         node = self.graph.placeholder(name)
         node.meta["val"] = val
         return node
+
+    def inputs_of(self, program: fx.GraphModule) -> list[fx.Node]:
+        """The inputs of a program, as further ones of this."""
+        return [
+            self.placeholder(str(node.target), self.as_fake(node.meta["val"]))
+            for node in program.graph.find_nodes(op="placeholder")
+        ]
+
+    def count_uses(self, node: fx.Node, args: Any, kwargs: Any, value: Any) -> None:
+        """Note whether a call of the program that is rewritten is used once."""
+        if len(node.users) == 1 and isinstance(value, fx.Node):
+            self.used_once.add(value)
 
     def constant(self, name: str, tensor: Tensor) -> fx.Node:
         """A tensor that the program holds."""
@@ -176,10 +188,14 @@ def times(b: Builder, *factors: Any) -> Any:
     return product
 
 
-def replay(
-    module: fx.GraphModule, inputs: Sequence[Any], builder: Builder, visit: Callable[[fx.Node, Any], None] | None = None
-) -> Any:
-    """Write the calls of a program into a builder, its placeholders bound to ``inputs``; the values of its outputs."""
+Visit = Callable[[fx.Node, tuple[Any, ...], dict[str, Any], Any], None]
+
+
+def replay(module: fx.GraphModule, inputs: Sequence[Any], builder: Builder, visit: Visit | None = None) -> Any:
+    """Write the calls of a program into a builder, its placeholders bound to ``inputs``; the values of its outputs.
+
+    ``visit`` is told of each call: its node in the program, and in the builder its operands and its value.
+    """
     env: dict[fx.Node, Any] = {}
     given = iter(inputs)
     for node in module.graph.nodes:
@@ -190,16 +206,11 @@ def replay(
         elif node.op == "output":
             return fx.map_arg(node.args[0], env.__getitem__)
         else:
-            args, kwargs = bound(node, env)
+            args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
             env[node] = builder.call(node.target, *args, **kwargs)
-        if visit is not None:
-            visit(node, env[node])
+            if visit is not None:
+                visit(node, args, kwargs, env[node])
     raise ValueError("the program has no output")
-
-
-def bound(node: fx.Node, env: Mapping[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a node, its operands looked up."""
-    return fx.map_arg(node.args, env.__getitem__), fx.map_arg(node.kwargs, env.__getitem__)
 
 
 def is_impure(target: Any) -> bool:

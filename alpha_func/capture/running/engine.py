@@ -10,6 +10,7 @@ at a later call is given up like one that fails its proof: no internal error of 
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import torch
@@ -37,6 +38,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 Lookup = Callable[[Tree, Args, Kwargs], tuple[Schemes, list[Tensor]]]
 _NEW: Any = object()
+_requires_grad = attrgetter("requires_grad")
 _COMPARED = 2  # products: at the values of a call, and away from those of the next
 
 
@@ -60,7 +62,7 @@ class Captured(Engine):
     def quadratic(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
         """By one forward sweep of the program."""
         schemes, inputs = self._lookup(params, args, kwargs)
-        d = _leaves(direction)
+        d = tree.leaves(direction)
         return self._answer(
             schemes,
             schemes.quadratic,
@@ -74,7 +76,7 @@ class Captured(Engine):
         """By the strategy; Hd = ½∇_d(dᵀHd) of the forward sweep, where double backward is found to be wrong."""
         schemes, inputs = self._lookup(params, args, kwargs)
         if schemes.products < _COMPARED and not schemes.unswept:
-            self._compare_product(schemes, (params, args, kwargs), inputs, _leaves(direction))
+            self._compare_product(schemes, (params, args, kwargs), inputs, tree.leaves(direction))
         if not schemes.misled:
             return self._by_strategy.product(params, direction, args, kwargs)
         return torch.func.grad(lambda d: self.quadratic(params, d, args, kwargs).curvature / 2)(direction)
@@ -108,16 +110,18 @@ class Captured(Engine):
                 inputs,
                 lambda: proof.descent(witness()),
                 lambda found: Step(
-                    _like(params, found[3 : 3 + count]), _like(params, found[3 + count :]), Quadratic(*found[:3])
+                    tree.like(params, found[3 : 3 + count]),
+                    tree.like(params, found[3 + count :]),
+                    Quadratic(*found[:3]),
                 ),
                 otherwise,
             )
         found = self._answer(schemes, schemes.gradient, inputs, lambda: proof.gradient(witness()), list[Any], otherwise)
         if isinstance(found, Step):
             return found
-        value, grads, saved = found[0], _like(params, found[1 : 1 + count]), found[1 + count :]
+        value, grads, saved = found[0], tree.like(params, found[1 : 1 + count]), found[1 + count :]
         d = direction(grads)
-        along = _leaves(d)
+        along = tree.leaves(d)
         line = self._answer(
             schemes,
             schemes.line,
@@ -131,7 +135,7 @@ class Captured(Engine):
     def taylor(self, params: Tree, direction: Tree, order: int, args: Args, kwargs: Kwargs) -> Taylor:
         """By one forward sweep of the program."""
         schemes, inputs = self._lookup(params, args, kwargs)
-        d = _leaves(direction)
+        d = tree.leaves(direction)
         return self._answer(
             schemes,
             schemes.taylor(order),
@@ -145,7 +149,7 @@ class Captured(Engine):
         """By the strategy, as ``product``."""
         schemes, inputs = self._lookup(params, args, kwargs)
         if schemes.products < _COMPARED and not schemes.unswept:
-            self._compare_product(schemes, (params, args, kwargs), inputs, _leaves(directions[0]))
+            self._compare_product(schemes, (params, args, kwargs), inputs, tree.leaves(directions[0]))
         if not schemes.misled:
             return self._by_strategy.products(params, directions, args, kwargs)
         found = self.step(params, lambda grads: directions[0], args, kwargs)
@@ -156,7 +160,7 @@ class Captured(Engine):
         schemes, inputs = self._lookup(params, args, kwargs)
         k = len(directions)
         scheme = schemes.span(k)
-        d = [leaf for direction in directions for leaf in _leaves(direction)]
+        d = [leaf for direction in directions for leaf in tree.leaves(direction)]
 
         def case() -> Case:
             line = AsLine(schemes.params, k).weigh(d)
@@ -233,18 +237,4 @@ def _plain(inputs: list[Tensor]) -> bool:
     """Whether nobody differentiates or batches this call."""
     if peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return False
-    return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs))
-
-
-def _leaves(value: Tree) -> list[Tensor]:
-    return list(value.values()) if _is_flat(value) else tree.leaves(value)
-
-
-def _like(params: Tree, leaves: Sequence[Any]) -> Tree:
-    if _is_flat(params):
-        return dict(zip(params, leaves, strict=True))
-    return tree.unflatten(leaves, tree.structure(params))
-
-
-def _is_flat(value: Tree) -> bool:
-    return type(value) is dict and all(isinstance(leaf, Tensor) for leaf in value.values())
+    return not (torch.is_grad_enabled() and any(map(_requires_grad, inputs)))

@@ -198,7 +198,6 @@ class ByPlacement(Engine):
 
 def has_shards(params: Tree) -> bool:
     """Whether a leaf is a DTensor, be it beneath a transform of torch.func."""
-    leaves = list(params.values()) if type(params) is dict else tree.leaves(params)
-    if torch_private.peek_interpreter_stack() is not None:
-        leaves = [plain_beneath(leaf) for leaf in tree.leaves(params)]
-    return shards.any_sharded(leaves)
+    if torch_private.peek_interpreter_stack() is None:
+        return not tree.is_flat(params) and shards.any_sharded(tree.leaves(params))
+    return shards.any_sharded(map(plain_beneath, tree.leaves(params)))

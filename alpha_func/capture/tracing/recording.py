@@ -24,6 +24,7 @@ from alpha_func.capture.tracing.refusal import EAGER, not_recorded
 from alpha_func.errors import CaptureError
 from alpha_func.losses.draws import ALONE
 from alpha_func.losses.kernels import layers_by_parts
+from alpha_func.losses.module_loss import ModuleLoss
 from alpha_func.tree import Tree
 
 MAX_RECORDINGS = 32  # of one loss
@@ -43,6 +44,7 @@ class Recording:
         self.sources = [torch_private.source_of(node) for node in graph.graph.find_nodes(op="placeholder")]
         self.lowered: Any = None
         self._code = torch_private.traced_code()
+        self._reads_fast_path = torch.backends.mha.get_fastpath_enabled.__code__ in self._code
         self._methods: list[tuple[type, str, types.CodeType]] = []
         self._hooks = _global_hooks()
         self._guards: Callable[[dict[str, Any]], bool] | None = None
@@ -62,7 +64,12 @@ class Recording:
         """The inputs for a call; None where the guards do not hold for it."""
         assert self._guards is not None
         assert self._read is not None
-        return self._read(names, function.__globals__) if self._guards(names) and self.holds() else None
+        if self._reads_fast_path:
+            with layers_by_parts:
+                holds = self._guards(names)
+        else:
+            holds = self._guards(names)
+        return self._read(names, function.__globals__) if holds and self.holds() else None
 
     def run(self, *inputs: Any) -> None:
         """What Dynamo calls with the inputs of the graph when its guards hold."""
@@ -78,7 +85,7 @@ class Recording:
     def holds(self) -> bool:
         """Whether what Dynamo does not guard is as it was."""
         for kind, name, code in self._methods:
-            if _code_of(kind, name) is not code:
+            if getattr(getattr(kind, name, None), "__code__", None) is not code:
                 return False
         return self._hooks == _global_hooks()
 
@@ -112,23 +119,32 @@ class Recorder:
         Raises:
             CaptureError: Dynamo cannot record the loss.
         """
+        names = self.names(params, args, kwargs)
         # Dynamo's caches are for one thread at a time, and no other has its parameters in a module then.
-        with ALONE, layers_by_parts:
-            if torch.is_grad_enabled():
-                return self._found(params, args, kwargs)
-            with torch.enable_grad():  # the loss's own no_grad is then to be told from the caller's
-                return self._found(params, args, kwargs)
-
-    def _found(self, *call: Any) -> tuple[Recording, Sequence[Tensor]]:
-        names = dict(zip(_NAMES, (self._loss, *call), strict=True))
-        for recording in self._asked:
-            inputs = recording.inputs(self._function, names)
-            if inputs is not None:
-                return recording, inputs
-        recording, inputs = self._by_call(*call)
-        if recording not in self._asked and recording.ask_directly(self._function, names, inputs):
-            self._asked = [*self._asked[-MAX_RECORDINGS + 1 :], recording]
+        with ALONE, layers_by_parts, torch.enable_grad():  # the loss's own no_grad is to be told from the caller's
+            found = self.known(names)
+            if found is not None:
+                return found
+            recording, inputs = self._by_call(params, args, kwargs)
+            if recording not in self._asked and recording.ask_directly(self._function, names, inputs):
+                self._asked = [*self._asked[-MAX_RECORDINGS + 1 :], recording]
         return recording, inputs
+
+    def names(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A call as ``known`` takes it."""
+        return dict(zip(_NAMES, (self._loss, params, args, kwargs), strict=True))
+
+    def known(self, names: dict[str, Any]) -> tuple[Recording, Sequence[Tensor]] | None:
+        """The same for a call by names, of what has been recorded and can be asked without it."""
+        if not torch.is_grad_enabled():
+            with torch.enable_grad():
+                return self.known(names)
+        with ALONE:
+            for recording in self._asked:
+                inputs = recording.inputs(self._function, names)
+                if inputs is not None:
+                    return recording, inputs
+        return None
 
     def _by_call(self, *call: Any) -> tuple[Recording, Sequence[Tensor]]:
         limit_reached = torch_private.limit_reached()
@@ -164,7 +180,9 @@ class Recorder:
         code = _calls_the_loss.__code__.replace(co_name="loss")
         names = {**globals(), "the_loss": torch_private.allowed_in_graph(the_loss)}
         self._function, self._asked = types.FunctionType(code, names, "loss"), []
-        self._frame = torch_private.recorded_by(backend, guarded, self._function, MAX_RECORDINGS)
+        never_changes = self._loss.CONSTANT if type(self._loss) is ModuleLoss else ()
+        constants = tuple(f"L['loss'].{name}" for name in never_changes)
+        self._frame = torch_private.recorded_by(backend, guarded, self._function, MAX_RECORDINGS, constants)
         return self._frame
 
 
@@ -181,6 +199,8 @@ _NAMES = _calls_the_loss.__code__.co_varnames[: _calls_the_loss.__code__.co_argc
 
 
 def _global_hooks() -> tuple[Any, ...]:
+    if not any(torch_private.GLOBAL_HOOKS):
+        return ()
     return tuple([hook for hooks in torch_private.GLOBAL_HOOKS for hook in hooks.values()])
 
 
