@@ -27,6 +27,7 @@ from alpha_func.capture.running.proof import Candidate
 from alpha_func.capture.sweeps.adjoint import TwoPrograms, adjoint_program, adjoint_programs, steepest_descent_program
 from alpha_func.capture.sweeps.span import span_program
 from alpha_func.capture.sweeps.taylor import higher_program, taylor_program
+from alpha_func.capture.tracing.outside import outside
 from alpha_func.losses.draws import ALONE, seeded_rng
 
 T = TypeVar("T")
@@ -35,10 +36,12 @@ Form = Callable[[fx.GraphModule], fx.GraphModule]
 
 
 class _MadeOnce(cached_property[T]):
-    """A cached property that one thread at a time makes: the fake tensors of a program are not for two."""
+    """A cached property that one thread at a time makes, outside all transforms: a program's fake tensors are in none,
+    and not for two.
+    """
 
     def __get__(self, instance: Any, owner: type | None = None) -> T:  # type: ignore[override]
-        with ALONE:
+        with ALONE, outside():
             return super().__get__(instance, owner)
 
 
@@ -89,7 +92,7 @@ class Scheme:
     def ready(self, backend: str) -> Runnable:
         """What runs it."""
         if backend not in self._ready:
-            with ALONE:
+            with ALONE, outside():
                 made = below_autograd(self._finished) if backend == "eager" else BACKENDS[backend](self.program)
             self._ready[backend] = made if self._before is not None else self._seeded(made)  # draws are all in that
         return self._ready[backend]
