@@ -6,7 +6,7 @@ from torch import func, nn
 from torch.nn import functional as F
 
 from alpha_func import capture, functional_loss, quadratic_along, tree
-from alpha_func.capture.derivatives.derivative import SECOND
+from alpha_func.capture.derivatives.rule import RULES
 from alpha_func.capture.sweeps.gauss_newton import gauss_newton_program
 from alpha_func.data_sets import microbatched
 from alpha_func.errors import CaptureError, CaptureWarning, StrategyError
@@ -14,6 +14,7 @@ from tests.capture.test_counts import NETS, products
 from tests.helpers.cases import MODULES, line, mlp, mse_net
 from tests.helpers.reference import assert_close, double_backward, flat
 from tests.helpers.whole import a_few_of
+from tests.helpers.wrong_rules import plant
 
 aten = torch.ops.aten
 WAYS = {
@@ -190,8 +191,8 @@ def test_results_are_float32_or_better(dtype):
 
 
 def test_a_wrong_rule_is_found_by_the_proof_of_gauss_newton(monkeypatch):
-    right = SECOND[aten._log_softmax.default]
-    monkeypatch.setitem(SECOND, aten._log_softmax.default, lambda b, *x: b.call(aten.mul.Tensor, right(b, *x), 2))
+    right = RULES[aten._log_softmax.default].second
+    plant(monkeypatch, aten._log_softmax.default, second=lambda b, *x: b.call(aten.mul.Tensor, right(b, *x), 2))
     case = case_of("cross entropy")
     with pytest.warns(CaptureWarning, match="the Gauss-Newton program .* To blame is the rule of aten._log_softmax"):
         got = quadratic_along(capture(case.loss), curvature="gauss_newton")(case.params, case.direction, *case.args)

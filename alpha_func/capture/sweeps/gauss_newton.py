@@ -10,7 +10,7 @@ from torch import fx
 
 from alpha_func.capture.builder.builder import finished
 from alpha_func.capture.builder.operands import filled_like
-from alpha_func.capture.derivatives.derivative import Call
+from alpha_func.capture.derivatives.rule import Call
 from alpha_func.capture.sweeps.sweep import Coefficients, all_zero, extend, forward, started
 from alpha_func.errors import CaptureError
 
