@@ -117,8 +117,6 @@ class Observer:
         start: int = 0,
     ):
         wrapped = getattr(module, "_orig_mod", module)
-        if over_ranks is None:
-            over_ranks = isinstance(wrapped, nn.parallel.DistributedDataParallel)
         compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         module, self._optimizers = setup.bare_module(module), setup.bare_optimizers(optimizer)
         of_shards = shards.ranks(module)
@@ -127,6 +125,8 @@ class Observer:
                 "over_ranks=False: the gradient of sharded parameters is that of the global batch, and so are records; "
                 "leave it out"
             )
+        if over_ranks is None:
+            over_ranks = isinstance(wrapped, nn.parallel.DistributedDataParallel)
         setup.check_criterion(criterion)
         setup.check_parameters(module, self._optimizers)
         self._is_due, self._logs = setup.schedule(every), setup.callables(log)
