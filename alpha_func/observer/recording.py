@@ -16,6 +16,7 @@ from alpha_func.observer.snapshot import Snapshot, given
 from alpha_func.observer.trained import Trained
 from alpha_func.observer.verdict import Seen, explained, judged
 from alpha_func.quadratic import gain_ratio
+from alpha_func.torch_private import subtracted
 
 logger = logging.getLogger("alpha_func")
 
@@ -61,7 +62,7 @@ class Recorder:
         before, batches = taken.before, taken.batches
         theta = {name: exact(value) for name, value in before.params.items()}
         after = {name: exact(taken.params[name].detach()) for name in theta}
-        d = dict(zip(theta, torch._foreach_sub(list(after.values()), list(theta.values())), strict=True))
+        d = dict(zip(theta, subtracted(after.values(), theta.values()), strict=True))
         end = after if self._after else None
         seen = _seen(taken)  # before the module is called for it
         try:

@@ -12,10 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload
-from torch.utils import _pytree as pytree
 
-from alpha_func.torch_private import FakeTensor, FakeTensorMode
+from alpha_func.torch_private import FakeTensor, FakeTensorMode, OpOverload, pytree, writes_in_place
 
 Law = Callable[["Builder", tuple[Any, ...], dict[str, Any]], Any]
 Laws = Mapping[Any, Sequence[Law]]
@@ -84,7 +82,7 @@ class Builder:
 
     def write(self, target: Any, *args: Any, **kwargs: Any) -> Any:
         """The node of a call, without laws."""
-        if isinstance(target, OpOverload) and target._schema.is_mutable:
+        if isinstance(target, OpOverload) and writes_in_place(target):
             raise NotImplementedError(f"{target} writes in place: a program of pure operators was expected")
         key = None if is_impure(target) else _key((target, args, tuple(sorted(kwargs.items()))))
         if key is not None and key in self._known:
