@@ -26,13 +26,18 @@ def out_argument(operator: OpOverload) -> str:
     return next(a.name for a in operator._schema.arguments if a.is_out)
 
 
+def is_composite(operator: OpOverload) -> bool:
+    """Whether an operator is composed of others that autograd sees."""
+    return bool(operator.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd))
+
+
 def allocates(operator: Any) -> bool:
     """Whether an operator is a kernel of PyTorch's own whose schema says that its results share no memory. What is
     composed of others, or foreign, may (``wait_tensor``).
     """
     if not isinstance(operator, OpOverload) or operator.namespace != "aten":
         return False
-    if operator.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+    if is_composite(operator):
         return False
     return all(result.alias_info is None for result in operator._schema.returns)
 

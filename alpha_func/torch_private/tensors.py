@@ -1,9 +1,10 @@
-"""Lists of tensors in one call, and the memory that a tensor is in."""
+"""Lists of tensors in one call, tensors without data, and the memory that one is in."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 
 def added(tensors: Iterable[Tensor], others: Iterable[Tensor], alpha: float) -> tuple[Tensor, ...]:
@@ -24,3 +25,10 @@ def norms(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
 def memory_id(tensor: Tensor) -> int:
     """What tells the memory of a tensor from any other; a fake tensor has such, too."""
     return int(tensor.untyped_storage()._cdata)
+
+
+def fake_tensor(
+    shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype, device: torch.device, mode: FakeTensorMode
+) -> Tensor:
+    """A fake tensor with memory of its own, without a call through the dispatcher of ``mode``."""
+    return FakeTensor(mode, torch.empty_strided(shape, stride, dtype=dtype, device="meta"), device)

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, func, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from alpha_func.capture.builder.active import is_constant
 from alpha_func.capture.builder.builder import Builder
 from alpha_func.capture.builder.operands import broadcast, converted, filled
+from alpha_func.capture.builder.recorded import Recorded, recorded
 from alpha_func.capture.derivatives.rule import Call, Derivative, Operator, Tangents, Value, rule_of
 from alpha_func.torch_private import pytree
 
@@ -77,7 +77,10 @@ def per_output(call: Call, what: Any) -> Any:
     return [what] * len(val) if isinstance(val, (tuple, list)) else what
 
 
-# PyTorch's own derivatives of one operator, traced.
+# PyTorch's own derivatives of one operator, traced once for operands of a kind.
+
+_RECORDED: dict[Any, Recorded] = {}
+_AT_MOST = 4096
 
 
 def traced(b: Builder, call: Call, tangents: Tangents, transform: Callable[..., Any]) -> Any:
@@ -87,8 +90,8 @@ def traced(b: Builder, call: Call, tangents: Tangents, transform: Callable[..., 
     vals = [leaves[i].meta["val"] for i in where]
     kinds = tuple((i, val.shape, val.stride(), val.dtype, val.device) for i, val in zip(where, vals, strict=True))
     rest = tuple(repr(leaf) for i, leaf in enumerate(leaves) if i not in where)
-    key = (transform, call.target, kinds, rest, str(spec))
-    if key not in b.traces:
+    key = (transform, call.target, kinds, rest, str(spec), torch.get_default_dtype())
+    if key not in _RECORDED:
 
         def derivative(*tensors: Tensor) -> Any:
             filled = list(leaves)
@@ -98,12 +101,13 @@ def traced(b: Builder, call: Call, tangents: Tangents, transform: Callable[..., 
             return transform(call.target, args, kwargs, ts)
 
         with b.mode:
-            # One fake tensor for each operand, though two share theirs: make_fx tells its inputs apart by identity.
+            # One fake tensor for each operand, though two share theirs: a recorder tells its inputs apart by identity.
             # Dense ones: PyTorch's forward mode takes no expanded tensor.
             inputs = [torch.empty_like(v) for v in vals]
-            # PyTorch's formulas write in place here and there (linalg_vector_norm).
-            b.traces[key] = make_fx(func.functionalize(derivative))(*inputs)
-    return b.inline(b.traces[key], [leaves[i] for i in where])
+        if len(_RECORDED) == _AT_MOST:
+            _RECORDED.clear()
+        _RECORDED[key] = recorded(derivative, inputs, b.mode)
+    return b.inline(_RECORDED[key], [leaves[i] for i in where])
 
 
 def _restricted(

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import fx
 
-from alpha_func.capture.builder.builder import Builder, finished, plus, times
+from alpha_func.capture.builder.builder import Builder, finished, plus, replay, times
 from alpha_func.capture.builder.operands import filled_like
 from alpha_func.capture.derivatives.derivative import first, pullback
 from alpha_func.capture.derivatives.rule import Call, rule_of, rules_left_out
@@ -114,7 +114,7 @@ def mixed(b: Builder, call: Call, s: Any, t: Any) -> Any:
         known[value] = first(own, alone, t_)
         b.traces[key] = finished(own, Along(own, known)(first(own, alone, s_)))
         leaves, _ = pytree.tree_flatten((call.args, call.value, s, t), is_leaf=lambda x: x is None)
-    return b.inline(b.traces[key], [leaves[i] for i in where])
+    return replay(b.traces[key], [leaves[i] for i in where], b)
 
 
 def _leaves(tangents: Any) -> list[Any]:
