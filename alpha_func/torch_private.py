@@ -8,7 +8,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from types import CodeType
 from typing import Any
@@ -147,14 +147,54 @@ class _Strictly:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from torch._dynamo import config
-        from torch._dynamo.symbolic_convert import InliningInstructionTranslator as Inlined
 
-        own = _own_globals(Inlined.get_globals_source_and_value)
         known = {name: value for name, value in STRICT.items() if hasattr(config, name)}
-        with config.patch(**known, recompile_limit=self._limit, ignore_logging_functions=_talk()):  # noqa: SIM117
-            with warnings.catch_warnings(), patch.object(Inlined, "get_globals_source_and_value", own):
-                warnings.simplefilter("ignore")  # Dynamo's own
-                return self.callback(*args, **kwargs)
+        with ExitStack() as stack:
+            stack.enter_context(config.patch(**known, recompile_limit=self._limit, ignore_logging_functions=_talk()))
+            for owner, name, ours in _ours():
+                stack.enter_context(patch.object(owner, name, ours(getattr(owner, name))))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # Dynamo's own
+            return self.callback(*args, **kwargs)
+
+
+def _ours() -> list[tuple[type, str, Callable[..., Any]]]:
+    """What Dynamo does otherwise while it records for us: owner, method, and ours in terms of the method."""
+    from torch._dynamo.symbolic_convert import InliningInstructionTranslator
+    from torch._dynamo.variables.tensor import TensorVariable
+    from torch._dynamo.variables.torch import TorchInGraphFunctionVariable
+
+    return [
+        (InliningInstructionTranslator, "get_globals_source_and_value", _own_globals),
+        (TensorVariable, "method_requires_grad_", _inputs_may_require_grad),
+        (TorchInGraphFunctionVariable, "call_function", _leaves_may_be_made),
+    ]
+
+
+def _inputs_may_require_grad(of_intermediates: Callable[..., Any]) -> Callable[..., Any]:
+    """Let Dynamo record ``requires_grad_`` of an input, which is an alias here: nobody is to see it afterwards."""
+
+    def requires_grad_(self: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
+        source, self.source = self.source, None
+        try:
+            return of_intermediates(self, tx, *args, **kwargs)
+        finally:
+            self.source = source
+
+    return requires_grad_
+
+
+def _leaves_may_be_made(call_function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let Dynamo record ``torch.zeros(..., requires_grad=True)`` as the two calls that it is."""
+
+    def call(self: Any, tx: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        wanted = kwargs.get("requires_grad")
+        if wanted is None or not wanted.is_python_constant() or not wanted.as_python_constant():
+            return call_function(self, tx, args, kwargs)
+        made = call_function(self, tx, args, {name: value for name, value in kwargs.items() if value is not wanted})
+        return made.call_method(tx, "requires_grad_", [], {}) if made.is_tensor() else made
+
+    return call
 
 
 def _own_globals(of_module: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
@@ -226,9 +266,15 @@ def reads_data(node: fx.Node) -> bool:
     return "_get_data_attr" in str(node.target)
 
 
-def enters_a_transform(node: fx.Node) -> bool:
-    """Whether a node of Dynamo's graph opens a level of torch.func."""
-    return getattr(node.target, "__name__", "").endswith("_increment_nesting")
+def sets_requires_grad(node: fx.Node) -> bool:
+    """Whether a node of Dynamo's graph calls ``requires_grad_``, or allows it."""
+    return node.target in ("requires_grad_", torch._C._functorch.set_inplace_requires_grad_allowed)
+
+
+def levels_opened(node: fx.Node) -> int:
+    """How many levels of torch.func a node of Dynamo's graph opens: 1, 0, or −1 where it closes one."""
+    name = getattr(node.target, "__name__", "")
+    return name.endswith("_increment_nesting") - name.endswith("_decrement_nesting")
 
 
 @contextmanager

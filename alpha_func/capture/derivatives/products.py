@@ -1,5 +1,6 @@
 """Bilinear operators, quotients and determinants: D(x·y) = t_x·y + x·t_y, D²(x·y) = 2·t_x·t_y."""
 
+from operator import getitem
 from typing import Any
 
 import torch
@@ -68,6 +69,39 @@ def _convolution_second(b: Builder, call: Call, t: Any) -> Any:
 
 
 rules(_convolution, _convolution_second, aten.convolution.default)
+
+
+def _convolution_backward(b: Builder, call: Call, t: Any) -> Any:
+    """D(λ ∗ w, λ ∗ x, Σλ) = (t_λ ∗ w + λ ∗ t_w, t_λ ∗ x + λ ∗ t_x, Σt_λ)."""
+    (g, x, w, *how, (of_x, of_w, _)), (along_g, along_x, along_w, *_) = call.args, t
+    parts = [
+        _parts(b, along_g, x, w, *how, call.args[-1]),
+        _parts(b, g, along_x, w, *how, [False, of_w, False]),
+        _parts(b, g, x, along_w, *how, [of_x, False, False]),
+    ]
+    return [plus(b, *of_one) for of_one in zip(*parts, strict=True)]
+
+
+def _convolution_backward_second(b: Builder, call: Call, t: Any) -> Any:
+    """D²(λ ∗ w, λ ∗ x, Σλ) = 2·(t_λ ∗ t_w, t_λ ∗ t_x, 0)."""
+    (_, x, w, *how, (of_x, of_w, _)), (along_g, along_x, along_w, *_) = call.args, t
+    parts = [
+        _parts(b, along_g, along_x, w, *how, [False, of_w, False]),
+        _parts(b, along_g, x, along_w, *how, [of_x, False, False]),
+    ]
+    return [times(b, plus(b, *of_one), 2) for of_one in zip(*parts, strict=True)]
+
+
+def _parts(b: Builder, g: Any, x: Any, w: Any, *how: Any) -> list[Any]:
+    """The pullback of a convolution to x, w and bias, as far as its mask asks for them; zero where an operand is."""
+    mask = how[-1]
+    if not any(mask) or any(operand is None for operand in (g, x, w)):
+        return [None, None, None]
+    found = b.call(aten.convolution_backward.default, g, x, w, *how)
+    return [b.call(getitem, found, i) if wanted else None for i, wanted in enumerate(mask)]
+
+
+rules(_convolution_backward, _convolution_backward_second, aten.convolution_backward.default)
 
 
 def _div(b: Builder, call: Call, t: Any) -> Any:

@@ -169,8 +169,9 @@ class Recorder:
 
 
 def the_loss(value: Tensor) -> Tensor:
-    """The value, its node marked in Dynamo's graph: side effects of the loss may be outputs as well."""
-    return value
+    """A node of Dynamo's graph at the value, side effects of the loss being outputs as well; nobody is to
+    differentiate the output, without which Dynamo would not let the loss differentiate within."""
+    return value.detach()
 
 
 def _calls_the_loss(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from alpha_func import torch_private, tree
 from alpha_func.capture.rewrites.differentiable import differentiable
+from alpha_func.capture.sweeps.inner_gradients import gradient, write_a_gradient
 from alpha_func.capture.tracing.lowering import RENAMED, decompositions
 from alpha_func.capture.tracing.recording import the_loss
 from alpha_func.capture.tracing.refusal import EAGER, line_of
@@ -71,7 +72,7 @@ def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx
         with FakeTensorMode():
             inputs = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in like]
         try:
-            if any(torch_private.enters_a_transform(node) for node in recording.graph.nodes):
+            if any(map(torch_private.levels_opened, recording.graph.nodes)):
                 # It counts its levels of torch.func from the first: functionalize would be one around them.
                 traced = _functional(_in_operators(function, inputs), inputs)
             else:
@@ -79,10 +80,13 @@ def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx
             if any(_changes_something(node) for node in traced.graph.nodes):
                 # Composites that functionalize does not see into, RNNs for one, write in place within themselves.
                 traced = _functional(traced, inputs)
+            program = differentiable(_cleaned(traced))
+            while write_a_gradient(program):
+                program = differentiable(_cleaned(_functional(program, inputs)))
         except Exception:
             torch_private.close_levels(depth, level)
             raise
-    return differentiable(_cleaned(traced))
+    return program
 
 
 class _Lowered(fx.Interpreter):
@@ -91,6 +95,7 @@ class _Lowered(fx.Interpreter):
     def __init__(self, recording: fx.GraphModule):
         super().__init__(recording)
         self.extra_traceback = False
+        self._levels = 0  # of torch.func, whose own gradients are run
 
     def loss(self, *inputs: Tensor) -> Tensor:
         """The value of the loss."""
@@ -103,13 +108,19 @@ class _Lowered(fx.Interpreter):
         try:
             if torch_private.drops_a_backward(n):
                 raise CaptureError(_AUTOGRAD_FUNCTION)
+            self._levels += torch_private.levels_opened(n)
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            if n.target is torch.autograd.grad and not self._levels:
+                return gradient(*args, **kwargs)
+            if torch_private.sets_requires_grad(n) and not self._levels:  # which tensors do, no operator sees
+                return args[0]
             result = super().run_node(n)
         except CaptureError as error:
             raise CaptureError(f"{error} ({line_of(n).strip()})") from error
         except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
             raise CaptureError(_depends_on_values(error, line_of(n))) from error
         if n.target is the_loss:
-            self._loss = result
+            (self._loss,) = args
         # ``.data`` is a detach to derivatives, which its own call is not to make_fx.
         return result.detach() if torch_private.reads_data(n) else result
 
