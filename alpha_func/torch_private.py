@@ -232,6 +232,12 @@ def substitute(function: Callable[..., Any], composition: Callable[..., Any]) ->
     torch.compiler.substitute_in_graph(function, skip_signature_check=True)(composition)
 
 
+def registered(by_name: dict[str, Any]) -> dict[Any, Any]:
+    """The same table by operator, of those that some package has registered."""
+    found = {name.partition("::") for name in torch._C._dispatch_get_all_op_names() if name in by_name}
+    return {getattr(getattr(torch.ops, room), name).default: by_name[f"{room}::{name}"] for room, _, name in found}
+
+
 def limit_reached() -> type[Exception]:
     """What Dynamo raises at its limit of graphs."""
     from torch._dynamo.exc import FailOnRecompileLimitHit

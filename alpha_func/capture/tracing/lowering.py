@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from alpha_func.capture.tracing import compositions, zeros_and_ties
-from alpha_func.torch_private import get_decompositions
+from alpha_func.capture.tracing import compositions, groups, zeros_and_ties
+from alpha_func.torch_private import get_decompositions, registered
 
 aten = torch.ops.aten
 
@@ -74,10 +74,15 @@ _LOWERED = (
 )
 
 
-@cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """The table that ``make_fx`` lowers by: operator overload to its composition."""
-    return {**get_decompositions(_LOWERED), **compositions.BY_OPERATOR, **zeros_and_ties.BY_OPERATOR}
+    return {**_decompositions(), **registered(groups.OF_OTHERS)}
+
+
+@cache
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    ours = compositions.BY_OPERATOR, groups.BY_OPERATOR, zeros_and_ties.BY_OPERATOR
+    return {operator: way for table in (get_decompositions(_LOWERED), *ours) for operator, way in table.items()}
 
 
 # Written into the graph after tracing: an operator, and the one that stands for it with the same arguments. A view

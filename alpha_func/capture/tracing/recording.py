@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import torch_private
-from alpha_func.capture.tracing.compositions import BEFORE_RECORDING
+from alpha_func.capture.tracing.before_recording import BEFORE_RECORDING
 from alpha_func.capture.tracing.refusal import EAGER, not_recorded
 from alpha_func.errors import CaptureError
 from alpha_func.losses.draws import ALONE
