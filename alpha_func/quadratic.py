@@ -7,9 +7,13 @@ For a loss L, parameters θ and a direction d, the loss along the line is h(α) 
 with g the gradient and H the Hessian at θ. α is a multiple of d: for d = −g it is a learning rate.
 """
 
-from typing import NamedTuple
+import math
+from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
+
+Number = TypeVar("Number", float, Tensor)
 
 
 class Quadratic(NamedTuple):
@@ -62,3 +66,31 @@ class Quadratic(NamedTuple):
     def __call__(self, alpha: float | Tensor) -> Tensor:
         """q(α) = value + slope·α + ½·curvature·α², for α a multiple of d that broadcasts against the fields."""
         return self.value + alpha * (self.slope + alpha * self.curvature / 2)
+
+    def gain_ratio(self, loss_after: Tensor, alpha: float | Tensor = 1.0, *, eps: float | None = None) -> Tensor:
+        """(h(0) − h(α)) / (q(0) − q(α)), where ``loss_after`` is h(α) = L(θ + αd): how far the quadratic holds.
+
+        Near 1 it holds as far as α; 0 and less, the loss did not fall. NaN where a loss that is rounded to ``eps``
+        (left out: that of its dtype) cannot tell it to a tenth.
+
+        >>> import torch
+        >>> Quadratic(*torch.tensor([4.0, -4.0, 4.0])).gain_ratio(torch.tensor(1.0))
+        tensor(1.5000)
+        """
+        eps = torch.finfo(self.value.dtype).eps if eps is None else eps
+        return gain_ratio(self.value, self.slope, self.curvature, loss_after, alpha, eps=eps)
+
+
+def gain_ratio(
+    value: Number, slope: Number, curvature: Number, loss_after: Number, alpha: float | Number = 1.0, *, eps: float
+) -> Number:
+    """As ``Quadratic.gain_ratio``, of numbers or of tensors.
+
+    >>> gain_ratio(4.0, -4.0, 4.0, 1.0, eps=1e-16), gain_ratio(4.0, -1e-9, 0.0, 4.0, eps=1e-7)
+    (1.5, nan)
+    """
+    promised = -alpha * (slope + alpha * curvature / 2)
+    told = abs(promised) > 20 * eps * (abs(value) + abs(loss_after))
+    if isinstance(promised, Tensor):
+        return torch.where(told, (value - loss_after) / promised, math.nan)
+    return (value - loss_after) / promised if told else math.nan

@@ -78,14 +78,14 @@ def per_example_quadratics(
         examples = [leaf for leaf, is_b in zip(leaves, batched, strict=True) if is_b]
         found = Quadratic(*vmap(of_one, chunk_size=chunk_size)(*examples))
         if not compared:
-            _compare(loss, params, found.value, *part(args, kwargs, 0, chunk_size or n))
+            compare_with_whole(loss, params, found.value, *part(args, kwargs, 0, chunk_size or n))
             compared.append(True)
         return found
 
     return quadratics
 
 
-def _compare(
+def compare_with_whole(
     loss: Callable[..., Tensor], params: Tree, values: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     """Warn where the loss of a batch is neither the mean nor the sum of its examples'."""

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from alpha_func.experiment.rules import RULES
 from alpha_func.optimizers.pure import Direction, from_optimizer
 
 FIRST_LEARNING_RATE = 0.01
 BIAS = "bias"
-ALPHA = "alpha"  # as a learning rate: step by α* itself
 
 
 class InputError(ValueError):
@@ -51,19 +51,19 @@ class Algorithm:
     Attributes:
         label: as the user wrote it, "adam:lr=0.001"; it names the optimizer in the records and the pictures.
         kind: a name in KINDS.
-        lr: the learning rate, or None to step by α* itself.
+        lr: the learning rate, or a name in RULES to step by.
         options: of the torch.optim class, beside lr.
     """
 
     label: str
     kind: str
-    lr: float | None
+    lr: float | str
     options: Mapping[str, Any]
 
     @property
     def nominal_lr(self) -> float:
         """The learning rate that the optimizer itself is given."""
-        return FIRST_LEARNING_RATE if self.lr is None else self.lr
+        return FIRST_LEARNING_RATE if isinstance(self.lr, str) else self.lr
 
     @property
     def is_steepest_descent(self) -> bool:
@@ -100,7 +100,7 @@ class Algorithm:
         ]
 
 
-def algorithm(text: str, lr: float | None, shared: Mapping[str, Any]) -> Algorithm:
+def algorithm(text: str, lr: float | str, shared: Mapping[str, Any]) -> Algorithm:
     """The optimizer that a text names: a name of KINDS, and after colons options of its own.
 
     Args:
@@ -127,7 +127,7 @@ def algorithm(text: str, lr: float | None, shared: Mapping[str, Any]) -> Algorit
         if not equals or option not in ("lr", *accepted):
             raise InputError(f"optimizer {text!r}: {assignment!r} is not one of its options: {_example(name)}")
         if option == "lr":
-            lr = None if value == ALPHA else _positive(text, value)
+            lr = value if value in RULES else _positive(text, value)
         else:
             options[option] = _value(text, option, value)
     for option, value in options.items():

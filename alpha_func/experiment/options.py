@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import alpha_func
 from alpha_func.experiment.folder import FORMATS
 from alpha_func.experiment.optimizers import KINDS
+from alpha_func.experiment.rules import RULES
 from alpha_func.experiment.settings import ACTIVATIONS, DTYPES, LOSSES, MISSING, STDIN, TASKS, TEXT, WAYS, Experiment
 
 BAD_INPUT = 2
@@ -144,7 +145,7 @@ def _training(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         "--lr", type=_learning_rate, default=_DEFAULT.lr, metavar="RATE",
-        help="a number, or alpha to step by α* itself (default: 0.01)",
+        help=f"a number, or a rule to step by: {', '.join(RULES)}; alpha is α* itself (default: 0.01)",
     )  # fmt: skip
     group.add_argument("--momentum", type=_number, metavar="M", help="of momentum, nesterov, rmsprop, muon")
     group.add_argument("--betas", type=_pair, metavar="B1,B2", help="of adam, adamw")
@@ -155,11 +156,11 @@ def _training(group: argparse._ArgumentGroup) -> None:
         type=_number,
         default=_DEFAULT.factor,
         metavar="F",
-        help="with --lr alpha: step by F·α* (default: 1)",
+        help="of the rule: F·α* with alpha and trusted, σ of cdat, ... (default: the rule's own; alpha 1, cdat 2)",
     )
     group.add_argument(
         "--ema", type=_number, metavar="BETA",
-        help="the exponential moving average of α*, such as 0.9: drawn, and with --lr alpha stepped by in place of α*",
+        help="the exponential moving average, such as 0.9: of α*, drawn, and of --lr alpha, cdat, trusted, stepped by",
     )  # fmt: skip
     group.add_argument(
         "--epochs", type=_count, default=_DEFAULT.epochs, metavar="N", help="over the data (default: 100)"
@@ -242,12 +243,12 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number: give one such as 0.1") from None
 
 
-def _learning_rate(text: str) -> float | None:
-    if text == "alpha":
-        return None
+def _learning_rate(text: str) -> float | str:
+    if text in RULES:
+        return text
     try:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a learning rate: give a number such as 0.01, or alpha"
+            f"{text!r} is not a learning rate: give a number such as 0.01, or a rule: {', '.join(RULES)}"
         ) from None

@@ -13,6 +13,7 @@ from alpha_func.experiment.folder import CONFIGURATION, FORMATS, LINES, STEPS
 from alpha_func.experiment.lines_picture import draw_lines
 from alpha_func.experiment.optimizers import InputError
 from alpha_func.experiment.record_files import read_records
+from alpha_func.experiment.rules import RULES
 from alpha_func.experiment.settings import ACTIVATIONS, STDIN, Experiment
 
 NAMES = {
@@ -100,9 +101,8 @@ def title_of(experiment: Experiment) -> str:
     if data in ("diabetes", "digits"):
         data = data.capitalize()
     parts = [f"{data} under {under}"]
-    if experiment.lr is None:
-        of = "the moving average of α*" if experiment.ema is not None else "α*"
-        parts.append(f"stepping by {'' if experiment.factor == 1 else f'{experiment.factor:g} times '}{of}")
+    if isinstance(experiment.lr, str):
+        parts.append(_stepping(experiment.lr, experiment))
     elif not all("lr=" in label for label in experiment.optimizers):
         parts.append(f"learning rate {experiment.lr:g}")
     parts += [f"{name.replace('_', ' ')} {_value(value)}" for name, value in experiment.shared_options().items()]
@@ -117,6 +117,14 @@ def _name(label: str) -> str:
     kind, *options = label.split(":")
     told = ", ".join(option.replace("_", " ").replace("=", " ") for option in options)
     return NAMES.get(kind, kind) + (f" ({told})" if told else "")
+
+
+def _stepping(name: str, experiment: Experiment) -> str:
+    """What a step is, with the factor and the average that are not the rule's own."""
+    rule, factor = RULES[name], experiment.factor
+    averaged = f" with moving average {experiment.ema:g}" if rule.averages and experiment.ema is not None else ""
+    times = "" if factor in (None, rule.factor) or not rule.factor else f" times {factor / rule.factor:.3g}"
+    return f"stepping by {rule.said}{times}{averaged}"
 
 
 def _value(value: object) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from alpha_func.experiment.optimizers import FIRST_LEARNING_RATE, SHARED, Algorithm, InputError, algorithm, unused
+from alpha_func.experiment.rules import RULES
 from alpha_func.transforms.strategies import STRATEGIES
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -49,11 +50,11 @@ class Experiment:
         activation: a name in ACTIVATIONS.
         optimizers: what to train with, each from the same weights on the same batches: names of KINDS, options of
             their own after colons, "adam:lr=0.001".
-        lr: the learning rate, or None to step by α* itself.
+        lr: the learning rate, or a name in RULES, to step by that rule.
         momentum, betas, weight_decay, eps: for the optimizers that take them; None: as torch.optim has them.
-        factor: with lr None, the step is factor·α*.
-        ema: with lr None, the step is by the exponential moving average of α* with this share of the last; pictures and
-            summary show that average.
+        factor: the factor of the rule that is stepped by; None: the rule's own.
+        ema: the rule that is stepped by takes its exponential moving average with this share of the last; pictures and
+            summary show that average of α*.
         full_batch: every step takes all samples.
         epochs, batch_size, shuffle, seed, dtype: as their names say.
         strategy: "captured" (the loss as a program, by the second-order adjoint), or a name in STRATEGIES.
@@ -75,12 +76,12 @@ class Experiment:
     hidden: tuple[int, ...] = (5,)
     activation: str = "relu"
     optimizers: tuple[str, ...] = ("sgd",)
-    lr: float | None = FIRST_LEARNING_RATE
+    lr: float | str = FIRST_LEARNING_RATE
     momentum: float | None = None
     betas: tuple[float, float] | None = None
     weight_decay: float | None = None
     eps: float | None = None
-    factor: float = 1.0
+    factor: float | None = None
     ema: float | None = None
     epochs: int = 100
     batch_size: int = 32
@@ -117,7 +118,10 @@ class Experiment:
                     f"hidden has a layer of size {size:g}: give whole numbers of at least 1, such as 64,32"
                 )
         for name, rate in (("learning rate", self.lr), ("factor", self.factor)):
-            if rate is not None and not (math.isfinite(rate) and rate > 0):
+            if isinstance(rate, str):
+                if rate not in RULES:
+                    raise InputError(f"{name} {rate!r} is unknown: give a number such as 0.01, or {', '.join(RULES)}")
+            elif rate is not None and not (math.isfinite(rate) and rate > 0):
                 raise InputError(f"{name} is {rate:g}: give a positive number, such as 0.01")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise InputError(f"ema is {self.ema:g}: give the share of the last average, from 0 to below 1, such as 0.9")
@@ -146,11 +150,15 @@ class Experiment:
         if option is not None:
             remedy = "; --optimizer momentum is SGD with it" if option == "momentum" else ""
             raise InputError(f"{option.replace('_', ' ')} is not an option of {','.join(self.optimizers)}{remedy}")
+        rules = [RULES[one.lr] for one in self.algorithms() if isinstance(one.lr, str)]
+        if self.factor is not None and not any(rule.factor for rule in rules):
+            takers = ", ".join(name for name, rule in RULES.items() if rule.factor)
+            raise InputError(f"factor is of a rule that is stepped by: give --lr with one of {takers}, or leave it out")
         largest = torch.finfo(DTYPES[self.dtype]).max
         for one in self.algorithms():
             for name, value in {"learning rate": one.lr, **one.options}.items():
                 numbers = value if isinstance(value, tuple) else (value,)
-                if any(number is not None and abs(number) > largest for number in numbers):
+                if any(not isinstance(number, str) and abs(number) > largest for number in numbers):
                     raise InputError(f"optimizer {one.label!r}: {name} is {value:g}, beyond {self.dtype}: give less")
 
     def batch_of(self, samples: int) -> int:
@@ -181,7 +189,8 @@ class Experiment:
         }
         for name, default in cls().settings().items():
             value = read.get(name, default)
-            if None not in (value, default) and not isinstance(value, (type(default), int)):
+            kinds = (type(default), int, str) if name == "lr" else (type(default), int)
+            if None not in (value, default) and not isinstance(value, kinds):
                 raise TypeError(f"{name} is {value!r}")
         return cls(**read)
 

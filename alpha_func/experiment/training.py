@@ -14,11 +14,12 @@ from alpha_func.capture import capture
 from alpha_func.experiment.data import Data
 from alpha_func.experiment.optimizers import Algorithm
 from alpha_func.experiment.other_samples import Elsewhere
+from alpha_func.experiment.rate import Rate
 from alpha_func.experiment.settings import CAPTURED, Experiment
 from alpha_func.experiment.steppers import Measured, Stateful, SteepestDescent, Stepper
 from alpha_func.losses.module_loss import functional_loss
-from alpha_func.observer.record import StepRecord, agreeing, divided, gain_ratio
-from alpha_func.quadratic import Quadratic
+from alpha_func.observer.record import StepRecord, agreeing, divided
+from alpha_func.quadratic import Quadratic, gain_ratio
 from alpha_func.transforms.directions import DirectionFunction
 from alpha_func.transforms.strategies import Loss, Step
 from alpha_func.transforms.validation import scalar_loss
@@ -112,8 +113,8 @@ def training_loss(experiment: Experiment, data: Data, module: nn.Module) -> Call
 class Training:
     """One optimizer's way from the module's parameters, which are not changed; ``step`` takes the step of a batch.
 
-    With ``lr=None`` a step is factor·α*, or factor times the moving average of α*. Where the curvature is not positive
-    α* is no minimum, and the last learning rate that led to one is used. ``loss`` is ``training_loss``'s.
+    With the name of a rule for ``lr`` a step is by that rule, of the quadratic along it; where the rule has none, the
+    last one's length is taken again. ``loss`` is ``training_loss``'s.
     """
 
     def __init__(
@@ -125,52 +126,44 @@ class Training:
         self._stepper = _stepper(experiment, algorithm, loss, func.grad(plain_loss))
         self._lines = line_steps(experiment, steps_of(experiment, data))
         self._elsewhere = Elsewhere(experiment, data, loss)
-        self._lr = algorithm.nominal_lr
-        self._average = (0.0, 0.0)  # of α*: its sum with decaying weights, and theirs
+        self._rate = Rate(experiment, algorithm)
 
     @property
     def state(self) -> dict[str, Any]:
         """Where it stands, for ``torch.save``; a step makes new tensors and changes none of these."""
-        return {"params": self._params, "optimizer": self._stepper.state, "lr": self._lr, "average": self._average}
+        return {"params": self._params, "optimizer": self._stepper.state, "rate": self._rate.state}
 
     @state.setter
     def state(self, state: Mapping[str, Any]) -> None:
-        self._params, self._stepper.state = state["params"], state["optimizer"]
-        self._lr, self._average = state["lr"], tuple(state["average"])
+        self._params, self._stepper.state, self._rate.state = state["params"], state["optimizer"], state["rate"]
 
     def step(self, batch: Batch) -> Observation | None:
         """Take the step of a batch; None where it is not recorded."""
         x, y, algorithm = batch.inputs, batch.targets, self.algorithm
         observed = batch.step % self._experiment.every == 0
-        if not observed and algorithm.lr is not None:
+        if not observed and self._rate.is_fixed:
             self._params = self._stepper.advance(self._params, x, y)
             return None
         params, measured = self._params, self._stepper.measure(self._params, x, y)
         after = measured.params
-        if algorithm.lr is None:
-            self._choose_lr(measured)
-            after = tree.axpy(self._lr / measured.unit, measured.direction, params)
+        if not self._rate.is_fixed:
+            self._rate.choose(measured)
+            after = tree.axpy(self._rate.lr / measured.unit, measured.direction, params)
         observation = None
+        if observed or self._rate.asks_gain:
+            loss_after = self._loss(after, x, y)
+        if self._rate.asks_gain:
+            self._rate.gained(measured, loss_after)
         if observed:
-            others = self._elsewhere(params, measured, batch.held_out, batch.step, self._lr)
-            record = _record(batch, algorithm, measured, others, self._lr, self._loss(after, x, y))
+            lr = self._rate.lr
+            others = self._elsewhere(params, measured, batch.held_out, batch.step, lr)
+            record = _record(batch, algorithm, measured, others, lr, loss_after)
             line = None
             if batch.step in self._lines:
                 line = _line(record, scalar_loss(self._loss, (x, y), {}), params, measured)
             observation = Observation(record, line)
         self._params = after
         return observation
-
-    def _choose_lr(self, measured: Measured) -> None:
-        alpha = measured.unit * measured.quadratic.alpha.item()
-        if not (measured.quadratic.is_minimum and math.isfinite(alpha)):
-            return
-        beta = self._experiment.ema or 0.0
-        total, weight = (beta * old + (1 - beta) * new for old, new in zip(self._average, (alpha, 1.0), strict=True))
-        self._average = total, weight
-        lr = self._experiment.factor * (total / weight)
-        if abs(lr / measured.unit) <= torch.finfo(measured.quadratic.value.dtype).max:
-            self._lr = lr
 
 
 def observe(

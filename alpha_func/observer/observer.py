@@ -149,6 +149,11 @@ class Observer:
     step: int
     """The number of the next step."""
 
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers whose steps it measures as one."""
+        return list(self._optimizers)
+
     def batch(self, *args: Any, loss: float | Tensor | None = None, **kwargs: Any) -> None:
         """A batch of the step about to be taken: what the loss is called with; at once free where none is due.
 

@@ -106,18 +106,6 @@ def agreeing(trained: float, measured: float, *, scale: float, dtype: torch.dtyp
     return abs(trained - measured) <= ROUNDING[dtype] * max(scale, abs(trained), abs(measured))
 
 
-def gain_ratio(loss: float, slope: float, curvature: float, loss_after: float, *, eps: float) -> float:
-    """(h(0) − h(1)) / (q(0) − q(1)); NaN where a loss that is rounded to ``eps`` cannot tell it to a tenth.
-
-    >>> gain_ratio(4.0, -4.0, 4.0, 1.0, eps=1e-16), gain_ratio(4.0, -1e-9, 0.0, 4.0, eps=1e-7)
-    (1.5, nan)
-    """
-    promised = -slope - curvature / 2
-    if not abs(promised) > 40 * eps * max(abs(loss), abs(loss_after)):
-        return math.nan
-    return (loss - loss_after) / promised
-
-
 def divided(numerator: float, denominator: float) -> float:
     """A quotient as IEEE has it.
 

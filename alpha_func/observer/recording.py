@@ -11,10 +11,11 @@ from torch.optim import Optimizer
 from alpha_func.errors import CaptureError, ImpureLossError, ObserverError, StrategyError
 from alpha_func.observer.batches import Batch
 from alpha_func.observer.measuring import Meter, exact
-from alpha_func.observer.record import StepRecord, divided, gain_ratio
+from alpha_func.observer.record import StepRecord, divided
 from alpha_func.observer.snapshot import Snapshot, given
 from alpha_func.observer.trained import Trained
 from alpha_func.observer.verdict import Seen, explained, judged
+from alpha_func.quadratic import gain_ratio
 
 logger = logging.getLogger("alpha_func")
 

@@ -1,6 +1,7 @@
 """The verbs: a loss in, a pure function out; and the compositions of torch.func behind them."""
 
 from alpha_func.transforms.directions import steepest_descent
+from alpha_func.transforms.gain import gain_ratio
 from alpha_func.transforms.strategies import (
     STRATEGIES,
     Step,
@@ -18,6 +19,7 @@ __all__ = [
     "Strategy",
     "forward_over_forward",
     "forward_over_reverse",
+    "gain_ratio",
     "grad_and_quadratic",
     "hvp",
     "optimal_alpha",

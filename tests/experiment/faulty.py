@@ -50,6 +50,11 @@ BAD_OPTIONS = {
     "own option inf": (["--optimizer", "adam:eps=inf"], r"eps is inf: give a finite number"),
     "beyond the dtype": (["--lr", "1e300"], r"learning rate is 1e\+300, beyond float32"),
     "ema of one": (["--ema", "1"], r"ema is 1: give the share of the last average"),
+    "no such rule": (["--lr", "greedy"], r"'greedy' is not a learning rate: give a number .*, or a rule: alpha, cdat"),
+    "no such rule of an optimizer": (["--optimizer", "adam:lr=greedy"], r"'greedy' is not a number"),
+    "a factor of nothing": (["--factor", "0.5"], r"factor is of a rule .*: give --lr with one of alpha, cdat"),
+    "a factor of Armijo's": (["--lr", "armijo", "--factor", "0.5"], r"factor is of a rule .*: give --lr with one of"),
+    "a factor of zero": (["--lr", "cdat", "--factor", "0"], r"factor is 0: give a positive number"),
     "epochs of a half": (["--epochs", "1.5"], r"'1.5' is not a whole number: give one such as 100 or 1e3"),
     "epochs beyond counting": (["--epochs", "1e30"], r"epochs is 1e\+30: .*at most 1e12"),
     "an unknown option": (

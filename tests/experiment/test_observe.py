@@ -85,7 +85,7 @@ def test_every_kth_step_records_what_every_step_does_there():
 
 
 def test_stepping_by_alpha_descends_a_quadratic_to_its_minimum():
-    got, *_ = records(lr=None, hidden=(), batch_size=1000, epochs=20, dtype="float64")
+    got, *_ = records(lr="alpha", hidden=(), batch_size=1000, epochs=20, dtype="float64")
     assert [record.alpha_steps for record in got] == pytest.approx([1.0] * 20, rel=1e-12)
     assert [record.lr for record in got] == pytest.approx([record.alpha_lr for record in got], rel=1e-12)
     for record in got:
@@ -94,14 +94,43 @@ def test_stepping_by_alpha_descends_a_quadratic_to_its_minimum():
 
 
 def test_factor_scales_the_step_by_alpha():
-    got, *_ = records(lr=None, factor=0.5, epochs=1)
+    got, *_ = records(lr="alpha", factor=0.5, epochs=1)
     assert all(record.lr == pytest.approx(0.5 * record.alpha_lr, rel=1e-5) for record in got if record.curvature > 0)
 
 
 def test_alpha_is_not_stepped_by_where_the_curvature_is_not_positive():
-    got, *_ = records(lr=None, epochs=2, activation="sigmoid", hidden=(2,))
+    got, *_ = records(lr="alpha", epochs=2, activation="sigmoid", hidden=(2,))
     assert any(record.curvature <= 0 for record in got), "no such step: choose another seed"
     assert all(record.lr > 0 for record in got)
+
+
+RULED = {  # what the rate of a record is, by its loss, slope and curvature per learning rate
+    "alpha": lambda h, s, c: -s / c,
+    "cdat": lambda h, s, c: 2 * max(-s, 0) / abs(c),
+    "polyak": lambda h, s, c: h / -s,
+    "pal": lambda h, s, c: min(-s / c / 0.6, 10**0.5) if c > 0 else 0.1,
+    "armijo": lambda h, s, c: 2.0 ** min(math.floor(math.log2(2 * (1 - 1e-4) * -s / c)), 0) if c > 0 else 1.0,
+}
+
+
+@pytest.mark.parametrize("name", RULED)
+def test_every_step_is_as_long_as_its_rule_says(name):
+    got, *_ = records(lr=name, epochs=1, dtype="float64", activation="tanh")
+    for record in got:
+        expected = RULED[name](record.loss, record.slope / record.lr, record.curvature / record.lr**2)
+        assert record.lr == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_trusted_step_stays_within_the_radius_that_the_gain_ratios_make():
+    got, *_ = records(lr="trusted", epochs=2, dtype="float64", activation="tanh")
+    radius, shrunk = 1.0, 0
+    for record in got:
+        assert record.lr == pytest.approx(min(record.alpha_lr, radius), rel=1e-9)
+        if record.gain_ratio < 0.01:
+            radius, shrunk = 0.25 * record.lr, shrunk + 1
+        elif record.gain_ratio >= 0.99 and record.lr >= radius * (1 - 1e-9):
+            radius *= 3.5
+    assert shrunk or radius > 1, "no such step: choose another seed"
 
 
 def test_shuffling_uses_every_sample_once_an_epoch_in_another_order():

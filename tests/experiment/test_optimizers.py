@@ -90,7 +90,7 @@ def test_optimizers_start_from_the_same_weights_and_see_the_same_batches():
 
 
 def test_stepping_by_alpha_lands_on_the_vertex_for_an_optimizer_too():
-    (got,), *_ = records(optimizers=("adam",), lr=None, epochs=2, dtype="float64", hidden=())
+    (got,), *_ = records(optimizers=("adam",), lr="alpha", epochs=2, dtype="float64", hidden=())
     for record in got:
         vertex = record.loss - record.slope**2 / (2 * record.curvature)
         assert record.loss_after == pytest.approx(vertex, rel=1e-10)

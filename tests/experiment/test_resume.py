@@ -20,6 +20,8 @@ RUNS = {
     "shuffled": ["--shuffle", "--every", "2"],
     "several": ["--optimizer", "sgd,momentum,adam,muon", "--shuffle"],
     "by the average of alpha": ["--optimizer", "adam", "--lr", "alpha", "--ema", "0.7"],
+    "by cdat": ["--optimizer", "sgd,adam:lr=cdat", "--lr", "polyak", "--ema", "0.7", "--factor", "1.5"],
+    "by a trust region": ["--lr", "trusted", "--every", "2"],
     "elsewhere": ["--holdout-batch", "--full-data", "3", "--dtype", "float64"],
 }
 BASE = ["--strategy", "reverse_over_reverse", "--epochs", "3", "--batch-size", "150", "--no-pictures"]  # 21 steps
