@@ -5,7 +5,6 @@ first use: it takes as long to import as torch itself.
 """
 
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -43,6 +42,7 @@ from torch._subclasses.fake_tensor import (
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._python_dispatch import _disable_current_modes as modes_disabled
+from torch.utils.checkpoint import _checkpoint_without_reentrant_generator as checkpoint_generator
 
 __all__ = [
     "DataDependentOutputException",
@@ -52,6 +52,7 @@ __all__ = [
     "TorchDispatchMode",
     "UnsupportedOperatorException",
     "any_autocast_enabled",
+    "checkpoint_generator",
     "current_graph_task_id",
     "dispatch_below_autograd",
     "dispatch_modes",
@@ -92,11 +93,16 @@ GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
     torch.nn.modules.module._global_forward_hooks,
     torch.nn.modules.module._global_forward_pre_hooks,
 )
+Changes = list[tuple[Any, str, Callable[..., Any]]]
 Backend = Callable[[fx.GraphModule, list[Tensor]], Callable[..., Any]]
 
 
 def recorded_by(
-    backend: Backend, guarded: Callable[[list[Any]], None], function: Callable[..., Any], limit: int
+    backend: Backend,
+    guarded: Callable[[list[Any]], None],
+    function: Callable[..., Any],
+    changes: Changes,
+    limit: int,
 ) -> Callable[..., Any]:
     """``function`` as TorchDynamo runs it: one graph, which ``backend`` is given, under strict guards, or not at all.
 
@@ -104,6 +110,7 @@ def recorded_by(
         backend: takes the graph and gives what is called with its inputs as long as the guards hold.
         guarded: is given every object that a guard of the new graph is on.
         function: a function with a code object of its own, on which Dynamo keeps its graphs.
+        changes: methods of Dynamo's that are others while it records: owner, name, and ours in terms of the method.
         limit: how many graphs are kept; the next one raises ``RecordingLimit``.
     """
     from torch._dynamo import optimize_assert
@@ -114,7 +121,7 @@ def recorded_by(
         return [True] * len(entries)
 
     context = optimize_assert(backend, hooks=Hooks(guard_filter_fn=every_guard))
-    context.callback = _Strictly(context.callback, limit)
+    context.callback = _Strictly(context.callback, changes, limit)
     return context(function)
 
 
@@ -141,8 +148,8 @@ def guards_of(function: Callable[..., Any], names: dict[str, Any]) -> Callable[[
 class _Strictly:
     """Dynamo's callback, which is called when no graph's guards hold, with our settings around it."""
 
-    def __init__(self, callback: Any, limit: int):
-        self.callback, self._limit = callback, limit
+    def __init__(self, callback: Any, changes: Changes, limit: int):
+        self.callback, self._changes, self._limit = callback, changes, limit
         self._torchdynamo_orig_backend = callback._torchdynamo_orig_backend
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -151,68 +158,11 @@ class _Strictly:
         known = {name: value for name, value in STRICT.items() if hasattr(config, name)}
         with ExitStack() as stack:
             stack.enter_context(config.patch(**known, recompile_limit=self._limit, ignore_logging_functions=_talk()))
-            for owner, name, ours in _ours():
+            for owner, name, ours in self._changes:
                 stack.enter_context(patch.object(owner, name, ours(getattr(owner, name))))
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # Dynamo's own
             return self.callback(*args, **kwargs)
-
-
-def _ours() -> list[tuple[type, str, Callable[..., Any]]]:
-    """What Dynamo does otherwise while it records for us: owner, method, and ours in terms of the method."""
-    from torch._dynamo.symbolic_convert import InliningInstructionTranslator
-    from torch._dynamo.variables.tensor import TensorVariable
-    from torch._dynamo.variables.torch import TorchInGraphFunctionVariable
-
-    return [
-        (InliningInstructionTranslator, "get_globals_source_and_value", _own_globals),
-        (TensorVariable, "method_requires_grad_", _inputs_may_require_grad),
-        (TorchInGraphFunctionVariable, "call_function", _leaves_may_be_made),
-    ]
-
-
-def _inputs_may_require_grad(of_intermediates: Callable[..., Any]) -> Callable[..., Any]:
-    """Let Dynamo record ``requires_grad_`` of an input, which is an alias here: nobody is to see it afterwards."""
-
-    def requires_grad_(self: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
-        source, self.source = self.source, None
-        try:
-            return of_intermediates(self, tx, *args, **kwargs)
-        finally:
-            self.source = source
-
-    return requires_grad_
-
-
-def _leaves_may_be_made(call_function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let Dynamo record ``torch.zeros(..., requires_grad=True)`` as the two calls that it is."""
-
-    def call(self: Any, tx: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        wanted = kwargs.get("requires_grad")
-        if wanted is None or not wanted.is_python_constant() or not wanted.as_python_constant():
-            return call_function(self, tx, args, kwargs)
-        made = call_function(self, tx, args, {name: value for name, value in kwargs.items() if value is not wanted})
-        return made.call_method(tx, "requires_grad_", [], {}) if made.is_tensor() else made
-
-    return call
-
-
-def _own_globals(of_module: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
-    """Let Dynamo read a function's globals where they are: it takes the module of their ``__name__``, which for code
-    that was exec'd is another one, or none.
-    """
-    from torch._dynamo.source import DictGetItemSource, GlobalSource
-    from torch._dynamo.variables.builder import VariableBuilder
-
-    def found(translator: Any, name: str) -> Any:
-        names = translator.f_globals
-        module = sys.modules.get(names.get("__name__", ""))
-        if module is not None and vars(module) is names:
-            return of_module(translator, name)
-        source = GlobalSource(translator.output.install_global_by_id("___unnamed_scope", names))
-        return names, VariableBuilder(translator, source)(names), DictGetItemSource(source, name)
-
-    return found
 
 
 def _talk() -> set[Any]:
@@ -257,9 +207,24 @@ def traced_code() -> set[CodeType]:
     return set(torch._guards.TracingContext.get_traced_code() or ())
 
 
+def example_of(placeholder: fx.Node) -> Any:
+    """What Dynamo records an input of its graph with, while it does."""
+    return placeholder.meta["grapharg"].example
+
+
+def reads_of_this_graph() -> list[Any]:
+    """While Dynamo records, and within a backend: a list that is this graph's own."""
+    context = torch._guards.TracingContext.get()
+    if not hasattr(context, "alpha_func_reads"):
+        context.alpha_func_reads = []  # type: ignore[attr-defined]
+    found: list[Any] = context.alpha_func_reads  # type: ignore[attr-defined]
+    return found
+
+
 def source_of(placeholder: fx.Node) -> str:
     """Where Dynamo reads an input of its graph, as Python would write it."""
-    return str(placeholder._dynamo_source.name)  # type: ignore[attr-defined]
+    source = getattr(placeholder, "_dynamo_source", None) or placeholder.meta["grapharg"].source  # while it records
+    return str(source.name)
 
 
 def drops_a_backward(node: fx.Node) -> bool:

@@ -45,10 +45,12 @@ class Program:
         seed: of the random draws of the program; None where it draws nothing.
         schemes: the programs made of this one, which the transforms run.
         held: the state that it was last found with, which lies in no parameter's memory.
+        by_value: whether values of its inputs have decided how it is written.
     """
 
     def __init__(self, graph: fx.GraphModule, params: int, seed: int | None):
         self.graph, self.params, self.seed = graph, params, seed
+        self.by_value = False
         self.counts = dict(Counter(_short(n.target) for n in graph.graph.nodes if _is_operator(n)).most_common())
         self.schemes = Schemes(graph, params, seed)
         self.held: list[Any] = [None] * len(graph.graph.find_nodes(op="placeholder"))
@@ -117,6 +119,7 @@ def program_of(
         _require_verified(graph, count)
     traced.recompile()
     program = Program(traced, count, _seed(loss, graph))
+    program.by_value = recording.by_value
     require_agreement(loss, program.graph, program.seed, like, *call)
     return program, state
 

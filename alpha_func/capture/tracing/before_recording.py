@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alpha_func.capture.tracing.groups import grouped_mm
+from alpha_func.torch_private import checkpoint_generator
+
 
 def gaussian_nll_loss(
     input: Tensor, target: Tensor, var: Tensor, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
@@ -50,7 +53,7 @@ def cov(x: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweig
     if not given:
         centred = x - x.mean(1, keepdim=True)
         return (centred @ centred.mH / max(x.shape[1] - correction, 0)).squeeze()
-    w = math.prod(given)
+    w = given[0] if len(given) == 1 else given[0] * given[1]
     total = w.sum()
     divisor = total - correction
     if aweights is not None and correction:
@@ -68,10 +71,18 @@ def corrcoef(x: Tensor) -> Tensor:
     return (c / deviation[:, None] / deviation).clamp(-1, 1)
 
 
+def not_checkpointed(module: Any, *args: Any, **kwargs: Any) -> Any:
+    """What ``torch.distributed``'s composable checkpoint wraps around a module: a program holds no activations."""
+    yield
+
+
 BEFORE_RECORDING: dict[Any, Callable[..., Any]] = {
     F.gaussian_nll_loss: gaussian_nll_loss,
     torch.corrcoef: corrcoef,
     torch.cov: cov,
+    checkpoint_generator: not_checkpointed,
 }
+if hasattr(torch, "_grouped_mm"):
+    BEFORE_RECORDING[torch._grouped_mm] = grouped_mm
 if hasattr(F, "linear_cross_entropy"):  # from torch 2.13 on
     BEFORE_RECORDING[F.linear_cross_entropy] = linear_cross_entropy

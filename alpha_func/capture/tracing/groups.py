@@ -68,7 +68,6 @@ def _groups(count: int, offs: Tensor) -> Tensor:
 BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten._embedding_bag.default: embedding_bag,
     aten._embedding_bag_forward_only.default: embedding_bag,
-    aten._grouped_mm.default: grouped_mm,
 }
 
 # Operators that other packages register, by name.

@@ -18,6 +18,7 @@ from alpha_func import torch_private, tree
 from alpha_func.capture.rewrites.differentiable import differentiable
 from alpha_func.capture.sweeps.inner_gradients import gradient, write_a_gradient
 from alpha_func.capture.tracing.lowering import RENAMED, decompositions
+from alpha_func.capture.tracing.reads import BY_COUNT, COUNT
 from alpha_func.capture.tracing.recording import the_loss
 from alpha_func.capture.tracing.refusal import EAGER, line_of
 from alpha_func.errors import CaptureError
@@ -95,11 +96,12 @@ class _Lowered(fx.Interpreter):
     def __init__(self, recording: fx.GraphModule):
         super().__init__(recording)
         self.extra_traceback = False
+        self._dispatched = _Dispatched()  # type: ignore[no-untyped-call]
         self._levels = 0  # of torch.func, whose own gradients are run
 
     def loss(self, *inputs: Tensor) -> Tensor:
         """The value of the loss."""
-        with _Dispatched(), Watched():  # type: ignore[no-untyped-call]
+        with self._dispatched, Watched():
             self.run(*inputs)
         return self._loss
 
@@ -109,6 +111,7 @@ class _Lowered(fx.Interpreter):
             if torch_private.drops_a_backward(n):
                 raise CaptureError(_AUTOGRAD_FUNCTION)
             self._levels += torch_private.levels_opened(n)
+            self._dispatched.count = n.meta.get(COUNT)
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             if n.target is torch.autograd.grad and not self._levels:
                 return gradient(*args, **kwargs)
@@ -175,7 +178,13 @@ def _without_onednn() -> Iterator[None]:
 
 
 class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Every operator as it is about to be recorded: writes ``no_grad`` as ``detach``."""
+    """Every operator as it is about to be recorded: writes ``no_grad`` as ``detach``.
+
+    Attributes:
+        count: how many places of the masks of this call are true, where it takes entries by masks.
+    """
+
+    count: int | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -188,7 +197,8 @@ class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise CaptureError(
                 f"{func} checks values and gives none: a program would drop it; leave it out, or {EAGER}"
             )
-        out = func(*args, **kwargs)
+        by_count = BY_COUNT.get(func) if self.count is not None else None
+        out = func(*args, **kwargs) if by_count is None else by_count(self.count, *args)
         if not torch.is_grad_enabled():
             out = tree.map(lambda t: t.detach() if isinstance(t, Tensor) else t, out)
         return out
