@@ -5,6 +5,7 @@ first use: it takes as long to import as torch itself.
 """
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -94,6 +95,8 @@ GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
     torch.nn.modules.module._global_forward_pre_hooks,
 )
 Changes = list[tuple[Any, str, Callable[..., Any]]]
+# What ``fully_shard`` leaves in a module for Dynamo, which then guards nothing of it.
+FSDP_MARKS = frozenset(("_is_fsdp_managed_module", "_fsdp_use_orig_params"))
 Backend = Callable[[fx.GraphModule, list[Tensor]], Callable[..., Any]]
 
 
@@ -103,6 +106,7 @@ def recorded_by(
     function: Callable[..., Any],
     changes: Changes,
     limit: int,
+    constants: tuple[str, ...] = (),
 ) -> Callable[..., Any]:
     """``function`` as TorchDynamo runs it: one graph, which ``backend`` is given, under strict guards, or not at all.
 
@@ -112,13 +116,14 @@ def recorded_by(
         function: a function with a code object of its own, on which Dynamo keeps its graphs.
         changes: methods of Dynamo's that are others while it records: owner, name, and ours in terms of the method.
         limit: how many graphs are kept; the next one raises ``RecordingLimit``.
+        constants: what begins the sources of all that is known never to change, and is not guarded.
     """
     from torch._dynamo import optimize_assert
     from torch._dynamo.hooks import Hooks
 
     def every_guard(entries: Sequence[Any]) -> list[bool]:
         guarded([entry.value for entry in entries if entry.has_value])
-        return [True] * len(entries)
+        return [not entry.orig_guard.name.startswith(constants) for entry in entries]
 
     context = optimize_assert(backend, hooks=Hooks(guard_filter_fn=every_guard))
     context.callback = _Strictly(context.callback, changes, limit)
@@ -143,6 +148,27 @@ def guards_of(function: Callable[..., Any], names: dict[str, Any]) -> Callable[[
     except (AttributeError, TypeError, RuntimeError):
         pass
     return None
+
+
+def laid_out_as(tensors: Sequence[Any]) -> Callable[[list[Any]], bool] | None:
+    """What tells whether a list has tensors of the types, dispatch keys, dtypes, devices, ``requires_grad``, shapes and
+    strides of these; None where they have none, where nothing has imported Dynamo, or a release has no such way.
+    """
+    dynamo = sys.modules.get("torch._dynamo.guards")
+    plain = all(type(each) in (Tensor, torch.nn.Parameter) and each.layout is torch.strided for each in tensors)
+    if dynamo is None or not plain:
+        return None
+    try:
+        kind = dynamo.GuardManagerType.GUARD_MANAGER
+        root = torch._C._dynamo.guards.RootGuardManager()
+        root.add_length_check_guard(len(tensors), ["length"], None)
+        for i, tensor in enumerate(tensors):
+            shape, strides, keys = list(tensor.shape), list(tensor.stride()), torch._C._dispatch_keys(tensor)
+            item = root.list_getitem_manager(i, f"[{i}]", tensor, kind)
+            item.add_tensor_match_guard(tensor, shape, strides, f"[{i}]", ["layout"], None, type(tensor), keys)
+        return root.check if root.check(list(tensors)) else None
+    except (AttributeError, TypeError, RuntimeError):
+        return None
 
 
 class _Strictly:
@@ -261,6 +287,13 @@ def saved_tensors_hooks_allowed() -> Iterator[None]:
             autograd._saved_tensors_hooks_disable(message)
 
 
+def plain_beneath(tensor: Tensor) -> Tensor:
+    """The tensor beneath the transforms of torch.func."""
+    while is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
+    return tensor
+
+
 def forward_level() -> int:
     """How many levels of forward-mode differentiation are open, less one."""
     return int(forward_ad._current_level)
@@ -271,3 +304,12 @@ def close_levels(depth: int, level: int) -> None:
     pop_dynamic_layer_stack_and_undo_to_depth(depth)
     while forward_ad._current_level > level:
         forward_ad.exit_dual_level()  # type: ignore[no-untyped-call]
+
+
+def fsdp_computes_in(module: torch.nn.Module) -> torch.dtype | None:
+    """The dtype that ``fully_shard`` casts the parameters of a module to, if it does."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is None or not isinstance(module, fsdp.FSDPModule):
+        return None
+    found: torch.dtype | None = module._get_fsdp_state()._mp_policy.param_dtype
+    return found

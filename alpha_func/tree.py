@@ -7,20 +7,51 @@ trees of one structure, a is a scalar.
 This is the only module that imports ``torch.utils._pytree``: torch has no public one (2.13), and torch.func uses this.
 """
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+
+from alpha_func import shards
 
 Tree = Any  # a nesting of containers with tensors as leaves; Python's type system cannot say more
 Structure = pytree.TreeSpec
 
+PLAIN = frozenset((Tensor, nn.Parameter))  # tensors, and no subclass with a behaviour of its own
+
 map = pytree.tree_map
-leaves = pytree.tree_leaves
 flatten = pytree.tree_flatten
 unflatten = pytree.tree_unflatten
+
+
+def is_flat(tree: Tree) -> bool:
+    """Whether a tree is a dict of plain tensors, as a module's parameters are: it needs no pytree.
+
+    >>> is_flat({"w": torch.ones(2)}), is_flat({"w": [torch.ones(2)]})
+    (True, False)
+    """
+    return type(tree) is dict and PLAIN.issuperset([type(leaf) for leaf in tree.values()])
+
+
+def leaves(tree: Tree) -> list[Any]:
+    """The leaves of a tree, in the order of its containers; of a flat one at a tenth of a pytree's cost.
+
+    >>> leaves({"w": torch.tensor(1.0), "b": [torch.tensor(2.0)]})
+    [tensor(1.), tensor(2.)]
+    """
+    return list(tree.values()) if is_flat(tree) else pytree.tree_leaves(tree)
+
+
+def like(tree: Tree, leaves: Iterable[Any]) -> Tree:
+    """A tree of the containers of ``tree`` with these leaves.
+
+    >>> like({"w": torch.tensor(1.0)}, [torch.tensor(2.0)])
+    {'w': tensor(2.)}
+    """
+    return dict(zip(tree, leaves, strict=True)) if is_flat(tree) else unflatten(leaves, structure(tree))
 
 
 def structure(tree: Tree) -> Structure:
@@ -52,7 +83,7 @@ def names(tree: Tree) -> list[str]:
     >>> names({"layer": {"weight": torch.ones(2)}, "scales": [torch.ones(1)]})
     ['layer.weight', 'scales.0']
     """
-    if type(tree) is dict and all(isinstance(leaf, Tensor) for leaf in tree.values()):
+    if is_flat(tree):
         return [str(key) for key in tree]
     try:
         paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
@@ -135,6 +166,7 @@ def vdot(x: Tree, y: Tree) -> Tensor:
     """The inner product xᵀy, a 0-d tensor on the device of the first leaf.
 
     A complex leaf is the real numbers that it is made of: its part is Re Σ x̄·y.
+    Of DTensors it is over all ranks, one reduction of a number for each mesh.
     Accumulates in float32 or better: the products of a bfloat16 tree are float32, of a float64 tree float64.
 
     >>> vdot({"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([3.0, 4.0])})
@@ -148,6 +180,9 @@ def vdot(x: Tree, y: Tree) -> Tensor:
     y_leaves, y_structure = flatten(y)
     if y_structure != x_structure:  # dicts in another order, or a mismatch, which this raises
         y_leaves = x_structure.flatten_up_to(y)
+    if shards.any_sharded((*x_leaves, *y_leaves)):
+        pairs = [(a, shards.placed_as(b, a)) for a, b in zip(x_leaves, y_leaves, strict=True)]
+        return shards.vdot([_leaf_vdot(*map(shards.local, pair)) for pair in pairs], x_leaves)
     total, *rest = [_leaf_vdot(x_leaf, y_leaf) for x_leaf, y_leaf in zip(x_leaves, y_leaves, strict=True)]
     for product in rest:
         total = total + product.to(total.device)

@@ -1,26 +1,29 @@
 """A captured loss: the programs that it is, looked up at every call, and what answers for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from operator import is_not
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from alpha_func import torch_private, tree
-from alpha_func.capture.program import Program, program_of, raise_its_own_error, require_apart
+from alpha_func.capture.program import Call, Program, program_of, raise_its_own_error, require_apart
 from alpha_func.capture.running.engine import Captured
 from alpha_func.capture.running.first_use import FirstUse
 from alpha_func.capture.running.schemes import Schemes
-from alpha_func.capture.tracing.outside import is_outside, outside, plain
-from alpha_func.capture.tracing.recording import MAX_RECORDINGS, Recorder
+from alpha_func.capture.sharded.engine import ByPlacement, Sharded, has_shards
+from alpha_func.capture.sharded.made import AT_USE, Gathering
+from alpha_func.capture.tracing.outside import is_outside, outside, plain, stand_in
+from alpha_func.capture.tracing.recording import MAX_RECORDINGS, Recorder, Recording
 from alpha_func.capture.tracing.refusal import tried
 from alpha_func.errors import CaptureError, StrategyError, warn
 from alpha_func.losses.draws import ALONE
 from alpha_func.losses.kinds import refuse_kinds
+from alpha_func.losses.layouts import Layouts
+from alpha_func.losses.memory import addresses
 from alpha_func.losses.module_loss import LossOfLoss
-from alpha_func.losses.signature import Key, is_flat, signature
+from alpha_func.losses.signature import Key, signature
 from alpha_func.transforms.engine import Engine, Uncaptured
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import require_callable
@@ -32,11 +35,16 @@ BACKENDS = ("eager", "inductor")
 class CapturedLoss(LossOfLoss):
     """What ``capture`` returns: a loss, and the programs it has been captured as."""
 
-    def __init__(self, loss: Callable[..., Tensor], *, backend: str, strict: bool, unverified: bool):
+    def __init__(
+        self, loss: Callable[..., Tensor], *, backend: str, strict: bool, unverified: bool, gathering: Gathering
+    ):
         self.loss, self.backend = loss, backend
         self._first_use = FirstUse(strict)
         self._unverified = unverified
         self._recorder = Recorder(loss)
+        self._stand_ins = Layouts[dict[str, Any]]()  # calls without values, for the guards to look at
+        self._gathering = gathering
+        self._sharded = Sharded(loss, backend=backend, strict=strict, unverified=unverified, gathering=gathering)
         self.captured = 0  # how often a program was
 
     def __reduce__(self) -> Any:
@@ -45,6 +53,7 @@ class CapturedLoss(LossOfLoss):
             "backend": self.backend,
             "strict": self._first_use.strict,
             "unverified": self._unverified,
+            "gathering": self._gathering,
         }
         return partial(capture, **options), (self.loss,)
 
@@ -52,6 +61,8 @@ class CapturedLoss(LossOfLoss):
         """The loss, by its program."""
         if torch.compiler.is_dynamo_compiling():  # a loss of a loss is captured whole
             return self.loss(params, *args, **kwargs)
+        if has_shards(params):
+            return self._sharded.value(params, args, kwargs)
         program, inputs = self.lookup(params, args, kwargs)
         return program(*inputs)
 
@@ -60,7 +71,8 @@ class CapturedLoss(LossOfLoss):
         by_strategy = Uncaptured(self, strategy, _operators)
         if strategy is not None:
             return by_strategy
-        return Captured(self.loss, self._schemes, self.backend, self._first_use, by_strategy)
+        whole = Captured(self.loss, self._schemes, self.backend, self._first_use, by_strategy)
+        return ByPlacement(whole, self._sharded)
 
     def program(self, params: Tree, *args: Any, **kwargs: Any) -> Program:
         """The program of this call, captured now if it has not been; print it to read it."""
@@ -78,36 +90,36 @@ class CapturedLoss(LossOfLoss):
 
     def lookup(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
         """The program for these arguments and its inputs: parameters, state as it is now, tensor arguments."""
-        if torch_private.any_autocast_enabled():
-            raise CaptureError(
-                "a captured loss is called under autocast, whose casts would be written into the program: "
-                "leave autocast for the call, and give parameters and batch the dtype to compute in"
-            )
-        # The guards are given aliases: no two tensors are one object then, and none is a module's.
-        if is_flat(params, args, kwargs) and is_outside():
-            _refuse_kinds([*args, *kwargs.values()], args, kwargs)
-            p = {name: value.detach().requires_grad_() for name, value in params.items()}
-            a = tuple([x.detach().requires_grad_() if x.requires_grad else x.detach() for x in args])
-            k = {name: x.detach().requires_grad_(x.requires_grad) for name, x in kwargs.items()} if kwargs else kwargs
-            program, state = self._program(p, a, k)
-            return program, [*params.values(), *state, *args, *kwargs.values()]
+        _refuse_autocast()
+        flat = type(params) is dict and is_outside()
+        if flat:
+            names, tensors = [*params, len(args), *kwargs], [*params.values(), *args, *kwargs.values()]
+            known = self._stand_ins.find(names, tensors)
+            found = None if known is None else self._recorder.known(known)
+            if found is not None and found[0].lowered is not None:
+                program, state = self._program(*found, params)
+                return program, [*params.values(), *state, *tensors[len(params) :]]
         leaves, structure = tree.flatten((params, args, kwargs))
         _refuse_kinds(leaves, args, kwargs)
         count = len(tree.leaves(params))
         with outside():
+            # The guards are given aliases: no two tensors are one object then, and none is a module's.
             aliases = [
                 plain(leaf).requires_grad_(i < count or leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
                 for i, leaf in enumerate(leaves)
             ]
-            program, state = self._program(*tree.unflatten(aliases, structure))
+            call = tree.unflatten(aliases, structure)
+            program, state = self._program(*self._recorded(call), call[0])
+        if flat and known is None:
+            self._stand_ins.keep(names, tensors, lambda: self._recorder.names(*tree.map(stand_in, call)))
         return program, [*leaves[:count], *state, *[leaf for leaf in leaves[count:] if isinstance(leaf, Tensor)]]
 
     def _schemes(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Schemes, list[Tensor]]:
         program, inputs = self.lookup(params, args, kwargs)
         return program.schemes, inputs
 
-    def _program(self, *call: Any) -> tuple[Program, list[Tensor]]:
-        """The program of a call, and the tensors that it reads besides its arguments."""
+    def _recorded(self, call: Call) -> tuple[Recording, Sequence[Any]]:
+        """The recording of a call, lowered, and its inputs."""
         try:
             recording, inputs = self._recorder(*call)
             if recording.lowered is None:
@@ -115,17 +127,23 @@ class CapturedLoss(LossOfLoss):
                     if recording.lowered is None:
                         recording.lowered = program_of(self.loss, recording, inputs, call, unverified=self._unverified)
                         self._count()
+            return recording, inputs
         except CaptureError as error:
             raise_its_own_error(self.loss, call)
             params, by = tree.map(Tensor.detach, call[0]), partial(Uncaptured, self.loss)
             with torch.random.fork_rng(devices=[]):
                 message = tried(str(error), lambda strategy: by(strategy).quadratic(params, params, *call[1:]))
             raise CaptureError(message) from error
+
+    def _program(self, recording: Recording, inputs: Sequence[Any], params: Tree) -> tuple[Program, list[Tensor]]:
+        """The program of a recording, and the tensors that it reads besides its arguments."""
         program, state = recording.lowered
         held = [inputs[i] for i in state]
-        if any(map(is_not, held, program.held)):
-            require_apart(self.loss, call[0], held, [recording.sources[i] for i in state])
-            program.held = held
+        if held:  # guards know layouts, and not where a tensor is
+            where = addresses([*tree.leaves(params), *held])
+            if where is None or where != program.apart:
+                require_apart(self.loss, params, held, [recording.sources[i] for i in state])
+                program.apart = where
         return program, held
 
     def _count(self) -> None:
@@ -142,14 +160,22 @@ class FrozenLoss(CapturedLoss):
 
     def __init__(self, captured: CapturedLoss):
         self.loss, self.backend, self._guarded = captured.loss, captured.backend, captured
-        self._first_use = captured._first_use
-        self._kept: dict[Key, tuple[Program, list[Tensor]]] = {}
+        self._first_use, self._sharded = captured._first_use, captured._sharded
+        self._layouts = Layouts[tuple[Program, list[Tensor]]]()
+        self._kept: dict[Key, tuple[Program, list[Tensor]]] = {}  # what has no layout: other arguments than tensors
 
     def __reduce__(self) -> Any:
         return FrozenLoss, (self._guarded,)
 
     def lookup(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
         """The program for such arguments and its inputs: parameters, state as it was found, tensor arguments."""
+        _refuse_autocast()
+        flat = type(params) is dict
+        if flat:
+            names, given = [*params, len(args), *kwargs], [*params.values(), *args, *kwargs.values()]
+            known = self._layouts.find(names, given)
+            if known is not None:
+                return known[0], [*params.values(), *known[1], *given[len(params) :]]
         try:
             key, leaves, tensors = signature(params, args, kwargs)
         except RuntimeError:
@@ -164,11 +190,18 @@ class FrozenLoss(CapturedLoss):
             if len(self._kept) >= MAX_RECORDINGS:
                 self._kept.clear()
             found = self._kept[key] = program, held
+        if flat:
+            self._layouts.keep(names, given, lambda: found)
         return found[0], [*leaves, *found[1], *tensors]
 
 
 def capture(
-    loss: Callable[..., Tensor], *, backend: str = "eager", strict: bool = False, unverified: bool = False
+    loss: Callable[..., Tensor],
+    *,
+    backend: str = "eager",
+    strict: bool = False,
+    unverified: bool = False,
+    gathering: Gathering = AT_USE,
 ) -> CapturedLoss:
     """The loss as a program of primitive operators, whose derivatives of every order are right.
 
@@ -186,6 +219,7 @@ def capture(
         backend: what runs the programs of the transforms: "eager", operator by operator, or "inductor", compiled.
         strict: raise where a transform's program cannot be proven, instead of a warning and double backward.
         unverified: allow operators whose second derivatives have not been verified.
+        gathering: of parameters that are sharded (DTensors, docs/many_processes.md): how far ahead, and in which dtype.
 
     Returns:
         A loss of the same arguments and, to rounding, values: call it, differentiate it, vmap it, give it to any
@@ -205,7 +239,15 @@ def capture(
     require_callable("loss", loss, "(params, *args, **kwargs)")
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown: choose from {', '.join(BACKENDS)}")
-    return CapturedLoss(loss, backend=backend, strict=strict, unverified=unverified)
+    return CapturedLoss(loss, backend=backend, strict=strict, unverified=unverified, gathering=gathering)
+
+
+def _refuse_autocast() -> None:
+    if torch_private.any_autocast_enabled():
+        raise CaptureError(
+            "a captured loss is called under autocast, whose casts would be written into the program: "
+            "leave autocast for the call, and give parameters and batch the dtype to compute in"
+        )
 
 
 def _refuse_kinds(leaves: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

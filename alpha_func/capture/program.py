@@ -44,8 +44,8 @@ class Program:
         counts: how often each operator occurs, the most frequent first.
         seed: of the random draws of the program; None where it draws nothing.
         schemes: the programs made of this one, which the transforms run.
-        held: the state that it was last found with, which lies in no parameter's memory.
         by_value: whether values of its inputs have decided how it is written.
+        apart: where parameters and state last were found to lie in memory of their own.
     """
 
     def __init__(self, graph: fx.GraphModule, params: int, seed: int | None):
@@ -53,7 +53,7 @@ class Program:
         self.by_value = False
         self.counts = dict(Counter(_short(n.target) for n in graph.graph.nodes if _is_operator(n)).most_common())
         self.schemes = Schemes(graph, params, seed)
-        self.held: list[Any] = [None] * len(graph.graph.find_nodes(op="placeholder"))
+        self.apart: list[int] | None = None
 
     @cached_property
     def active(self) -> set[str]:
@@ -75,7 +75,13 @@ class Program:
 
 
 def program_of(
-    loss: Callable[..., Tensor], recording: Recording, inputs: Sequence[Any], call: Call, *, unverified: bool
+    loss: Callable[..., Tensor],
+    recording: Recording,
+    inputs: Sequence[Any],
+    call: Call,
+    *,
+    unverified: bool,
+    has_values: bool = True,
 ) -> tuple[Program, list[int]]:
     """A recording as a program, whose value has been compared with the loss's own.
 
@@ -85,6 +91,7 @@ def program_of(
         inputs: of the recording.
         call: what the loss was called with.
         unverified: whether operators are allowed whose second derivatives have not been verified.
+        has_values: whether the tensors of the call have; else the loss is not called, and the program not compared.
 
     Returns:
         The program, and which inputs of the recording are its state: what the loss reads besides its arguments.
@@ -107,20 +114,24 @@ def program_of(
     except CaptureError:
         raise
     except Exception as error:
-        raise_its_own_error(loss, call)
+        if has_values:
+            raise_its_own_error(loss, call)
         raise CaptureError(f"the loss cannot be traced: {type(error).__name__}: {error}; {EAGER}") from error
     graph = traced.graph
     (output,) = graph.output_node().all_input_nodes
     value = output.meta["val"]
     if value.ndim or not value.is_floating_point():
-        raise_its_own_error(loss, call)
+        if has_values:
+            raise_its_own_error(loss, call)
+        raise CaptureError(f"loss must return a real scalar, got shape {tuple(value.shape)}, {value.dtype}")
     _name_inputs(graph, params, [recording.sources[i] for i in state])
     if not unverified:
         _require_verified(graph, count)
     traced.recompile()
     program = Program(traced, count, _seed(loss, graph))
     program.by_value = recording.by_value
-    require_agreement(loss, program.graph, program.seed, like, *call)
+    if has_values:
+        require_agreement(loss, program.graph, program.seed, like, *call)
     return program, state
 
 

@@ -19,10 +19,10 @@ from alpha_func import tree
 from alpha_func.data_sets.accumulate import accumulate
 from alpha_func.data_sets.additivity import Passed, PointedOut, modes
 from alpha_func.data_sets.batches import arguments
-from alpha_func.data_sets.ranks import Group, agree, attempt, exchange, in_lockstep
+from alpha_func.data_sets.ranks import Group, agree, exchange, in_lockstep
 from alpha_func.data_sets.weights import Weighing, Weight, weighing
-from alpha_func.losses.sharding import refuse_dtensor
 from alpha_func.quadratic import Quadratic
+from alpha_func.shards import attempt, is_sharded
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import aligned, check_params, require_callable, scalar_loss
 from alpha_func.tree import Tree
@@ -193,7 +193,8 @@ def _numbers(quadratic: Quadratic | None, weight: float | None) -> list[float]:
         got = tuple(quadratic.value.shape) if isinstance(quadratic, Quadratic) else type(quadratic).__name__
         raise TypeError(f"quadratic must be a Quadratic of shape (), got {got}; one without data passes weight=0")
     for name, number in zip(Quadratic._fields, quadratic, strict=True):
-        refuse_dtensor(f"quadratic.{name}", number)  # it would be reduced over its own mesh and then over the group
+        if is_sharded(number):  # it would be reduced over its own mesh and then over the group
+            raise TypeError(f"quadratic.{name} is a DTensor: expected this rank's own number, number.to_local()")
     w = 1.0 if weight is None else float(weight)
     return [math.nan if weight is None else w, *(w * float(number) for number in quadratic)]
 

@@ -5,7 +5,7 @@
 The transforms take such a loss chunk by chunk, so that only one chunk's activations are alive.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +17,11 @@ from alpha_func.data_sets.batches import part, size_of
 from alpha_func.data_sets.weights import Weighing, Weight, weighing
 from alpha_func.losses.module_loss import LossOfLoss
 from alpha_func.quadratic import Quadratic
+from alpha_func.taylor import Taylor
 from alpha_func.torch_private import peek_interpreter_stack
 from alpha_func.transforms.directions import DirectionFunction
-from alpha_func.transforms.engine import Engine, engine_of
-from alpha_func.transforms.strategies import Step, StrategyLike
+from alpha_func.transforms.engine import Engine, Form, engine_of
+from alpha_func.transforms.strategies import Products, Step, StrategyLike
 from alpha_func.transforms.validation import require_callable, scalar_loss
 from alpha_func.tree import Tree
 
@@ -91,7 +92,7 @@ class MicrobatchedLoss(LossOfLoss):
         return Chunked(self, engine_of(self.loss, strategy))
 
 
-class Chunked:
+class Chunked(Engine):
     """The engine of a loss in chunks: sums of what another engine answers for each."""
 
     def __init__(self, loss: MicrobatchedLoss, each: Engine):
@@ -126,18 +127,68 @@ class Chunked:
         d = direction(grads)
         return Step(grads, d, self._sum(params, d, chunks))
 
+    def taylor(
+        self, params: Tree, direction: Tree, order: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Taylor:
+        """The derivatives, summed in float64."""
+        found = self._summed(
+            lambda some, options: self._each.taylor(params, direction, order, some, options).derivatives,
+            self._loss.chunks(args, kwargs),
+            self._loss.check(params),
+        )
+        return Taylor(found[0], found[1], found[2], tuple(found[3:]))
+
+    def span(self, params: Tree, directions: Sequence[Tree], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Form:
+        """Value, slopes and curvature, summed in float64."""
+        found = self._summed(
+            lambda some, options: self._each.span(params, directions, some, options),
+            self._loss.chunks(args, kwargs),
+            self._loss.check(params),
+        )
+        return found[0], found[1], found[2]
+
+    def products(
+        self, params: Tree, directions: Sequence[Tree], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Products:
+        """Gradient and products, summed in the dtype of the parameters."""
+        check, values = self._loss.check(params), []
+
+        def chunks() -> Iterator[tuple[float, Tree]]:
+            for share, some, options in self._loss.chunks(args, kwargs):
+                value, grads, products = self._each.products(params, directions, some, options)
+                check(some, options, value)
+                values.append(share * value)
+                yield share, [grads, *products]
+
+        grads, *products = _sum(chunks())
+        return Products(torch.stack(values).sum(), grads, products)
+
     def _sum(
         self, params: Tree, direction: Tree, chunks: list[Chunk], check: Callable[..., None] | None = None
     ) -> Quadratic:
+        numbers = self._summed(
+            lambda some, options: self._each.quadratic(params, direction, some, options), chunks, check
+        )
+        return Quadratic(*numbers)
+
+    @staticmethod
+    def _summed(
+        numbers: Callable[[tuple[Any, ...], dict[str, Any]], Sequence[Tensor]],
+        chunks: list[Chunk],
+        check: Callable[..., None] | None,
+    ) -> list[Tensor]:
+        """Σ share·numbers, summed in float64; the first is the value of the chunk."""
         found = []
         for share, some, options in chunks:
-            quadratic = self._each.quadratic(params, direction, some, options)
+            of_chunk = numbers(some, options)
             if check is not None:
-                check(some, options, quadratic.value)
-            found.append((share, quadratic))
-        dtype = tree.accumulator_dtype(found[0][1].value.dtype)
-        sums = (sum(share * quadratic[i].double() for share, quadratic in found) for i in range(3))
-        return Quadratic(*(torch.as_tensor(number).to(dtype) for number in sums))
+                check(some, options, of_chunk[0])
+            found.append((share, of_chunk))
+        dtype = tree.accumulator_dtype(found[0][1][0].dtype)
+        return [
+            torch.as_tensor(sum(share * each[i].double() for share, each in found)).to(dtype)
+            for i in range(len(found[0][1]))
+        ]
 
 
 def microbatched(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from alpha_func import tree
 from alpha_func.errors import DistributedError
+from alpha_func.shards import attempt
 from alpha_func.tree import Tree
 
 Group = Any  # a torch.distributed.ProcessGroup; None is the default group
@@ -180,15 +181,3 @@ def _gathered(numbers: list[float], group: Group) -> Tensor:
     every = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
     attempt(lambda: dist.all_gather(every, own, group=group))
     return torch.stack(every).cpu()
-
-
-def attempt(collective: Callable[[], Any]) -> Any:
-    """A collective, whose failure is a DistributedError."""
-    try:
-        return collective()
-    except RuntimeError as error:
-        raise DistributedError(
-            f"rank {dist.get_rank()} waited for the others, and one did not come: it failed or hangs, as its own "
-            "output may say, or it took fewer batches of a loss that itself communicates (lockstep=True says so); the "
-            f"process group cannot be used again ({str(error).splitlines()[0]})"
-        ) from error

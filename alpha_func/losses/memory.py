@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from alpha_func.torch_private import get_unwrapped, is_functorch_wrapped_tensor
+from alpha_func.torch_private import plain_beneath
 
 NOWHERE = 0
 
@@ -52,16 +52,17 @@ def _span(tensor: Tensor) -> tuple[int, int] | None:
     return start, start + (last + 1) * tensor.element_size()
 
 
+def addresses(tensors: Iterable[Tensor]) -> list[int] | None:
+    """Where the memory of each begins; None where one has none to look at."""
+    try:
+        return [tensor.data_ptr() for tensor in tensors]
+    except RuntimeError:
+        return None
+
+
 def storage(tensor: Tensor) -> int:
     """Where the storage of a tensor begins; NOWHERE for one without: sparse, fake, the zeros of a tangent."""
     try:
         return plain_beneath(tensor).untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):
         return NOWHERE
-
-
-def plain_beneath(tensor: Tensor) -> Tensor:
-    """The tensor beneath the transforms of torch.func."""
-    while is_functorch_wrapped_tensor(tensor):
-        tensor = get_unwrapped(tensor)
-    return tensor

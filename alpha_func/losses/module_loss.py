@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from alpha_func.losses.draws import seeded_rng
 from alpha_func.losses.kinds import refuse_undifferentiable
 from alpha_func.losses.looking import can_look, look_in_progress, looking
 from alpha_func.losses.restoring import restored
-from alpha_func.losses.sharding import refuse_sharded
+from alpha_func.losses.sharding import is_spread, refuse_uncaptured, refuse_unknown, reshard
 from alpha_func.torch_private import peek_interpreter_stack
 
 
@@ -49,6 +49,9 @@ def functional_loss(
     constant (``detach``, an embedding's padding row, the parameters of a draw) is constant in every derivative; hooks
     on gradients are no part of the loss, and are not run.
 
+    Of a module under ``fully_shard`` or ``parallelize_module`` the parameters are its DTensors, and the loss is to be
+    captured: docs/many_processes.md.
+
     Args:
         module: any nn.Module.
         criterion: a function or module of (outputs, targets) that gives a 0-d loss, such as ``nn.MSELoss()``.
@@ -61,8 +64,8 @@ def functional_loss(
             ``requires_grad``, a tied weight once, detached, sharing memory with the module.
 
     Raises:
-        TypeError: ``module`` is not an nn.Module or is sharded (FSDP, DTensor), TorchScript or quantised; ``criterion``
-            is not callable; at a call, the output is not a loss.
+        TypeError: ``module`` is not an nn.Module or is under FSDP1, TorchScript or quantised; ``criterion``
+            is not callable; at a call, the output is not a loss, or what is sharded is called uncaptured.
         ValueError: the module has no parameter with ``requires_grad``, a lazy layer, or an embedding with ``max_norm``,
             which writes to its weight, or ``scale_grad_by_freq``; at a call, ``params`` has other names.
         ImpureLossError: at a first call, a weight is read other than through its registration (a view, a list, a
@@ -74,6 +77,7 @@ def functional_loss(
     >>> loss({"weight": torch.tensor([[1.0, 2.0]])}, torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0]]))
     tensor(9.)
     """
+    refuse_unknown(module)
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     if criterion is not None and not callable(criterion):
@@ -83,7 +87,7 @@ def functional_loss(
         raise TypeError(f"loss_of must be callable as loss_of(module, *batch), without a criterion, got {got}")
     if isinstance(module, nn.parallel.DistributedDataParallel):
         module = module.module  # what it adds, communication, is no part of the loss
-    refuse_sharded(module)
+    reshard(module)
     refuse_undifferentiable("module", module)
     if isinstance(criterion, nn.Module):
         refuse_undifferentiable("criterion", criterion)
@@ -110,8 +114,13 @@ Place = tuple[tuple[str, ...], str]  # the names of the modules on the way, and 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ModuleLoss:
-    """The pure loss that ``functional_loss`` returns: ``loss(params, *args, **kwargs)``."""
+    """The pure loss that ``functional_loss`` returns: ``loss(params, *args, **kwargs)``.
 
+    Attributes:
+        CONSTANT: those that a call reads and nothing ever changes, which need no guard.
+    """
+
+    CONSTANT: ClassVar[tuple[str, ...]] = ("names", "places", "buffers", "tied", "hooked")
     model: nn.Module
     names: tuple[str, ...]
     seed: int
@@ -121,6 +130,7 @@ class ModuleLoss:
     places: tuple[Place, ...] = field(init=False)  # of the parameters, and of the buffers, in the model
     buffers: tuple[Place, ...] = field(init=False)
     hooked: bool = field(init=False)  # whether there are backward hooks, which are no part of the loss
+    spread: bool = field(init=False)  # whether the module's parameters are sharded over processes
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "expected", frozenset(self.names))
@@ -129,6 +139,7 @@ class ModuleLoss:
         object.__setattr__(self, "tied", _has_ties(self.model))
         hooked = any(m._backward_hooks or m._backward_pre_hooks for m in self.model.modules())
         object.__setattr__(self, "hooked", hooked)
+        object.__setattr__(self, "spread", is_spread(self.model))
 
     def __reduce__(self) -> Any:
         return ModuleLoss, (self.model, self.names, self.seed)
@@ -183,6 +194,9 @@ class ModuleLoss:
             )
         if params.keys() != self.expected:
             raise ValueError(_name_mismatch(params.keys(), self.expected))
+        if self.spread:
+            for name, value in (*params.items(), *self.model.named_parameters()):
+                refuse_uncaptured(f"params[{name!r}]", value)
 
     def _look(self, params: Mapping[str, Tensor], args: Any, kwargs: Any) -> None:
         """Call it once to see what it reads and writes; clones of the parameters show what reads the module's own."""

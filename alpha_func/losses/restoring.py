@@ -154,6 +154,8 @@ class _State:
                     self.tensors.append((container, key, value))
             elif isinstance(value, torch.Generator):
                 self.generators.append((value, value.get_state()))
+            elif kind.__module__.startswith("torch.distributed."):  # the engine's own state goes on
+                continue
             elif with_objects and not isinstance(value, _NOT_OWNED) and hasattr(value, "__dict__"):
                 self._wait(vars(value), False)
 

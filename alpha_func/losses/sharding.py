@@ -1,53 +1,172 @@
-"""Parameters that are spread over processes: what of PyTorch's own is refused, and why.
+"""A module whose parameters PyTorch's distributed engine shards, as the plain module that it stands for.
 
-Seen with two processes and torch 2.13: a module under FSDP gathers its own shards in its forward, whatever parameters
-it is called with; the loss is then constant in ``params``, and slope and curvature come out as 0. The derivatives of
-DTensors are wrong for some placements, silently: of a mean squared error over a sharded last layer, the slope doubles.
+``fully_shard`` and ``parallelize_module`` leave a module as it was, save for hooks that communicate and parameters that
+are DTensors. Without these hooks, and with tensors of the whole shapes in place of the DTensors, it is the module of
+one process, of which a loss is recorded. The stand-ins have shapes and no memory: a recording computes nothing.
+
+Other ways of spreading a module keep no such description of the whole, and are refused: FullyShardedDataParallel, which
+flattens parameters, sums that were not taken (``Partial``), stages of a pipeline.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-_GATHER = (
-    "gather it on every process (DTensor.full_tensor()) and spread the data instead, by data_parallel_quadratic; where "
-    "one process cannot hold the model, see docs/scale.md"
+from alpha_func import shards, torch_private
+from alpha_func.losses.draws import seeded_rng
+from alpha_func.losses.restoring import restored
+
+_UNCAPTURED = (
+    "a DTensor ({placements}), which PyTorch's derivatives are not right for: capture the loss, "
+    "quadratic_along(capture(loss))(params, direction, *batch)"
 )
 
 
-def is_dtensor(value: Any) -> bool:
-    """Whether a value is a DTensor; torch.distributed.tensor is not imported for that.
-
-    >>> import torch
-    >>> is_dtensor(torch.ones(2))
-    False
-    """
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(value, module.DTensor)
+def refuse_uncaptured(name: str, value: Any) -> None:
+    """Refuse a DTensor, under the name of the argument that it is in, where there is no program to gather it."""
+    if shards.is_sharded(value):
+        placements = ", ".join(map(str, value.placements))
+        raise TypeError(f"{name} is {_UNCAPTURED.format(placements=placements)}")
 
 
-def refuse_dtensor(name: str, value: Any) -> None:
-    """Refuse a DTensor under the name of the argument that it is in."""
-    if is_dtensor(value):
+def refuse_partial(name: str, value: Any) -> None:
+    """Refuse a DTensor of which every rank has a summand."""
+    if shards.is_sharded(value) and any(placement.is_partial() for placement in value.placements):
         placements = ", ".join(map(str, value.placements))
         raise TypeError(
-            f"{name} is a DTensor ({placements}): PyTorch's derivatives of those are wrong for some placements; "
-            + _GATHER
+            f"{name} is a DTensor whose sum over the ranks has not been taken ({placements}): "
+            "redistribute it to Shard or Replicate"
         )
 
 
-def refuse_sharded(module: nn.Module) -> None:
-    """Refuse a module with a layer under FSDP, of either kind, or a parameter or buffer that is a DTensor."""
+def refuse_unknown(module: Any) -> None:
+    """Refuse a module that is spread over processes in a way that does not say what the whole is."""
+    if type(module).__module__.startswith("torch.distributed.pipelining"):
+        raise TypeError(
+            f"module is a {type(module).__name__}, a stage of a pipeline, which has a part of the loss alone: shard "
+            "the whole module by torch.distributed.fsdp.fully_shard"
+        )
+    if not isinstance(module, nn.Module):
+        return
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    kinds = () if fsdp is None else (fsdp.FSDPModule, fsdp.FullyShardedDataParallel)
+    flat = () if fsdp is None else (fsdp.FullyShardedDataParallel,)
     for name, layer in module.named_modules():
-        if isinstance(layer, kinds):
-            where = f"its layer {name!r}" if name else "it"
+        where = f"its layer {name!r}" if name else "it"
+        if isinstance(layer, flat):
             raise TypeError(
-                f"module is under FSDP ({where} is a {type(layer).__name__}), whose forward reads its own shards and "
-                f"not the params it is called with: {_GATHER}"
+                f"module is under FSDP1 ({where} is a {type(layer).__name__}), which flattens its parameters: shard it "
+                "by torch.distributed.fsdp.fully_shard, whose parameters keep their names and shapes"
             )
     for kind, tensors in (("parameter", module.named_parameters()), ("buffer", module.named_buffers())):
         for name, value in tensors:
-            refuse_dtensor(f"module's {kind} {name!r}", value)
+            refuse_partial(f"module's {kind} {name!r}", value)
+
+
+def is_spread(module: nn.Module) -> bool:
+    """Whether it is under ``fully_shard``, or has a parameter or buffer that is a DTensor."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return shards.any_sharded(tensors) or any(
+        not torch_private.FSDP_MARKS.isdisjoint(vars(part)) for part in module.modules()
+    )
+
+
+def reshard(module: nn.Module) -> None:
+    """Give back what ``fully_shard`` has gathered: the root's parameters stay whole after a forward in evaluation."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    for part in module.modules() if fsdp is not None else ():
+        if isinstance(part, fsdp.FSDPModule):  # type: ignore[union-attr]
+            part.reshard()
+
+
+def stand_in(value: Tensor) -> Tensor:
+    """A tensor of the whole shape of a DTensor, on the device that it is computed on, without memory."""
+    place = shards.layout(value)
+    return value if place is None else _empty(place.shape, place.stride, place.dtype, place.device).detach()
+
+
+@cache
+def _empty(shape: Any, stride: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    made = torch.empty_strided(shape, stride, dtype=dtype, device=device)
+    made.untyped_storage().resize_(0)
+    return made
+
+
+class Standing:
+    """What stands in for which DTensor of a module, for as long as a module is kept."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # by the id of the DTensor, which is kept with it
+
+    def of(self, value: Tensor | None) -> Tensor | None:
+        """The stand-in of a parameter or buffer that is a DTensor, always the same one; anything else itself."""
+        if value is None or not shards.is_sharded(value):
+            return value
+        if id(value) not in self._kept:
+            made = stand_in(value)
+            if isinstance(value, nn.Parameter):
+                made = nn.Parameter(made, value.requires_grad)
+            self._kept[id(value)] = value, made
+        return self._kept[id(value)][1]
+
+    def meant(self, tensor: Tensor) -> Tensor:
+        """The DTensor that a tensor stands in for; any other tensor itself."""
+        return next((value for value, made in self._kept.values() if made is tensor), tensor)
+
+
+@contextmanager
+def plain(module: nn.Module, standing: Standing) -> Iterator[None]:
+    """Within, the module is the one that it was before it was sharded; not for two threads at a time."""
+    undo: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+
+    def change(items: dict[Any, Any], changed: dict[Any, Any]) -> None:
+        undo.append((items, dict(items)))
+        items.clear()
+        items.update(changed)
+
+    try:
+        for part in module.modules():
+            attributes: dict[Any, Any] = vars(part)
+            if not torch_private.FSDP_MARKS.isdisjoint(attributes):
+                change(attributes, {k: v for k, v in attributes.items() if k not in torch_private.FSDP_MARKS})
+            for hooks in (part._forward_pre_hooks, part._forward_hooks):
+                kept = {key: hook for key, hook in hooks.items() if not _communicates(hook)}
+                if len(kept) < len(hooks):
+                    change(hooks, kept)
+            for tensors in (part._parameters, part._buffers):
+                if shards.any_sharded(tensors.values()):
+                    change(tensors, {key: standing.of(value) for key, value in tensors.items()})
+        yield
+    finally:
+        for items, before in reversed(undo):
+            items.clear()
+            items.update(before)
+
+
+def _communicates(hook: Any) -> bool:
+    """Whether torch.distributed put a hook there: that of ``fully_shard``, of ``parallelize_module``."""
+    return str(getattr(hook, "__module__", "")).startswith("torch.distributed.")
+
+
+def own_parameters(loss: Any) -> list[Tensor]:
+    """Those of the module, in the order of the loss's."""
+    return [value.detach() for _, value in loss.trained()]
+
+
+def own_value(loss: Any, args: Any, kwargs: Any) -> Tensor:
+    """The loss of this rank's batch at the module's own parameters, by its own forward with all of its hooks."""
+    with torch.no_grad(), seeded_rng(loss.seed), restored(loss.model):
+        try:
+            value: Tensor = loss.model(*args, **kwargs)
+        finally:
+            reshard(loss.model)
+    return value.full_tensor() if shards.is_sharded(value) else value  # type: ignore[attr-defined]
+
+
+def own_precisions(module: nn.Module) -> set[torch.dtype]:
+    """What ``fully_shard`` computes in, by its mixed-precision policy."""
+    return {dtype for part in module.modules() if (dtype := torch_private.fsdp_computes_in(part)) is not None}

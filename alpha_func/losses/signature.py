@@ -44,17 +44,8 @@ def _value(leaf: Any) -> Any:
 
 
 def is_flat(params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether the parameters are a dict of tensors, and every argument is a tensor."""
-    return (
-        type(params) is dict and _all_tensors(params.values()) and _all_tensors(args) and _all_tensors(kwargs.values())
-    )
-
-
-def _all_tensors(values: Any) -> bool:
-    for value in values:  # noqa: SIM110  a generator expression costs twice as much
-        if not isinstance(value, Tensor):
-            return False
-    return True
+    """Whether the parameters are a dict of plain tensors, and every argument is one."""
+    return tree.is_flat(params) and tree.PLAIN.issuperset([type(x) for x in args]) and tree.is_flat(kwargs)
 
 
 def _unhashable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

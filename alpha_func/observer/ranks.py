@@ -12,9 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from alpha_func.data_sets.ranks import IDENTITY, attempt, exchange, identity, require_alike
+from alpha_func.data_sets.ranks import IDENTITY, exchange, identity, require_alike
 from alpha_func.observer.batches import Batch
 from alpha_func.observer.measuring import Meter, Part
+from alpha_func.shards import attempt
 
 T = TypeVar("T")
 

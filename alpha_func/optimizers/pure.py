@@ -15,15 +15,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from alpha_func import tree
 from alpha_func.optimizers.detached import without_derivative
 from alpha_func.optimizers.stepping import (
     Entries,
     Group,
     check_state,
-    flat,
     fresh_state,
     group_of,
-    like,
     live_groups,
     matched,
     named,
@@ -121,9 +120,9 @@ class Direction:
                 step_group(group, indices, theta, g, after, new_entries)
             return [new - old for new, old in zip(after, theta, strict=True)], after, new_entries
 
-        operands = leaves, flat(grads), [state[name] for name in names]
+        operands = leaves, tree.leaves(grads), [state[name] for name in names]
         d, after, entries = run(*operands) if self._differentiable else without_derivative(run, *operands)
-        return OptimizerStep(like(params, d), like(params, after), dict(zip(names, entries, strict=True)))
+        return OptimizerStep(tree.like(params, d), tree.like(params, after), dict(zip(names, entries, strict=True)))
 
     @property
     def learning_rate(self) -> float:

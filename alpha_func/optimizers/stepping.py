@@ -87,27 +87,11 @@ def matched(patterns: Sequence[str], names: Sequence[str]) -> list[int]:
 
 def named(params: Tree) -> tuple[list[str], list[Tensor]]:
     """The leaves and their names, which must differ; an nn.Parameter as its value."""
-    names, leaves = tree.names(params), flat(params)
+    names, leaves = tree.names(params), tree.leaves(params)
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"params has two leaves named {twice!r}: rename one, the state is kept by name")
     return names, [leaf.detach() if isinstance(leaf, nn.Parameter) else leaf for leaf in leaves]
-
-
-def flat(value: Tree) -> list[Tensor]:
-    """The leaves, of a flat dict at once: pytrees take longer than a small step."""
-    return list(value.values()) if _is_flat(value) else tree.leaves(value)
-
-
-def like(params: Tree, leaves: list[Tensor]) -> Tree:
-    """The leaves in the containers of ``params``."""
-    if _is_flat(params):
-        return dict(zip(params, leaves, strict=True))
-    return tree.unflatten(leaves, tree.structure(params))
-
-
-def _is_flat(value: Tree) -> bool:
-    return type(value) is dict and all(isinstance(leaf, Tensor) for leaf in value.values())
 
 
 def check_state(state: Any, names: Sequence[str]) -> None:

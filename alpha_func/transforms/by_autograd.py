@@ -7,6 +7,8 @@ has its derivatives. The numbers carry no graph: who differentiates α* in turn 
 activation checkpoint is refused here too: it would compute again with the module's own parameters, not with θ.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from alpha_func import tree
 from alpha_func.quadratic import Quadratic
 from alpha_func.torch_private import forward_level, peek_interpreter_stack
 from alpha_func.transforms.directions import DirectionFunction
-from alpha_func.transforms.strategies import Loss, Step, Strategy, ValueSlopeProduct
+from alpha_func.transforms.strategies import Loss, Products, Step, Strategy, ValueSlopeProduct
 from alpha_func.tree import Tree
 
 
@@ -56,4 +58,13 @@ def _double_backward(loss: Loss, params: Tree, direction: DirectionFunction) -> 
     return grads, d, value.detach(), tree.unflatten(list(hd), structure)
 
 
-BY_AUTOGRAD = Strategy("reverse_over_reverse", _quadratic, _value_slope_product, _step)
+def _products(loss: Loss, params: Tree, directions: Sequence[Tree]) -> Products:
+    def each(d: Tree) -> tuple[Tree, Tree, Tensor, Tree]:
+        return _double_backward(loss, params, lambda _: d)
+
+    found = list(map(each, directions))
+    grads, _, value, _ = found[0]
+    return Products(value, grads, [hd for *_, hd in found])
+
+
+BY_AUTOGRAD = Strategy("reverse_over_reverse", _quadratic, _value_slope_product, _step, _products)

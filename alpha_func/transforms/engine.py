@@ -3,6 +3,9 @@
     quadratic(params, direction, args, kwargs)   value, slope and curvature along a direction
     product(params, direction, args, kwargs)     Hd
     step(params, direction, args, kwargs)        the gradient, the direction made of it, the quadratic along that
+    taylor(params, direction, order, args, kwargs)   the derivatives along a direction up to an order
+    products(params, directions, args, kwargs)   the gradient, and Hd for each of several directions
+    span(params, directions, args, kwargs)       the quadratic in the span of several directions
 
 Here is the engine of a plain function: a strategy of torch.func, behind the guard. A loss that is made of another one
 (captured, cut into chunks) brings its own, as ``loss.engine(strategy)``. Engines trust: the verbs have validated.
@@ -18,17 +21,22 @@ from alpha_func import tree
 from alpha_func.errors import StrategyError
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import LossOfLoss
+from alpha_func.losses.sharding import refuse_uncaptured
 from alpha_func.quadratic import Quadratic
+from alpha_func.taylor import Taylor
 from alpha_func.transforms import by_autograd, failures
 from alpha_func.transforms.directions import DirectionFunction
-from alpha_func.transforms.guard import Guard, Operators, sealed
-from alpha_func.transforms.strategies import DEFAULT_STRATEGY, Loss, Step, Strategy, StrategyLike
+from alpha_func.transforms.guard import Guard, Operators, Seen, sealed
+from alpha_func.transforms.higher_orders import HigherOrders
+from alpha_func.transforms.strategies import DEFAULT_STRATEGY, Loss, Products, Step, Strategy, StrategyLike
+from alpha_func.transforms.tower import derivatives_along
 from alpha_func.transforms.validation import resolve_strategy, scalar_loss
 from alpha_func.tree import Tree
 
 T = TypeVar("T")
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
+Form = tuple[Tensor, Tensor, Tensor]  # value, slopes (k), curvature (k, k)
 
 
 class Engine(Protocol):
@@ -46,13 +54,31 @@ class Engine(Protocol):
         """The gradient, ``direction`` of it, and the quadratic along that."""
         ...
 
+    def taylor(self, params: Tree, direction: Tree, order: int, args: Args, kwargs: Kwargs) -> Taylor:
+        """The derivatives along ``direction`` up to ``order``, which is at least 3."""
+        raise StrategyError(_NOT_ANSWERED.format(type(self).__name__, "derivatives beyond the second"))
+
+    def products(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Products:
+        """L(θ), g and Hd for each direction."""
+        raise StrategyError(_NOT_ANSWERED.format(type(self).__name__, "products with several directions"))
+
+    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Form:
+        """Value, slopes and curvature in the span of ``directions``, by a product with each."""
+        value, grads, products = self.products(params, directions, args, kwargs)
+        slopes = torch.stack([tree.vdot(d, grads) for d in directions])
+        matrix = torch.stack([torch.stack([tree.vdot(d, hd) for hd in products]) for d in directions])
+        return value, slopes, (matrix + matrix.mT) / 2
+
+
+_NOT_ANSWERED = "the engine of this loss, {}, gives no {}: use the loss that it is made of"
+
 
 def engine_of(loss: Callable[..., Tensor], strategy: StrategyLike | None) -> Engine:
     """The engine that a loss brings, or that of a plain function."""
     return loss.engine(strategy) if isinstance(loss, LossOfLoss) else Uncaptured(loss, strategy)
 
 
-class Uncaptured:
+class Uncaptured(Engine):
     """The engine of a function, differentiated as it is by a strategy.
 
     Args:
@@ -66,6 +92,7 @@ class Uncaptured:
     ) -> None:
         self._loss, self._strategy = loss, resolve_strategy(strategy or DEFAULT_STRATEGY)
         self._guard = Guard(self._strategy, operators)
+        self._higher = HigherOrders()
         self._by_autograd = False  # whether the loss has been found not to run under torch.func
 
     def quadratic(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
@@ -75,8 +102,8 @@ class Uncaptured:
         def attempt(strategy: Strategy, loss: Loss) -> Quadratic:
             return strategy.quadratic(loss, params, direction)
 
-        found, third = self._run(attempt, lambda found, _: (found, direction), params, args, kwargs)
-        return _sealed(found, third)
+        found, seen = self._run(attempt, lambda found, _: (found, direction), params, args, kwargs)
+        return _sealed(found, seen.third())
 
     def product(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Tree:
         """The strategy's Hd."""
@@ -91,7 +118,8 @@ class Uncaptured:
             )
             return found, direction
 
-        found, third = self._run(attempt, line, params, args, kwargs)
+        found, seen = self._run(attempt, line, params, args, kwargs)
+        third = seen.third()
         return tree.map(lambda leaf: sealed(leaf, third), found)
 
     def step(self, params: Tree, direction: DirectionFunction, args: Args, kwargs: Kwargs) -> Step:
@@ -112,8 +140,39 @@ class Uncaptured:
         def line(found: Step, _: Loss) -> tuple[Quadratic, Tree]:
             return found.quadratic, found.direction
 
-        found, third = self._run(attempt, line, params, args, kwargs, own)
-        return found._replace(quadratic=_sealed(found.quadratic, third))
+        found, seen = self._run(attempt, line, params, args, kwargs, own)
+        return found._replace(quadratic=_sealed(found.quadratic, seen.third()))
+
+    def taylor(self, params: Tree, direction: Tree, order: int, args: Args, kwargs: Kwargs) -> Taylor:
+        """By repeated reverse mode, proven by differences for each set of operators that it passes through."""
+        params = tree.map(_dense, params)
+
+        def attempt(strategy: Strategy, loss: Loss) -> Taylor:
+            value, slope, curvature, *higher = derivatives_along(loss, params, direction, order)
+            return Taylor(value, slope, curvature, tuple(higher))
+
+        def line(found: Taylor, _: Loss) -> tuple[Quadratic, Tree]:
+            return found.quadratic, direction
+
+        found, seen = self._run(attempt, line, params, args, kwargs)
+        with twice_differentiable():
+            self._higher.require(self._loss, params, direction, order, args, kwargs, seen)
+        return found
+
+    def products(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Products:
+        """The strategy's, the gradient shared where it can be."""
+        params = tree.map(_dense, params)
+
+        def attempt(strategy: Strategy, loss: Loss) -> Products:
+            return strategy.products(loss, params, directions)
+
+        def line(found: Products, _: Loss) -> tuple[Quadratic, Tree]:
+            d, hd = directions[0], found.products[0]
+            return Quadratic(found.value, tree.vdot(d, found.grads), tree.vdot(d, hd)), d
+
+        found, seen = self._run(attempt, line, params, args, kwargs)
+        third = seen.third()
+        return found._replace(products=[tree.map(lambda leaf: sealed(leaf, third), hd) for hd in found.products])
 
     def _run(
         self,
@@ -123,9 +182,8 @@ class Uncaptured:
         args: Args,
         kwargs: Kwargs,
         own: Sequence[Exception] = (),
-    ) -> tuple[T, tuple[str, ...]]:
-        """What the attempt gives, at a first call its ``line`` compared with plain autograd; the operators whose third
-        derivative is wrong."""
+    ) -> tuple[T, Seen]:
+        """What the attempt gives, at a first call its ``line`` compared with plain autograd; what was seen of it."""
         loss = scalar_loss(self._loss, args, kwargs)
         with twice_differentiable():
             seen = self._guard(self._loss, params, args, kwargs)
@@ -140,7 +198,7 @@ class Uncaptured:
             )
             if seen.plainly is not None:
                 seen.plainly.require(*line(found, loss))
-        return found, seen.third()
+        return found, seen
 
     def _attempt(
         self,
@@ -180,6 +238,7 @@ def _captured(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _dense(leaf: Tensor) -> Tensor:
     """The tensor without entries that share memory, which forward mode would write its zeros to."""
+    refuse_uncaptured("params", leaf)
     return leaf.contiguous() if 0 in leaf.stride() else leaf
 
 

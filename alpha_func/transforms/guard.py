@@ -7,7 +7,7 @@ Which ones, under which strategy, has been measured; see ``verified.table``.
     every call                   the graph of the value that the strategy differentiates: a branch that it takes now
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -65,8 +65,9 @@ class Guard:
         if self._name is None:  # the caller's own strategy
             return Seen(None)
         if self._operators is not None:
-            self.judge(self._operators(loss, params, args, kwargs), "primitive")
-            return Seen(None)
+            names = self._operators(loss, params, args, kwargs)
+            self.judge(names, "primitive")
+            return Seen(None, names)
         try:
             key = _key(loss, params, args, kwargs)
         except RuntimeError:
@@ -148,8 +149,8 @@ class Seen:
         plainly: at a first look, the loss as plain autograd has it.
     """
 
-    def __init__(self, guard: Guard | None):
-        self._guard, self._names = guard, set[str]()
+    def __init__(self, guard: Guard | None, operators: Iterable[str] = ()):
+        self._guard, self._names, self._operators = guard, set[str](), frozenset(operators)
         self.plainly: Plainly | None = None
 
     def see(self, names: set[str]) -> None:
@@ -169,6 +170,11 @@ class Seen:
             return value
 
         return watched
+
+    @property
+    def passed(self) -> frozenset[str]:
+        """The operators of the program, or the formulas that have been seen."""
+        return self._operators | self._names
 
     def third(self) -> tuple[str, ...]:
         """The operators whose third derivative is wrong; warns of those that nobody knows, now that they have run."""

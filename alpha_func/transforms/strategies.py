@@ -16,7 +16,7 @@ The first three pass through Hd. A ``Strategy`` is such a function with its name
 trust: operands are validated in ``transforms``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,6 +40,14 @@ class Step(NamedTuple):
     quadratic: Quadratic
 
 
+class Products(NamedTuple):
+    """L(θ), the gradient g, and Hd for each of several directions."""
+
+    value: Tensor
+    grads: Tree
+    products: list[Tree]
+
+
 @dataclass(frozen=True, eq=False)
 class Strategy:
     """How the quadratic of a line is computed, by name; called, it gives the quadratic.
@@ -49,6 +57,7 @@ class Strategy:
         function: ``(loss, params, direction) -> Quadratic``.
         through_product: the same by way of Hd, for a strategy that forms it: (L(θ), dᵀg, Hd).
         shared_step: a step that shares the gradient with the quadratic, where the strategy can.
+        shared_products: products with several directions that share the gradient, where the strategy can.
 
     >>> import torch
     >>> STRATEGIES["forward_over_forward"].product(lambda x: (x**3).sum(), torch.tensor([2.0]), torch.tensor([1.0]))
@@ -59,6 +68,7 @@ class Strategy:
     function: Callable[[Loss, Tree, Tree], Quadratic]
     through_product: Callable[[Loss, Tree, Tree], ValueSlopeProduct] | None = None
     shared_step: Callable[[Loss, Tree, DirectionFunction], Step] | None = None
+    shared_products: Callable[[Loss, Tree, Sequence[Tree]], Products] | None = None
 
     @property
     def is_known(self) -> bool:
@@ -84,6 +94,13 @@ class Strategy:
         grads = func.grad(loss)(params)
         d = direction(grads)
         return Step(grads, d, self.function(loss, params, d))
+
+    def products(self, loss: Loss, params: Tree, directions: Sequence[Tree]) -> Products:
+        """The value, the gradient, and Hd for each direction."""
+        if self.shared_products is not None:
+            return self.shared_products(loss, params, directions)
+        grads, value = func.grad_and_value(loss)(params)
+        return Products(value, grads, [self.product(loss, params, d) for d in directions])
 
 
 StrategyLike = str | Strategy | Callable[[Loss, Tree, Tree], Quadratic]  # what stands for one in an argument
@@ -196,11 +213,23 @@ def _shared_double_backward(loss: Loss, params: Tree, direction: DirectionFuncti
     return Step(grads, d, Quadratic(value, tree.vdot(d, grads), tree.vdot(d, hd)))
 
 
+def _products_by_double_backward(loss: Loss, params: Tree, directions: Sequence[Tree]) -> Products:
+    """As ``reverse_over_reverse``, one gradient differentiated along each direction."""
+    grads, pullback, value = _gradient_pullback(loss, params)
+    return Products(value, grads, [pullback(d)[0] for d in directions])
+
+
 STRATEGIES: dict[str, Strategy] = {
     strategy.name: strategy
     for strategy in (
         Strategy("forward_over_reverse", forward_over_reverse, _jvp_of_grad),
-        Strategy("reverse_over_reverse", reverse_over_reverse, _vjp_of_grad, _shared_double_backward),
+        Strategy(
+            "reverse_over_reverse",
+            reverse_over_reverse,
+            _vjp_of_grad,
+            _shared_double_backward,
+            _products_by_double_backward,
+        ),
         Strategy("reverse_over_forward", reverse_over_forward, _grad_of_jvp),
         Strategy("forward_over_forward", forward_over_forward),
     )

@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from alpha_func import tree
-from alpha_func.losses.sharding import is_dtensor, refuse_dtensor
+from alpha_func.losses.layouts import Layouts
+from alpha_func.shards import alike, layout
 from alpha_func.transforms.strategies import STRATEGIES, Loss, Strategy, StrategyLike
 from alpha_func.tree import Tree
 
 F = TypeVar("F", bound=Callable[..., Any])
+LOSS_SIGNATURE = "(params, *args, **kwargs)"
 
 
 def require_callable(name: str, value: F, signature: str) -> F:
@@ -53,7 +55,7 @@ def check_params(params: Tree) -> None:
     Traceback (most recent call last):
     TypeError: params['w'] is torch.int64: expected floating point; convert it with .to(torch.float32)
     """
-    if type(params) is dict and params and all(_can_move(leaf) for leaf in params.values()):
+    if type(params) is dict and params and all(map(_can_move, params.values())):
         return
     leaves = tree.leaves(params)
     if not leaves:
@@ -61,7 +63,6 @@ def check_params(params: Tree) -> None:
     if all(_can_move(leaf) for leaf in leaves):
         return
     for path, leaf in tree.named_leaves(params):
-        refuse_dtensor(f"params{path}", leaf)
         if not isinstance(leaf, Tensor):
             raise TypeError(
                 f"params{path} is a {type(leaf).__name__}: every leaf must be a tensor; "
@@ -71,6 +72,25 @@ def check_params(params: Tree) -> None:
             raise TypeError(
                 f"params{path} is {leaf.dtype}: expected floating point; convert it with .to(torch.float32)"
             )
+
+
+class Aligned:
+    """``check_params`` and ``aligned`` of a verb's calls, each layout of which is looked at once."""
+
+    def __init__(self) -> None:
+        self._passed = Layouts[bool]()
+
+    def __call__(self, params: Tree, direction: Tree) -> Tree:
+        """The direction, its dicts in the order of ``params``."""
+        if type(params) is not dict or type(direction) is not dict or (names := list(params)) != list(direction):
+            check_params(params)
+            return aligned(params, direction, "direction")
+        tensors = [*params.values(), *direction.values()]
+        if not self._passed.find(names, tensors):
+            check_params(params)
+            direction = aligned(params, direction, "direction")
+            self._passed.keep(names, tensors, lambda: True)
+        return direction
 
 
 def aligned(params: Tree, other: Tree, name: str) -> Tree:
@@ -100,25 +120,22 @@ def aligned(params: Tree, other: Tree, name: str) -> Tree:
             or other_leaf.shape != leaf.shape
             or other_leaf.dtype != leaf.dtype
             or other_leaf.device != leaf.device
-            or is_dtensor(other_leaf)
+            or not alike(leaf, other_leaf)
         ):
             raise _leaf_mismatch(params, other, name)
     return other
 
 
-def _can_move(leaf: object) -> bool:
-    inexact = isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
-    return inexact and not is_dtensor(leaf)
+def _can_move(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
 def _alike(params: Tree, other: Tree) -> bool:
     """Whether two flat dicts of tensors match: the usual case, at a tenth of a pytree's cost."""
-    if type(params) is not dict or type(other) is not dict or list(params) != list(other):
+    if not tree.is_flat(params) or not tree.is_flat(other) or list(params) != list(other):
         return False
     for x, y in zip(params.values(), other.values(), strict=True):
-        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-            return False
-        if is_dtensor(y) or x.shape != y.shape or x.dtype != y.dtype or x.device != y.device:
+        if x.shape != y.shape or x.dtype is not y.dtype or x.device != y.device:
             return False
     return True
 
@@ -160,7 +177,6 @@ def _leaf_mismatch(params: Tree, other: Tree, name: str) -> Exception:
     for (path, leaf), other_leaf in zip(tree.named_leaves(params), tree.leaves(other), strict=True):
         if not isinstance(other_leaf, Tensor):
             return TypeError(f"{name}{path} is a {type(other_leaf).__name__}: expected a tensor, as params{path}")
-        refuse_dtensor(f"{name}{path}", other_leaf)
         if other_leaf.shape != leaf.shape:
             shape, expected = tuple(other_leaf.shape), tuple(leaf.shape)
             return ValueError(f"{name}{path} has shape {shape}: expected {expected}, as params{path}")
@@ -168,4 +184,19 @@ def _leaf_mismatch(params: Tree, other: Tree, name: str) -> Exception:
             return TypeError(f"{name}{path} is {other_leaf.dtype}: convert it to {leaf.dtype}, as params{path}")
         if other_leaf.device != leaf.device:
             return ValueError(f"{name}{path} is on {other_leaf.device}: move it to {leaf.device}, as params{path}")
+        if not alike(leaf, other_leaf):
+            return TypeError(
+                f"{name}{path} is {_where(other_leaf)}: expected {_where(leaf)}, as params{path}; shard it alike, "
+                "direction.redistribute(placements=...), or make it of the parameters' own gradients"
+            )
     raise AssertionError("every leaf matches")
+
+
+def _where(leaf: Tensor) -> str:
+    place = layout(leaf)
+    return "whole" if place is None else f"a DTensor ({', '.join(map(str, place.placements))})"
+
+
+def accumulated(number: Tensor) -> Tensor:
+    """A number in float32 or better, whatever the dtype of the loss."""
+    return number.to(tree.accumulator_dtype(number.dtype))

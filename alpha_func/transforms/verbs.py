@@ -17,10 +17,10 @@ from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
 from alpha_func.transforms.engine import engine_of
 from alpha_func.transforms.strategies import Step, StrategyLike
-from alpha_func.transforms.validation import aligned, check_params, require_callable
+from alpha_func.transforms.validation import LOSS_SIGNATURE, Aligned, aligned, check_params, require_callable
 from alpha_func.tree import Tree
 
-_LOSS_SIGNATURE = "(params, *args, **kwargs)"
+_ACCUMULATORS = frozenset((torch.float32, torch.float64))
 
 
 def quadratic_along(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None) -> Callable[..., Quadratic]:
@@ -46,12 +46,11 @@ def quadratic_along(loss: Callable[..., Tensor], *, strategy: StrategyLike | Non
     >>> quadratic_along(loss)(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.0]))
     Quadratic(value=tensor(5.), slope=tensor(2.), curvature=tensor(2.))
     """
-    require_callable("loss", loss, _LOSS_SIGNATURE)
-    engine = engine_of(loss, strategy)
+    require_callable("loss", loss, LOSS_SIGNATURE)
+    engine, checked = engine_of(loss, strategy), Aligned()
 
     def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
-        check_params(params)
-        return _accumulated(engine.quadratic(params, aligned(params, direction, "direction"), args, kwargs))
+        return _accumulated(engine.quadratic(params, checked(params, direction), args, kwargs))
 
     return quadratic
 
@@ -97,12 +96,11 @@ def hvp(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None) ->
     >>> hvp(lambda x: (x**3).sum())(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0]))
     tensor([ 6., 12.])
     """
-    require_callable("loss", loss, _LOSS_SIGNATURE)
-    engine = engine_of(loss, strategy)
+    require_callable("loss", loss, LOSS_SIGNATURE)
+    engine, checked = engine_of(loss, strategy), Aligned()
 
     def product(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Tree:
-        check_params(params)
-        return engine.product(params, aligned(params, direction, "direction"), args, kwargs)
+        return engine.product(params, checked(params, direction), args, kwargs)
 
     return product
 
@@ -130,7 +128,7 @@ def grad_and_quadratic(
     >>> step.grads, step.direction, step.quadratic.alpha
     (tensor([2., 4.]), tensor([-2., -4.]), tensor(0.5000))
     """
-    require_callable("loss", loss, _LOSS_SIGNATURE)
+    require_callable("loss", loss, LOSS_SIGNATURE)
     require_callable("direction", direction, "(grads)")
     engine = engine_of(loss, strategy)
 
@@ -149,6 +147,6 @@ def grad_and_quadratic(
 
 def _accumulated(quadratic: Quadratic) -> Quadratic:
     """The three numbers in float32 or better, whatever the dtype of the loss."""
-    if all(number.dtype in (torch.float32, torch.float64) for number in quadratic):
+    if _ACCUMULATORS.issuperset([number.dtype for number in quadratic]):
         return quadratic
     return Quadratic(*(number.to(tree.accumulator_dtype(number.dtype)) for number in quadratic))

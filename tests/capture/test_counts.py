@@ -9,12 +9,15 @@ from torch.nn import functional as F
 
 from alpha_func import tree
 from alpha_func.capture.rewrites.fuse import fuse
+from alpha_func.capture.rewrites.normalisation import in_primitives
 from alpha_func.capture.sweeps.adjoint import adjoint_programs, steepest_descent_program
-from alpha_func.capture.sweeps.taylor import taylor_program
+from alpha_func.capture.sweeps.span import span_program
+from alpha_func.capture.sweeps.taylor import higher_program, taylor_program
 from benchmarks.nets import GPT, next_token
 from tests.helpers.cases import line, mlp
 from tests.helpers.programs import descent, lowered_case
 from tests.helpers.reference import dense, flat
+from tests.helpers.whole import WHOLE
 
 aten = torch.ops.aten
 LAYER = (aten.mm.default, aten.addmm.default, aten.convolution.default)
@@ -76,6 +79,41 @@ def test_adjoint_costs_six_products_a_layer_three_the_first_and_six_an_activatio
     two = adjoint_programs(lowered, n)
     for programs in ((steepest_descent_program(lowered, n),), (two.gradient, two.line)):
         assert products(*programs) == (6 * layers + 3 * firsts, 6 * activation_products)
+
+
+@pytest.mark.parametrize(
+    ("name", "order"), [("mlp", 3), ("mlp", 4), ("transformer", 3), pytest.param("transformer", 4, marks=WHOLE)]
+)
+def test_taylor_of_order_k_costs_2k_plus_one_products_a_layer_on(name, order):
+    make, layers, firsts, activation_products = NETS[name]
+    case = make()
+    program = higher_program(in_primitives(lowered_case(case)), len(tree.leaves(case.params)), order)
+    pairs = (order + 1) * (order + 2) // 2
+    for form in (program, fuse(program)):
+        assert products(form) == ((2 * order + 1) * layers + 2 * firsts, pairs * activation_products)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        *(("mlp", 1), ("mlp", 2), ("mlp", 4), ("conv", 2)),
+        *(pytest.param("transformer", count, marks=WHOLE) for count in (2, 4)),  # seconds to write
+    ],
+)
+def test_a_span_of_k_costs_2_plus_3k_products_a_layer_on(name, count):
+    make, layers, firsts, activation_products = NETS[name]
+    case = make()
+    n = len(tree.leaves(case.params))
+    program = span_program(in_primitives(lowered_case(case)), n, count)
+    expected = (
+        (2 + 3 * count) * layers + (1 + count) * firsts - SAVED.get(name, 0),
+        (3 + 3 * count) * activation_products,
+    )
+    for form in (program, fuse(program)):
+        assert products(form) == expected
+    if name != "conv":  # whose sweep saves one more, for its ReLU bends nothing
+        sweep = products(taylor_program(lowered_case(case), n))
+        assert sum(expected) <= {1: 1, 2: 1.6, 4: 3}[count] * sum(sweep)
 
 
 def test_the_gradient_program_costs_three_products_a_layer():

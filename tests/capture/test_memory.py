@@ -9,9 +9,10 @@ from torch import nn
 from alpha_func import capture, functional_loss
 from alpha_func.capture.rewrites.channels_last import lay_out
 from alpha_func.capture.rewrites.fuse import fuse
+from alpha_func.capture.rewrites.normalisation import in_primitives
 from alpha_func.capture.running.reusing import memory_of
 from alpha_func.capture.sweeps.adjoint import adjoint_programs
-from alpha_func.capture.sweeps.taylor import taylor_program
+from alpha_func.capture.sweeps.taylor import higher_program, taylor_program
 from benchmarks.nets import GPT, next_token
 
 
@@ -48,6 +49,16 @@ def test_a_forward_sweep_holds_no_more_for_a_deep_net(norm):
         batch = torch.randn(64, 16), torch.randint(10, (64,))
         program = capture(loss).program(params, *batch)
         peaks.append(peak(fuse(lay_out(taylor_program(program.graph, len(params))))))
+    assert peaks[1] <= 1.2 * peaks[0]
+
+
+def test_a_sweep_of_higher_order_holds_no_more_for_a_deep_net():
+    peaks = []
+    for depth in (3, 12):
+        loss, params = functional_loss(mlp(depth, norm=True), nn.CrossEntropyLoss())
+        batch = torch.randn(64, 16), torch.randint(10, (64,))
+        program = in_primitives(capture(loss).program(params, *batch).graph)
+        peaks.append(peak(fuse(lay_out(higher_program(program, len(params), 3)))))
     assert peaks[1] <= 1.2 * peaks[0]
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from alpha_func import capture, functional_loss, quadratic_along
 from alpha_func.capture.tracing import recording
-from alpha_func.errors import CaptureError
+from alpha_func.errors import CaptureError, ImpureLossError
 from tests.helpers.reference import assert_close, double_backward
 
 
@@ -154,3 +154,37 @@ def test_a_closed_over_module_switched_to_eval_is_seen():
     assert captured(p) == 9
     teacher.eval()
     assert captured(p) == 3
+
+
+def test_a_loss_with_attributes_of_the_librarys_names_is_guarded():
+    class Loss:
+        names, places, buffers, tied, hooked = (1.0, 1.0, 1.0, 1.0, 1.0)
+
+        def __call__(self, p):
+            return (self.names + self.places + self.buffers + self.tied + self.hooked) * p.sum()
+
+    loss, p = Loss(), torch.ones(1)
+    captured = capture(loss)
+    assert captured(p) == 5
+    for name in ("names", "places", "buffers", "tied", "hooked"):
+        before = captured(p)
+        setattr(loss, name, 2.0)
+        assert captured(p) == before + 1
+
+
+def test_a_known_call_is_looked_up_without_a_walk(monkeypatch):
+    loss, params = functional_loss(nn.Linear(3, 2), nn.MSELoss())
+    captured, batch = capture(loss), (torch.ones(4, 3), torch.ones(4, 2))
+    before = captured(params, *batch)
+    monkeypatch.setattr("alpha_func.tree.flatten", None)
+    assert captured(params, *batch) == before
+    assert captured({name: 2 * value for name, value in params.items()}, *batch) != before
+
+
+def test_parameters_that_come_to_lie_in_what_the_loss_reads_are_refused():
+    held = torch.ones(6)
+    captured = capture(lambda p: (p * held[:3]).sum())
+    assert captured(torch.ones(3)) == 3
+    with pytest.raises(ImpureLossError, match="memory of parameter"):
+        captured(held[:3])
+    assert captured(torch.ones(3)) == 3

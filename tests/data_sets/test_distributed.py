@@ -146,24 +146,3 @@ def test_ranks_of_a_group_are_named_by_their_global_numbers(disagreements):
 def test_without_a_process_group_the_remedy_is_said():
     with pytest.raises(DistributedError, match=r"init_process_group first"):
         all_reduce(Quadratic(*torch.ones(3)), 1.0)
-
-
-def test_fsdp_and_dtensors_are_refused_with_the_reason_and_the_remedy_is_exact():
-    (status, printed, error), (_, _, _) = start("sharded", 2)
-    assert status == 0, error
-    errors, got = printed
-    expected = {
-        "fsdp": r"TypeError: module is under FSDP \(it is a FSDPSequential\), whose forward reads its own shards",
-        "inner fsdp": r"TypeError: module is under FSDP \(its layer '0' is a FSDPLinear\)",
-        "buffer": r"TypeError: module's buffer 'scale' is a DTensor",
-        "shard": r"TypeError: params\['0.weight'\] is a DTensor \((S|Shard)\((dim=)?0\)\): PyTorch's",
-        "captured": r"TypeError: params\['0.weight'\] is a DTensor",
-        "replicate": r"TypeError: params\['0.weight'\] is a DTensor \(R",
-        "direction": r"TypeError: direction\['0.weight'\] is a DTensor",
-        "quadratic": r"TypeError: quadratic.value is a DTensor",
-    }
-    for name, message in expected.items():
-        assert re.match(message, errors[name]), (name, errors[name])
-        assert "full_tensor()" in errors[name]
-    whole, direction = truth()
-    assert_quadratic(as_quadratic(got), whole, direction, 1e-12)

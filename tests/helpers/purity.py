@@ -12,15 +12,21 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 from torch.nn.modules import module as global_hooks
 
+from alpha_func import shards
 from alpha_func.capture.captured import CapturedLoss
 from alpha_func.capture.running.engine import Captured
+from alpha_func.capture.sharded.engine import Sharded
 from alpha_func.data_sets.microbatches import Chunked
 from alpha_func.losses.module_loss import ModuleLoss, module_loss_of
 from alpha_func.transforms.engine import Uncaptured
 
 # The outermost of these that a test calls is a call of the library, whatever it was reached by.
 CALLS = [
-    *((engine, name) for engine in (Uncaptured, Captured, Chunked) for name in ("quadratic", "product", "step")),
+    *(
+        (engine, name)
+        for engine in (Uncaptured, Captured, Sharded, Chunked)
+        for name in ("quadratic", "product", "step")
+    ),
     (ModuleLoss, "__call__"),
     (CapturedLoss, "__call__"),
 ]
@@ -93,7 +99,7 @@ def _objects(module: nn.Module):
 
 
 def _bits(tensor):
-    values = tensor.detach()
+    values = shards.local(tensor).detach()
     if values.layout is not torch.strided or values.is_meta:
         return id(tensor), tensor._version
     return id(tensor), values.shape, values.cpu().clone().reshape(-1).view(torch.uint8)
@@ -119,7 +125,7 @@ def same(a, b):
 
 def _loss_of(owner):
     """The loss that a call is of: an engine's, or the loss itself."""
-    if hasattr(owner, "_lookup"):
+    if isinstance(owner, Captured):
         return owner._lookup.__self__
     return owner if callable(owner) else getattr(owner, "_loss", None)
 

@@ -20,10 +20,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(name, ranks, *, timeout=60.0, limit=1000.0):
-    """Run a function on every rank: [(exit status, what it returned, its traceback)]; all are killed at the limit."""
+    """Run a function, or the one here of a name, on every rank: [(exit status, what it returned, its traceback)].
+
+    All are killed at the limit.
+    """
     context = multiprocessing.get_context("forkserver")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "tests.helpers.placements"])
     with tempfile.TemporaryDirectory() as folder:
         begin = time.monotonic()
         rest = (ranks, f"{folder}/store", timeout, folder)
@@ -49,7 +52,7 @@ def run(name, rank, ranks, store, timeout, folder):
         "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout)
     )
     try:
-        found = globals()[name](rank, ranks)
+        found = (globals()[name] if isinstance(name, str) else name)(rank, ranks)
         Path(folder, f"{rank}.json").write_text(json.dumps(found))
     except Exception:
         Path(folder, f"{rank}.error").write_text(traceback.format_exc())
@@ -188,56 +191,3 @@ def one_rank_hangs(rank, ranks):
         time.sleep(8)  # twice the group's timeout
         return None
     return numbers(data_parallel_quadratic(loss)(params, direction, shard(args, rank, ranks)))
-
-
-def sharded(rank, ranks):
-    """What each way of sharding by PyTorch comes to: the error, and how many collectives were called before it."""
-    import torch.distributed as dist
-    from torch import nn
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
-
-    from alpha_func import Quadratic, capture, functional_loss, grad_and_quadratic, quadratic_along
-    from alpha_func.data_sets import all_reduce
-
-    loss, params, direction, args = case()
-    mesh = init_device_mesh("cpu", (ranks,))
-    fsdp = fully_shard(loss.model.module.__class__(*map(_copy, loss.model.module)), mesh=mesh)
-    inner = nn.Sequential(fully_shard(nn.Linear(4, 4), mesh=mesh), nn.Linear(4, 1))
-    placed = {
-        name: {key: distribute_tensor(p, mesh, [placement]) for key, p in params.items()}
-        for name, placement in (("shard", Shard(0)), ("replicate", Replicate()))
-    }
-    d = {key: distribute_tensor(p, mesh, [Shard(0)]) for key, p in direction.items()}
-    holder = nn.Linear(4, 4)
-    holder.register_buffer("scale", distribute_tensor(torch.ones(4), mesh, [Shard(0)]))
-    calls = {
-        "fsdp": lambda: functional_loss(fsdp, nn.MSELoss()),
-        "inner fsdp": lambda: functional_loss(inner, nn.MSELoss()),
-        "buffer": lambda: functional_loss(holder, nn.MSELoss()),
-        "shard": lambda: quadratic_along(loss)(placed["shard"], d, *args),
-        "captured": lambda: quadratic_along(capture(loss))(placed["shard"], d, *args),
-        "replicate": lambda: grad_and_quadratic(loss)(placed["replicate"], *args),
-        "direction": lambda: quadratic_along(loss)(params, d, *args),
-        "quadratic": lambda: all_reduce(Quadratic(*(distribute_tensor(x, mesh, [Replicate()]) for x in ones())), 1.0),
-    }
-    found = {}
-    for name, call in calls.items():
-        try:
-            found[name] = str(call())
-        except Exception as error:
-            found[name] = f"{type(error).__name__}: {error}"
-        dist.barrier()
-    whole = {key: p.full_tensor() for key, p in placed["shard"].items()}  # the remedy
-    return found, numbers(quadratic_along(loss)(whole, {key: p.full_tensor() for key, p in d.items()}, *args))
-
-
-def _copy(layer):
-    import copy
-
-    return copy.deepcopy(layer)
-
-
-def ones():
-    return [torch.tensor(1.0) for _ in range(3)]

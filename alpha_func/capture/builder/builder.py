@@ -169,7 +169,7 @@ def finished(builder: Builder, outputs: Any) -> fx.GraphModule:
 def _key(value: Any) -> Any:
     """A hashable form in which 1, 1.0 and True differ."""
     if isinstance(value, (tuple, list)):
-        return (type(value).__name__, *map(_key, value))
+        return ("tuple" if isinstance(value, tuple) else "list", *map(_key, value))
     if isinstance(value, (bool, int, float, complex)):
         return type(value), repr(value)
     return value

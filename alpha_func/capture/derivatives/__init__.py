@@ -5,7 +5,7 @@ PULLBACK (Dfᵀ[λ]).
 """
 
 from alpha_func.capture.derivatives import elementwise as functions
-from alpha_func.capture.derivatives import linear, normalisation, products
+from alpha_func.capture.derivatives import linear, linear_algebra, normalisation, products
 from alpha_func.capture.derivatives import softmax_and_moments as reductions
 
-__all__ = ["functions", "linear", "normalisation", "products", "reductions"]
+__all__ = ["functions", "linear", "linear_algebra", "normalisation", "products", "reductions"]

@@ -65,6 +65,11 @@ def without_rules(operators: Collection[Any]) -> Iterator[None]:
         _ruleless.reset(token)
 
 
+def rules_left_out() -> frozenset[Any]:
+    """The operators whose rules are left out now."""
+    return frozenset(_ruleless.get())
+
+
 def _rule(table: Mapping[Any, Callable[..., Any]], operator: Any) -> Callable[..., Any] | None:
     return None if operator in _ruleless.get() else table.get(operator)
 

@@ -11,6 +11,10 @@ from alpha_func.capture.derivatives.derivative import Call, first, formulas, rul
 aten = torch.ops.aten
 
 
+# The two operands in which an operator is bilinear, the others being constant or added.
+BILINEAR: dict[Any, tuple[int, int]] = {aten.addmm.default: (1, 2), aten.convolution.default: (0, 1)}
+
+
 def _bilinear(target: Any) -> None:
     def product(b: Builder, x: Any, y: Any) -> Any:
         return None if x is None or y is None else b.call(target, x, y)
@@ -23,6 +27,7 @@ def _bilinear(target: Any) -> None:
         return times(b, product(b, t[0], t[1]), 2)
 
     rules(d, d2, target)
+    BILINEAR[target] = (0, 1)
 
 
 for _target in (aten.mul.Tensor, aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default):

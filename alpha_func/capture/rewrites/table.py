@@ -36,6 +36,10 @@ class Table(Mapping[Any, list[Law]]):
         """Every law of an operator that has been asked for."""
         return list(dict.fromkeys(law for laws in self._all.values() for law in laws))
 
+    def left_out(self) -> frozenset[Law]:
+        """The laws that are left out now."""
+        return frozenset(self._left_out.get())
+
     @contextmanager
     def without(self, left_out: Collection[Law]) -> Iterator[None]:
         """Some laws left out for a while, in this thread alone: a program is then longer, and the same."""

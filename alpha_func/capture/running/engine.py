@@ -10,6 +10,7 @@ at a later call is given up like one that fails its proof: no internal error of 
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from torch.autograd import forward_ad
 
 from alpha_func import tree
 from alpha_func.capture.running import proof
+from alpha_func.capture.running.as_line import AsLine
 from alpha_func.capture.running.evidence import NoEvidence, Witness
 from alpha_func.capture.running.first_use import FirstUse
 from alpha_func.capture.running.proof import Case
@@ -25,20 +27,22 @@ from alpha_func.capture.running.schemes import Scheme, Schemes
 from alpha_func.errors import CaptureError, StrategyError
 from alpha_func.losses.draws import ALONE
 from alpha_func.quadratic import Quadratic
+from alpha_func.taylor import Taylor
 from alpha_func.torch_private import peek_interpreter_stack
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
-from alpha_func.transforms.engine import Args, Engine, Kwargs, Uncaptured
-from alpha_func.transforms.strategies import Step
+from alpha_func.transforms.engine import Args, Engine, Form, Kwargs, Uncaptured
+from alpha_func.transforms.strategies import Products, Step
 from alpha_func.tree import Tree
 
 S = TypeVar("S")
 T = TypeVar("T")
 Lookup = Callable[[Tree, Args, Kwargs], tuple[Schemes, list[Tensor]]]
 _NEW: Any = object()
+_requires_grad = attrgetter("requires_grad")
 _COMPARED = 2  # products: at the values of a call, and away from those of the next
 
 
-class Captured:
+class Captured(Engine):
     """The engine of a captured loss.
 
     Args:
@@ -58,7 +62,7 @@ class Captured:
     def quadratic(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
         """By one forward sweep of the program."""
         schemes, inputs = self._lookup(params, args, kwargs)
-        d = _leaves(direction)
+        d = tree.leaves(direction)
         return self._answer(
             schemes,
             schemes.quadratic,
@@ -72,7 +76,7 @@ class Captured:
         """By the strategy; Hd = ½∇_d(dᵀHd) of the forward sweep, where double backward is found to be wrong."""
         schemes, inputs = self._lookup(params, args, kwargs)
         if schemes.products < _COMPARED and not schemes.unswept:
-            self._compare_product(schemes, (params, args, kwargs), inputs, _leaves(direction))
+            self._compare_product(schemes, (params, args, kwargs), inputs, tree.leaves(direction))
         if not schemes.misled:
             return self._by_strategy.product(params, direction, args, kwargs)
         return torch.func.grad(lambda d: self.quadratic(params, d, args, kwargs).curvature / 2)(direction)
@@ -106,16 +110,18 @@ class Captured:
                 inputs,
                 lambda: proof.descent(witness()),
                 lambda found: Step(
-                    _like(params, found[3 : 3 + count]), _like(params, found[3 + count :]), Quadratic(*found[:3])
+                    tree.like(params, found[3 : 3 + count]),
+                    tree.like(params, found[3 + count :]),
+                    Quadratic(*found[:3]),
                 ),
                 otherwise,
             )
         found = self._answer(schemes, schemes.gradient, inputs, lambda: proof.gradient(witness()), list[Any], otherwise)
         if isinstance(found, Step):
             return found
-        value, grads, saved = found[0], _like(params, found[1 : 1 + count]), found[1 + count :]
+        value, grads, saved = found[0], tree.like(params, found[1 : 1 + count]), found[1 + count :]
         d = direction(grads)
-        along = _leaves(d)
+        along = tree.leaves(d)
         line = self._answer(
             schemes,
             schemes.line,
@@ -125,6 +131,57 @@ class Captured:
             lambda engine: engine.quadratic(params, d, args, kwargs),
         )
         return Step(grads, d, line)
+
+    def taylor(self, params: Tree, direction: Tree, order: int, args: Args, kwargs: Kwargs) -> Taylor:
+        """By one forward sweep of the program."""
+        schemes, inputs = self._lookup(params, args, kwargs)
+        d = tree.leaves(direction)
+        return self._answer(
+            schemes,
+            schemes.taylor(order),
+            [*inputs, *d],
+            lambda: proof.taylor(self._witness(schemes, (params, args, kwargs), inputs), d, order),
+            lambda found: Taylor(found[0], found[1], found[2], tuple(found[3:])),
+            lambda engine: engine.taylor(params, direction, order, args, kwargs),
+        )
+
+    def products(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Products:
+        """By the strategy, as ``product``."""
+        schemes, inputs = self._lookup(params, args, kwargs)
+        if schemes.products < _COMPARED and not schemes.unswept:
+            self._compare_product(schemes, (params, args, kwargs), inputs, tree.leaves(directions[0]))
+        if not schemes.misled:
+            return self._by_strategy.products(params, directions, args, kwargs)
+        found = self.step(params, lambda grads: directions[0], args, kwargs)
+        return Products(found.quadratic.value, found.grads, [self.product(params, d, args, kwargs) for d in directions])
+
+    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Form:
+        """By the adjoint of the program, which the directions share."""
+        schemes, inputs = self._lookup(params, args, kwargs)
+        k = len(directions)
+        scheme = schemes.span(k)
+        d = [leaf for direction in directions for leaf in tree.leaves(direction)]
+
+        def case() -> Case:
+            line = AsLine(schemes.params, k).weigh(d)
+            return proof.quadratic(self._witness(schemes, (params, args, kwargs), inputs), line)
+
+        def read(found: Sequence[Any]) -> Form:
+            upper = iter(found[1 + k :])
+            rows: list[list[Any]] = [[None] * k for _ in range(k)]
+            for i in range(k):
+                for j in range(i, k):
+                    rows[i][j] = rows[j][i] = next(upper)
+            return found[0], torch.stack(list(found[1 : 1 + k])), torch.stack([torch.stack(row) for row in rows])
+
+        return self._answer(
+            schemes,
+            scheme,
+            [*inputs, *d],
+            case,
+            read,
+            lambda engine: engine.span(params, directions, args, kwargs),
+        )
 
     def _answer(
         self,
@@ -180,18 +237,4 @@ def _plain(inputs: list[Tensor]) -> bool:
     """Whether nobody differentiates or batches this call."""
     if peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return False
-    return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs))
-
-
-def _leaves(value: Tree) -> list[Tensor]:
-    return list(value.values()) if _is_flat(value) else tree.leaves(value)
-
-
-def _like(params: Tree, leaves: Sequence[Any]) -> Tree:
-    if _is_flat(params):
-        return dict(zip(params, leaves, strict=True))
-    return tree.unflatten(leaves, tree.structure(params))
-
-
-def _is_flat(value: Tree) -> bool:
-    return type(value) is dict and all(isinstance(leaf, Tensor) for leaf in value.values())
+    return not (torch.is_grad_enabled() and any(map(_requires_grad, inputs)))

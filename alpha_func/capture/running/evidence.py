@@ -25,6 +25,7 @@ from alpha_func.capture.tracing.roundings import seeded
 from alpha_func.losses.in_double import doubled, loss_in_double
 from alpha_func.transforms.engine import Args, Kwargs
 from alpha_func.transforms.guard import twice_exact
+from alpha_func.transforms.tower import derivatives_along
 from alpha_func.transforms.validation import scalar_loss
 from alpha_func.tree import Tree
 from alpha_func.verified.differences import Differences, differences
@@ -145,6 +146,24 @@ class Witness:
         (value, slope), (_, curvature) = func.jvp(value_and_slope, leaves, d)  # type: ignore[misc]
         return {"value": value, "slope": slope, "curvature": curvature}
 
+    def forward_to(self, at: Point, order: int) -> tuple[Tensor, ...]:
+        """The derivatives of the primitives along the line up to an order, by forward mode as often over."""
+        leaves, rest, d = tuple(at.inputs[: self.count]), at.inputs[self.count :], tuple(at.direction or ())
+
+        def level(*leaves: Tensor) -> tuple[Tensor, ...]:
+            return (self._program(list(leaves), rest),)
+
+        for _ in range(order):
+            level = _with_derivative(level, d)
+        return level(*leaves)
+
+    def reverse_to(self, at: Point, order: int) -> tuple[Tensor, ...]:
+        """The same by reverse mode."""
+        rest = at.inputs[self.count :]
+        return derivatives_along(
+            lambda x: self._program(x, rest), at.inputs[: self.count], list(at.direction or ()), order
+        )
+
     def reverse(self, at: Point) -> Numbers:
         """All of it, of the primitives, by backward derivatives."""
         return self._backward(self._program, at)
@@ -231,6 +250,18 @@ class _Held(fx.Interpreter):
             self._held.append(super().run_node(n))
             return self._held[-1]
         return next(self._next)
+
+
+def _with_derivative(
+    level: Callable[..., tuple[Tensor, ...]], d: tuple[Tensor, ...]
+) -> Callable[..., tuple[Tensor, ...]]:
+    """A tower of derivatives along d, one more at its end."""
+
+    def tower(*leaves: Tensor) -> tuple[Tensor, ...]:
+        found, along = func.jvp(level, leaves, d)  # type: ignore[misc]
+        return (*found, along[-1])
+
+    return tower
 
 
 def _no_checkpoints() -> AbstractContextManager[None]:

@@ -112,4 +112,4 @@ class FirstUse:
 
 
 def _like(scheme: Scheme, run: Program, program: Program) -> Candidate:
-    return Candidate(run, lambda: program, lambda: program_in_double(run), scheme.anew)
+    return scheme.proven_as(Candidate(run, lambda: program, lambda: program_in_double(run), scheme.anew))

@@ -309,3 +309,13 @@ def line(witness: Witness, direction: Sequence[Tensor]) -> Case:
     """The case of the line's program, with the gradient's before it."""
     whole = Witness.of_loss
     return Case(("slope", "curvature"), witness, direction, (whole, Witness.reverse), Witness.gradient, whole)
+
+
+def taylor(witness: Witness, direction: Sequence[Tensor], order: int) -> Case:
+    """The case of a Taylor program of higher order."""
+    names = ["value", "slope", "curvature", *(f"derivative of order {j}" for j in range(3, order + 1))]
+
+    def of(numbers: Callable[[Witness, Point, int], Sequence[Tensor]]) -> Route:
+        return lambda witness, at: dict(zip(names, numbers(witness, at, order), strict=True))
+
+    return Case(names, witness, direction, (of(Witness.forward_to), of(Witness.reverse_to)), Witness.slope)

@@ -4,6 +4,8 @@
     descent      (*inputs) -> value, slope, curvature, *grads, *directions              along d = −g (``adjoint``)
     gradient     (*inputs) -> value, *grads, *saved                                     (``adjoint``)
     line         (*saved, *directions) -> slope, curvature                              the rest of it
+    taylor       (*inputs, *directions) -> h, h′, ..., h⁽ᵏ⁾                             one forward sweep, for every k
+    span         (*inputs, *directions) -> value, *slopes, *curvatures                  of k directions (``span``)
 
 Each is written at its first use, and kept with the program of the loss that it is made of.
 """
@@ -18,11 +20,13 @@ from alpha_func.capture.builder.active import unverified
 from alpha_func.capture.derivatives.derivative import FORMULAS
 from alpha_func.capture.rewrites.in_double import program_in_double, rewritten_in_double
 from alpha_func.capture.rewrites.normalisation import in_primitives
+from alpha_func.capture.running.as_line import AsLine
 from alpha_func.capture.running.backends import BACKENDS, Runnable, below_autograd, finish
 from alpha_func.capture.running.binding import bind
 from alpha_func.capture.running.proof import Candidate
 from alpha_func.capture.sweeps.adjoint import TwoPrograms, adjoint_program, adjoint_programs, steepest_descent_program
-from alpha_func.capture.sweeps.taylor import taylor_program
+from alpha_func.capture.sweeps.span import span_program
+from alpha_func.capture.sweeps.taylor import higher_program, taylor_program
 from alpha_func.losses.draws import ALONE, seeded_rng
 
 T = TypeVar("T")
@@ -47,6 +51,7 @@ class Scheme:
         form: writes it, with the scheme before it, of the program of the loss.
         part: writes it alone, where it is one of several that are written together.
         before: the scheme of which it is the rest.
+        proven_as: what of it is compared, where that is not its outputs themselves.
 
     Attributes:
         proven: what runs it, by backend, once it has been found right there; None where it was given up.
@@ -54,8 +59,15 @@ class Scheme:
     """
 
     def __init__(
-        self, name: str, of: "Schemes", form: Form, part: Writer | None = None, before: "Scheme | None" = None
+        self,
+        name: str,
+        of: "Schemes",
+        form: Form,
+        part: Writer | None = None,
+        before: "Scheme | None" = None,
+        proven_as: Callable[[Candidate], Candidate] | None = None,
     ):
+        self.proven_as = proven_as or (lambda candidate: candidate)
         self.name, self._of, self._form, self._part, self._before = name, of, form, part, before
         self.proven: dict[str, Runnable | None] = {}
         self.begun: set[str] = set()
@@ -86,7 +98,8 @@ class Scheme:
         """What is to be proven: with the scheme before it where it is the rest of one."""
         before = self._before
         if before is None:
-            return Candidate(self.ready(backend), lambda: self.program, lambda: self._in_double, self.anew)
+            found = Candidate(self.ready(backend), lambda: self.program, lambda: self._in_double, self.anew)
+            return self.proven_as(found)
         return Candidate(
             self._after(before.ready(backend), self.ready(backend)),
             self.whole,
@@ -139,6 +152,7 @@ class Schemes:
         self.is_the_loss = True  # until its derivatives part from those of the loss itself
         self.misled = False  # until PyTorch's derivatives of the program are found to be wrong
         self.products = 0  # how many have been compared
+        self._by_name: dict[str, Scheme] = {}
         self.quadratic = Scheme("Taylor program", self, lambda g: taylor_program(g, params))
         self.descent = Scheme("adjoint along −g", self, lambda g: steepest_descent_program(g, params))
         self.gradient = Scheme(
@@ -147,6 +161,23 @@ class Schemes:
         self.line = Scheme(
             "adjoint", self, lambda g: adjoint_program(g, params), lambda: self._parts.line, self.gradient
         )
+
+    def taylor(self, order: int) -> Scheme:
+        """The derivatives along a line up to an order."""
+        name = f"Taylor program of order {order}"
+        return self._kept(name, lambda g: higher_program(in_primitives(g), self.params, order))
+
+    def span(self, count: int) -> Scheme:
+        """The quadratic in the span of so many directions."""
+        name = f"adjoint along {count} directions"
+        as_line = AsLine(self.params, count)
+        return self._kept(name, lambda g: span_program(in_primitives(g), self.params, count), as_line)
+
+    def _kept(self, name: str, form: Form, proven_as: Callable[[Candidate], Candidate] | None = None) -> Scheme:
+        with ALONE:
+            if name not in self._by_name:
+                self._by_name[name] = Scheme(name, self, form, proven_as=proven_as)
+            return self._by_name[name]
 
     @_MadeOnce
     def unswept(self) -> list[str]:

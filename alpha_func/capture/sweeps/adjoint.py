@@ -94,14 +94,16 @@ def _line(b: Builder, values: Values, adjoints: Coefficients, directions: list[f
         for adjoint, bend in second_terms(b, node, call, along, adjoints):
             if drops_nan:
                 bend = b.call(aten.where.self, b.call(aten.eq.Scalar, adjoint, 0), filled_like(b, bend, 0, ()), bend)
-            curvature = plus(b, curvature, _inner(b, adjoint, bend))
+            curvature = plus(b, curvature, inner(b, adjoint, bend))
     zero = filled_like(b, values.output, 0)
     slope = along.get(values.result)
     return zero if slope is None else slope, zero if curvature is None else curvature
 
 
-def _inner(b: Builder, x: Any, y: Any) -> Any:
-    """⟨x, y⟩ = Re Σ x̄·y."""
+def inner(b: Builder, x: Any, y: Any) -> Any:
+    """⟨x, y⟩ = Re Σ x̄·y; None is zero."""
+    if x is None or y is None:
+        return None
     return real(b, b.call(aten.sum.default, times(b, conjugate(b, x), y)))
 
 

@@ -77,7 +77,7 @@ def extend(b: Builder, node: fx.Node, call: Call, one: Coefficients, two: Coeffi
                 coefficients[node] = coefficients[source][i]
         return
     t = operands(node, one)
-    if _all_zero(t):
+    if all_zero(t):
         return
     one[node] = _differentiable(call, first(b, call, t))
     if two is not None:
@@ -89,22 +89,29 @@ def second_terms(
 ) -> Iterator[tuple[Any, Any]]:
     """(λ_v, D²f_v[t, t]) for each output of a call where neither is zero."""
     λ, t = adjoints.get(node), operands(node, one)
-    if node.target is getitem or λ is None or _all_zero(t):
+    if node.target is getitem or λ is None or all_zero(t):
         return
     bends = second(b, call, t)
     pairs = zip(λ, bends, strict=True) if isinstance(λ, list) else [(λ, bends)]
     yield from ((adjoint, bend) for adjoint, bend in pairs if adjoint is not None and bend is not None)
 
 
-def backward(b: Builder, values: Values, parameters: int) -> Coefficients:
-    """The adjoints of every value that depends on the parameters, and of the parameters."""
-    return adjoints(b, values.calls, values.inputs[:parameters], {values.result: filled_like(b, values.output, 1)})
+def backward(b: Builder, values: Values, parameters: int, *, of_inputs: bool = True) -> Coefficients:
+    """The adjoints of every value that depends on the parameters, and of the parameters themselves if ``of_inputs``."""
+    start = {values.result: filled_like(b, values.output, 1)}
+    return adjoints(b, values.calls, values.inputs[:parameters], start, of_inputs=of_inputs)
 
 
 def adjoints(
-    b: Builder, calls: dict[fx.Node, Call], inputs: Sequence[fx.Node], start: Mapping[fx.Node, Any]
+    b: Builder,
+    calls: dict[fx.Node, Call],
+    inputs: Sequence[fx.Node],
+    start: Mapping[fx.Node, Any],
+    *,
+    of_inputs: bool = True,
 ) -> Coefficients:
-    """The adjoints of every value that depends on the inputs, and of these, from those that ``start`` gives.
+    """The adjoints of every value that depends on the inputs, and of these if ``of_inputs``, from those that ``start``
+    gives.
 
     λ_x = Σ Dfᵀ[λ_v] over the calls v = f(x, ...).
     """
@@ -119,8 +126,10 @@ def adjoints(
             outputs = found.setdefault(source, [None] * len(calls[source].value.meta["val"]))
             outputs[i] = plus(b, outputs[i], λ)
             continue
-        wanted = pytree.tree_map(lambda a: isinstance(a, fx.Node) and a in active, node.args)
-        if not any(pytree.tree_leaves(wanted)):  # an input
+        wanted = pytree.tree_map(
+            lambda a: isinstance(a, fx.Node) and a in active and (of_inputs or a.op != "placeholder"), node.args
+        )
+        if not any(pytree.tree_leaves(wanted)):
             continue
         parts = pullback(b, call, wanted, λ)
         for operand, adjoint in zip(pytree.tree_leaves(node.args), parts, strict=True):
@@ -152,7 +161,8 @@ def _active(calls: dict[fx.Node, Call], inputs: Sequence[fx.Node]) -> set[fx.Nod
     return active
 
 
-def _all_zero(tangents: Any) -> bool:
+def all_zero(tangents: Any) -> bool:
+    """Whether no operand has a coefficient."""
     return all(leaf is None for leaf in pytree.tree_leaves(tangents))
 
 

@@ -38,6 +38,13 @@ def plain(tensor: Tensor) -> Tensor:
     return found.clone() if found.is_inference() else found.detach()
 
 
+def stand_in(alias: Tensor) -> Tensor:
+    """A tensor of the same layout and without memory: to guards, which read no value, the same."""
+    made = torch.empty_strided(alias.shape, alias.stride(), dtype=alias.dtype, device=alias.device)
+    made.untyped_storage().resize_(0)
+    return made.requires_grad_(alias.requires_grad)
+
+
 def values(tensor: Tensor) -> Tensor | None:
     """The values beneath a transform, one example of what is batched; None where there are none to compute with."""
     found = _beneath(tensor)

@@ -25,6 +25,7 @@ from alpha_func.capture.tracing.refusal import EAGER, not_recorded
 from alpha_func.errors import CaptureError
 from alpha_func.losses.draws import ALONE
 from alpha_func.losses.kernels import layers_by_parts
+from alpha_func.losses.module_loss import ModuleLoss
 from alpha_func.tree import Tree
 
 MAX_RECORDINGS = 32  # of one loss
@@ -44,6 +45,7 @@ class Recording:
         self.sources = [torch_private.source_of(node) for node in graph.graph.find_nodes(op="placeholder")]
         self.lowered: Any = None
         self._code = torch_private.traced_code()
+        self._reads_fast_path = torch.backends.mha.get_fastpath_enabled.__code__ in self._code
         self._methods: list[tuple[type, str, types.CodeType]] = []
         self._hooks = _global_hooks()
         self._reads = [(read, _at(read.sources)) for read in torch_private.reads_of_this_graph()]
@@ -66,7 +68,12 @@ class Recording:
         """The inputs for a call; None where the guards do not hold for it."""
         assert self._guards is not None
         assert self._read is not None
-        if self._guards(names) and self.holds() and self.reads_the_same(names, self._function):
+        if self._reads_fast_path:
+            with layers_by_parts:
+                holds = self._guards(names)
+        else:
+            holds = self._guards(names)
+        if holds and self.holds() and self.reads_the_same(names, self._function):
             return self._read(names, self._function.__globals__)
         return None
 
@@ -97,7 +104,7 @@ class Recording:
     def holds(self) -> bool:
         """Whether what Dynamo does not guard is as it was."""
         for kind, name, code in self._methods:
-            if _code_of(kind, name) is not code:
+            if getattr(getattr(kind, name, None), "__code__", None) is not code:
                 return False
         return self._hooks == _global_hooks()
 
@@ -132,23 +139,32 @@ class Recorder:
         Raises:
             CaptureError: Dynamo cannot record the loss.
         """
+        names = self.names(params, args, kwargs)
         # Dynamo's caches are for one thread at a time, and no other has its parameters in a module then.
-        with ALONE, layers_by_parts:
-            if torch.is_grad_enabled():
-                return self._found(params, args, kwargs)
-            with torch.enable_grad():  # the loss's own no_grad is then to be told from the caller's
-                return self._found(params, args, kwargs)
-
-    def _found(self, *call: Any) -> tuple[Recording, Sequence[Tensor]]:
-        names = dict(zip(_NAMES, (self._loss, *call), strict=True))
-        for recording in self._asked:
-            inputs = recording.inputs(names)
-            if inputs is not None:
-                return recording, inputs
-        recording, inputs = self._by_call(*call)
-        if recording not in self._asked and recording.ask_directly(self._function, names, inputs):
-            self._asked = [*self._asked[-MAX_RECORDINGS + 1 :], recording]
+        with ALONE, layers_by_parts, torch.enable_grad():  # the loss's own no_grad is to be told from the caller's
+            found = self.known(names)
+            if found is not None:
+                return found
+            recording, inputs = self._by_call(params, args, kwargs)
+            if recording not in self._asked and recording.ask_directly(self._function, names, inputs):
+                self._asked = [*self._asked[-MAX_RECORDINGS + 1 :], recording]
         return recording, inputs
+
+    def names(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A call as ``known`` takes it."""
+        return dict(zip(_NAMES, (self._loss, params, args, kwargs), strict=True))
+
+    def known(self, names: dict[str, Any]) -> tuple[Recording, Sequence[Tensor]] | None:
+        """The same for a call by names, of what has been recorded and can be asked without it."""
+        if not torch.is_grad_enabled():
+            with torch.enable_grad():
+                return self.known(names)
+        with ALONE:
+            for recording in self._asked:
+                inputs = recording.inputs(names)
+                if inputs is not None:
+                    return recording, inputs
+        return None
 
     def _by_call(self, *call: Any) -> tuple[Recording, Sequence[Tensor]]:
         limit_reached = torch_private.limit_reached()
@@ -159,7 +175,7 @@ class Recorder:
             except _Found as found:
                 recording, inputs = found.args
                 if recording.holds():
-                    if recording.reads_the_same(dict(zip(_NAMES, (self._loss, *call), strict=True)), self._function):
+                    if recording.reads_the_same(self.names(*call), self._function):
                         return recording, inputs
                     self._others = [*self._others[-MAX_RECORDINGS + 1 :], frame]  # it may be right again
             except limit_reached:  # Dynamo drops none of its graphs
@@ -186,7 +202,9 @@ class Recorder:
         code = _calls_the_loss.__code__.replace(co_name="loss")
         names = {**globals(), "the_loss": torch_private.allowed_in_graph(the_loss)}
         self._function = types.FunctionType(code, names, "loss")
-        self._frame = torch_private.recorded_by(backend, guarded, self._function, changes(), MAX_RECORDINGS)
+        never_changes = self._loss.CONSTANT if type(self._loss) is ModuleLoss else ()
+        constants = tuple(f"L['loss'].{name}" for name in never_changes)
+        self._frame = torch_private.recorded_by(backend, guarded, self._function, changes(), MAX_RECORDINGS, constants)
         return self._frame
 
 
@@ -212,6 +230,8 @@ def _at(sources: list[str]) -> Callable[[dict[str, Any], dict[str, Any]], Sequen
 
 
 def _global_hooks() -> tuple[Any, ...]:
+    if not any(torch_private.GLOBAL_HOOKS):
+        return ()
     return tuple([hook for hooks in torch_private.GLOBAL_HOOKS for hook in hooks.values()])
 
 

@@ -1,0 +1,125 @@
+"""Value, slopes and curvature in the span of several directions, by one adjoint that they share.
+
+    slopesᵢ = tᵢ of the output        curvatureᵢⱼ = Σ_v ⟨λ_v, D²f_v[tᵢ, tⱼ]⟩        tᵢ the tangents along dᵢ
+
+over the calls v = f(x) of the program. A bilinear call has D²f[s, t] = f(s_x, t_y) + f(t_x, s_y), and
+
+    ⟨λ, f(s_x, t_y)⟩ = ⟨f(·, t_y)ᵀλ, s_x⟩
+
+so that the k pullbacks f(·, t_y)ᵀλ serve all k² pairs. A linear layer costs 2 + 3k products: x·W and λ·Wᵀ, and for
+each direction t_x·W + x·D and λ·Dᵀ. One direction costs what a forward sweep does, 5, and two 8; no weight has an
+adjoint. Any other call writes D²f[s, t] for each pair, by the rule of f for what that rule wrote (``along``).
+"""
+
+from collections.abc import Iterator
+from operator import getitem
+from typing import Any
+
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from alpha_func.capture.builder.builder import Builder, finished, plus, times
+from alpha_func.capture.builder.operands import filled_like
+from alpha_func.capture.derivatives.derivative import Call, first, pullback, rules_left_out
+from alpha_func.capture.derivatives.products import BILINEAR
+from alpha_func.capture.rewrites import LAWS
+from alpha_func.capture.sweeps.adjoint import inner
+from alpha_func.capture.sweeps.along import Along
+from alpha_func.capture.sweeps.sweep import Coefficients, all_zero, backward, extend, forward, operands, started
+
+
+def span_program(lowered: fx.GraphModule, parameters: int, count: int) -> fx.GraphModule:
+    """The program (*inputs, *directions) -> (value, *slopes, *curvatures), these with i ≤ j, row by row.
+
+    Args:
+        lowered: a program of primitive operators (*inputs) -> value, with nothing whole in it.
+        parameters: how many of its inputs, the first ones, are parameters.
+        count: k; the directions are given one after the other, a tensor for each parameter.
+    """
+    b, inputs = started(lowered)
+    values = forward(b, lowered, inputs)
+    adjoints = backward(b, values, parameters, of_inputs=False)
+    along: list[Coefficients] = [
+        {
+            node: b.placeholder(f"direction_{k}_{i}", node.meta["val"])
+            for i, node in enumerate(values.inputs[:parameters])
+        }
+        for k in range(count)
+    ]
+    pairs = [(i, j) for i in range(count) for j in range(i, count)]
+    total: dict[tuple[int, int], Any] = dict.fromkeys(pairs)
+    for node, call in values.calls.items():
+        for one in along:
+            extend(b, node, call, one)
+        λ = adjoints.get(node)
+        if node.target is not getitem and λ is not None:
+            for (i, j), part in _bends(b, call, [operands(node, one) for one in along], λ):
+                total[min(i, j), max(i, j)] = plus(b, total[min(i, j), max(i, j)], part)
+    zero = filled_like(b, values.output, 0)
+    slopes = [one.get(values.result) for one in along]
+    outputs = (zero if part is None else part for part in (*slopes, *total.values()))
+    return finished(b, (values.output, *outputs))
+
+
+def _bends(b: Builder, call: Call, tangents: list[Any], λ: Any) -> Iterator[tuple[tuple[int, int], Any]]:
+    """((i, j), a part of ⟨λ, D²f[tᵢ, tⱼ]⟩) for the pairs where it is not zero."""
+    moving = [i for i, t in enumerate(tangents) if not all_zero(t)]
+    places = BILINEAR.get(call.target)
+    if places is not None and not call.kwargs:
+        x, y = places
+        for j in moving:
+            given = tangents[j][y]
+            if given is None or all(tangents[i][x] is None for i in moving):
+                continue
+            args = tuple(given if place == y else arg for place, arg in enumerate(call.args))
+            none = pytree.tree_map(lambda _: False, call.args)
+            wanted = tuple(place == x or arg for place, arg in enumerate(none))
+            back = pullback(b, call._replace(args=args), wanted, λ)[x]
+            for i in moving:
+                part = inner(b, back, tangents[i][x])
+                yield (i, j), times(b, part, 2) if i == j else part
+        return
+    for i in moving:
+        for j in moving:
+            if i <= j:
+                yield (i, j), _contracted(b, λ, mixed(b, call, tangents[i], tangents[j]))
+
+
+def _contracted(b: Builder, λ: Any, bends: Any) -> Any:
+    pairs = zip(λ, bends, strict=True) if isinstance(λ, list) else [(λ, bends)]
+    return plus(b, *(inner(b, adjoint, bend) for adjoint, bend in pairs))
+
+
+def mixed(b: Builder, call: Call, s: Any, t: Any) -> Any:
+    """D²f[s, t], for each output of a call; ``s`` and ``t`` have the nesting of its operands.
+
+    It is written once for each kind of call, in a program of its own: there the operands, the value and s are
+    independent, whatever they share in the program around.
+    """
+    leaves, spec = pytree.tree_flatten((call.args, call.value, s, t), is_leaf=lambda x: x is None)
+    where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, fx.Node)]
+    vals = [leaves[i].meta["val"] for i in where]
+    kinds = tuple((i, str(val), str(pytree.tree_map(_layout, val))) for i, val in zip(where, vals, strict=True))
+    rest = repr([leaf for i, leaf in enumerate(leaves) if i not in where])
+    left_out = rules_left_out(), LAWS.left_out()
+    key = (mixed, call.target, kinds, rest, str(spec), repr(sorted(call.kwargs.items())), left_out)
+    if key not in b.traces:
+        own = Builder(LAWS, b.mode)
+        own.traces = b.traces
+        for i, val in zip(where, vals, strict=True):
+            leaves[i] = own.placeholder(f"operand_{i}", val)
+        args, value, s_, t_ = pytree.tree_unflatten(leaves, spec)
+        alone = Call(call.target, args, call.kwargs, value)
+        known = {x: d for x, d in zip(pytree.tree_leaves(args), _leaves(t_), strict=True) if isinstance(x, fx.Node)}
+        known[value] = first(own, alone, t_)
+        b.traces[key] = finished(own, Along(own, known)(first(own, alone, s_)))
+        leaves, _ = pytree.tree_flatten((call.args, call.value, s, t), is_leaf=lambda x: x is None)
+    return b.inline(b.traces[key], [leaves[i] for i in where])
+
+
+def _leaves(tangents: Any) -> list[Any]:
+    return pytree.tree_leaves(tangents, is_leaf=lambda x: x is None)
+
+
+def _layout(val: Any) -> Any:
+    return (val.shape, val.stride(), val.dtype, val.device) if hasattr(val, "stride") else val

@@ -1,0 +1,180 @@
+"""Tensors of which a process holds a shard: PyTorch's DTensors, seen from one rank, and inner products over all.
+
+A parameter under ``fully_shard`` or ``parallelize_module`` is a DTensor: its shape is that of the whole, its local
+tensor this rank's part of it, and its placements on a mesh of processes say which. torch.distributed.tensor is not
+imported for any of this: where nobody has, there is no DTensor.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from alpha_func.errors import DistributedError
+from alpha_func.torch_private import plain_beneath
+
+T = TypeVar("T")
+
+
+class Layout(NamedTuple):
+    """Where the entries of a tensor are, and what of it is here; hashable."""
+
+    mesh: Any
+    placements: tuple[Any, ...]
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    local_shape: tuple[int, ...]
+    dtype: torch.dtype
+    kept_on: torch.device
+
+    def whole(self, local: Tensor) -> Tensor:
+        """The whole tensor, of each rank's part; every rank of the mesh must ask for it."""
+        shape = torch.Size(self.shape)
+        placed = _dtensors().from_local(
+            local, self.mesh, self.placements, shape=shape, stride=self.stride, run_check=False
+        )
+        found: Tensor = placed.full_tensor()
+        return found
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed with, wherever shards are kept."""
+        kind = self.mesh.device_type
+        return torch.device(kind) if kind == "cpu" else torch.device(kind, torch.accelerator.current_device_index())
+
+    @property
+    def copies(self) -> int:
+        """On how many ranks each entry is."""
+        count = 1
+        for size, placement in zip(self.mesh.shape, self.placements, strict=True):
+            count *= size if placement.is_replicate() else 1
+        return count
+
+
+def is_sharded(value: Any) -> bool:
+    """Whether a value is a DTensor.
+
+    >>> is_sharded(torch.ones(2))
+    False
+    """
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
+
+
+def any_sharded(values: Iterable[Any]) -> bool:
+    """Whether one of them is; in no time where there are none in the process."""
+    return "torch.distributed.tensor" in sys.modules and any(map(is_sharded, values))
+
+
+def layout(value: Tensor) -> Layout | None:
+    """Where a DTensor is; None for a tensor that is whole on every rank."""
+    if not is_sharded(value):
+        return None
+    placed: Any = value
+    here = local(value)
+    return Layout(
+        placed.device_mesh,
+        tuple(placed.placements),
+        tuple(placed.shape),
+        tuple(placed.stride()),
+        tuple(here.shape),
+        here.dtype,
+        here.device,
+    )
+
+
+def local(value: Tensor) -> Tensor:
+    """What of a tensor is here."""
+    if not is_sharded(value):
+        return value
+    placed: Any = value.detach()
+    here: Tensor = placed.to_local()
+    return here
+
+
+def alike(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors of one shape have their entries in the same places."""
+    a, b = (plain_beneath(each) if isinstance(each, Tensor) else each for each in (x, y))
+    if not is_sharded(a) or not is_sharded(b):
+        return is_sharded(a) is is_sharded(b)
+    return (a.device_mesh, a.placements) == (b.device_mesh, b.placements)  # type: ignore[attr-defined]
+
+
+def groups(layouts: Iterable[Layout | None]) -> list[Any]:
+    """The process groups of their meshes, one for each dimension of a mesh."""
+    found: dict[str, Any] = {}
+    for place in layouts:
+        if place is not None:
+            for dimension in range(place.mesh.ndim):
+                group = place.mesh.get_group(dimension)
+                found.setdefault(group.group_name, group)
+    return list(found.values())
+
+
+def placed_as(value: Tensor, like: Tensor) -> Tensor:
+    """A tensor with its entries where those of another are."""
+    if alike(value, like):
+        return value
+    place = layout(like)
+    if place is None or not is_sharded(value):
+        raise TypeError("an inner product of a DTensor and a tensor that is whole: make both one or the other")
+    placed: Any = value
+    found: Tensor = placed.redistribute(place.mesh, place.placements)
+    return found
+
+
+def vdot(products: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
+    """The sum over all ranks of what each has of some inner products; what several have counts once.
+
+    Args:
+        products: of what is here.
+        tensors: one of each, which says where it is.
+    """
+    sums: dict[Any, list[Tensor]] = {}
+    for product, tensor in zip(products, tensors, strict=True):
+        place = layout(tensor)
+        mesh, part = (None, product) if place is None else (place.mesh, product / place.copies)
+        sums.setdefault(mesh, []).append(part)
+    totals = []
+    for mesh, parts in sums.items():
+        total = torch.stack([part.to(parts[0].device) for part in parts]).sum()
+        for dimension in range(0 if mesh is None else mesh.ndim):
+            total = summed(total, mesh.device_type, mesh.get_group(dimension))
+        totals.append(total)
+    return torch.stack([total.to(totals[0].device) for total in totals]).sum()
+
+
+def summed(number: Tensor, device: str, group: Any) -> Tensor:
+    """The sum of a tensor over a group, whose backend takes tensors of a device."""
+    there = number.to(device, copy=True)
+    attempt(lambda: dist.all_reduce(there, group=group))
+    return there.to(number.device)
+
+
+def attempt(collective: Callable[[], T]) -> T:
+    """A collective, whose failure is a DistributedError."""
+    try:
+        return collective()
+    except RuntimeError as error:
+        raise DistributedError(
+            f"rank {dist.get_rank()} waited for the others, and one did not come: it failed or hangs, as its own "
+            "output may say, or it took fewer batches of a loss that itself communicates (lockstep=True says so); the "
+            f"process group cannot be used again ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def together(run: Callable[[], T]) -> T:
+    """What all ranks compute together; where an operator has no derivative, on all alike, its own error."""
+    try:
+        return attempt(run)
+    except DistributedError as error:
+        if isinstance(error.__cause__, NotImplementedError | torch.OutOfMemoryError):
+            raise error.__cause__ from None
+        raise
+
+
+def _dtensors() -> Any:
+    return sys.modules["torch.distributed.tensor"].DTensor

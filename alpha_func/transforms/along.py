@@ -1,0 +1,155 @@
+"""Verbs beyond the quadratic of one line: further along it, and along several lines at once."""
+
+import math
+from collections.abc import Callable, Sequence
+from operator import mul
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alpha_func import tree
+from alpha_func.span import SpanQuadratic
+from alpha_func.taylor import Taylor
+from alpha_func.torch_private import peek_interpreter_stack
+from alpha_func.transforms.engine import engine_of
+from alpha_func.transforms.strategies import StrategyLike
+from alpha_func.transforms.validation import LOSS_SIGNATURE, accumulated, aligned, check_params, require_callable
+from alpha_func.tree import Tree
+
+_LEAST_ANGLE = 3e-7  # between a direction and the span of others: what products in float64 tell from none
+
+
+def taylor_along(loss: Callable[..., Tensor], *, order: int = 3) -> Callable[..., Taylor]:
+    """The derivatives of a loss along a direction up to an order: h, h′, ..., h⁽ᵏ⁾ at α = 0, exact to rounding.
+
+    h(α) = L(θ + αd). The first three are the quadratic; the rest says how far that can be trusted: ``trust_radius``.
+
+    Args:
+        loss: pure function ``loss(params, *args, **kwargs)`` to a real 0-d tensor.
+        order: k, at least 2.
+
+    Returns:
+        ``(params, direction, *args, **kwargs) -> Taylor``, operands as for ``quadratic_along``, the numbers 0-d and
+        float32 or better. Of a captured loss, one forward sweep of its program, without a backward: 2k + 1 products a
+        linear layer, (k + 1)(k + 2)/2 a product of two activations, and memory that does not grow with depth; k = 2 is
+        ``quadratic_along``. Of any other, reverse mode k times over, each about three times the last, and at the first
+        use of a set of operators a proof by differences, in float64.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+        StrategyError: of an uncaptured loss, PyTorch's higher derivatives of an operator are wrong, or unproven.
+
+    >>> import torch
+    >>> line = taylor_along(lambda x: (x**4).sum(), order=4)(torch.tensor([1.0]), torch.tensor([2.0]))
+    >>> line.value, line.slope, line.curvature, line.higher
+    (tensor(1.), tensor(8.), tensor(48.), (tensor(192.), tensor(384.)))
+    """
+    require_callable("loss", loss, LOSS_SIGNATURE)
+    if isinstance(order, bool) or not isinstance(order, int):
+        raise TypeError(f"order must be a whole number, got {type(order).__name__}")
+    if order < 2:
+        raise ValueError(
+            f"order is {order}: give at least 2, the quadratic; loss(params) and torch.func.grad give less"
+        )
+    engine = engine_of(loss, None)
+
+    def taylor(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Taylor:
+        check_params(params)
+        d = aligned(params, direction, "direction")
+        if order == 2:
+            found = Taylor(*engine.quadratic(params, d, args, kwargs), higher=())
+        else:
+            found = engine.taylor(params, d, order, args, kwargs)
+        return tree.map(accumulated, found)
+
+    return taylor
+
+
+def quadratic_in_span(
+    loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None
+) -> Callable[..., SpanQuadratic]:
+    """The local quadratic of a loss in the span of several directions: slopes dᵢᵀg and curvature dᵢᵀHdⱼ, exactly.
+
+    q(c) = value + slopesᵀc + ½·cᵀ·curvature·c, for L(θ + Σ cᵢdᵢ).
+
+    Args:
+        loss: as for ``quadratic_along``.
+        strategy: as for ``quadratic_along``. Left out: one gradient, differentiated along each direction; for a
+            captured loss, the second-order adjoint of its program.
+
+    Returns:
+        ``(params, directions, *args, **kwargs) -> SpanQuadratic``, where directions is a list or tuple of k ≥ 1 trees,
+        each as params. Of a captured loss, 2 + 3k products a linear layer, where k quadratics have 5k; of any other,
+        one gradient and k backward passes through it.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the directions are linearly dependent, to rounding (under a
+            transform there are no values to see that by).
+        StrategyError: as for ``quadratic_along``.
+
+    >>> import torch
+    >>> q = quadratic_in_span(lambda x: (x**2).sum() + x.prod())(torch.tensor([1.0, 2.0]), list(torch.eye(2)))
+    >>> q.slopes, q.curvature, q.minimizer()
+    (tensor([4., 5.]), tensor([[2., 1.],
+            [1., 2.]]), tensor([-1., -2.]))
+    """
+    require_callable("loss", loss, LOSS_SIGNATURE)
+    engine = engine_of(loss, strategy)
+
+    def span(params: Tree, directions: Sequence[Tree], *args: Any, **kwargs: Any) -> SpanQuadratic:
+        check_params(params)
+        given = _directions(params, directions)
+        products = gram(given)
+        if peek_interpreter_stack() is None:
+            _refuse_dependent(products, given)
+        value, slopes, curvature = map(accumulated, engine.span(params, given, args, kwargs))
+        return SpanQuadratic(value, slopes, curvature, products.to(curvature.dtype))
+
+    return span
+
+
+def gram(directions: Sequence[Tree]) -> Tensor:
+    """dᵢᵀdⱼ in float64 where there is one, symmetric to the bit.
+
+    >>> gram([torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0])])
+    tensor([[5., 6.],
+            [6., 9.]], dtype=torch.float64)
+    """
+    k = range(len(directions))
+    found = {(i, j): _wide_vdot(directions[i], directions[j]) for i in k for j in range(i + 1)}
+    return torch.stack([torch.stack([found[max(i, j), min(i, j)] for j in k]) for i in k])
+
+
+def _directions(params: Tree, directions: Sequence[Tree]) -> list[Tree]:
+    if not isinstance(directions, (list, tuple)):
+        raise TypeError(f"directions must be a list or tuple of trees as params, got {type(directions).__name__}")
+    if not directions:
+        raise ValueError("directions is empty: give at least one tree of the structure of params")
+    return [aligned(params, d, f"directions[{i}]") for i, d in enumerate(directions)]
+
+
+def _refuse_dependent(products: Tensor, directions: Sequence[Tree]) -> None:
+    """By the pivots of Cholesky's factor of the cosines: sin² of the angle to the span of those before."""
+    rows: list[list[float]] = []
+    lengths = products.detach().diagonal().sqrt().tolist()
+    least = max(_LEAST_ANGLE, *(16 * torch.finfo(leaf.dtype).eps for leaf in tree.leaves(directions)))
+    for i, row in enumerate(products.detach().tolist()):
+        if lengths[i] == 0:
+            raise ValueError(f"directions[{i}] is zero: leave it out")
+        factors: list[float] = []
+        for j, other in enumerate(rows):
+            cosine = row[j] / (lengths[i] * lengths[j])
+            factors.append((cosine - sum(map(mul, factors, other))) / other[j])
+        pivot = 1 - sum(map(mul, factors, factors))
+        if pivot <= least**2:  # a NaN goes through: the numbers say it
+            raise ValueError(f"directions[{i}] is a combination of those before it, to rounding: leave it out")
+        rows.append([*factors, math.sqrt(pivot)])
+
+
+def _wide_vdot(x: Tree, y: Tree) -> Tensor:
+    return tree.vdot(tree.map(_wide, x), tree.map(_wide, y))
+
+
+def _wide(leaf: Tensor) -> Tensor:
+    return leaf if leaf.is_complex() or leaf.device.type == "mps" else leaf.double()

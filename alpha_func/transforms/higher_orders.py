@@ -1,0 +1,68 @@
+"""PyTorch's derivatives beyond the second: proven by differences for each set of operators, or refused.
+
+Its formulas have been verified to second order (``verified.table``); at the third, those of layer and batch
+normalisation are known to be wrong.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from alpha_func import tree
+from alpha_func.errors import StrategyError
+from alpha_func.losses.in_double import doubled, loss_in_double
+from alpha_func.torch_private import forward_level, peek_interpreter_stack
+from alpha_func.transforms.guard import Seen
+from alpha_func.transforms.tower import against_differences
+from alpha_func.transforms.validation import scalar_loss
+from alpha_func.tree import Tree
+
+
+class HigherOrders:
+    """Which derivatives have been proven, by the operators that they pass through."""
+
+    def __init__(self) -> None:
+        self._proven: dict[frozenset[str], int] = {}
+
+    def require(
+        self,
+        loss: Callable[..., Tensor],
+        params: Tree,
+        direction: Tree,
+        order: int,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        seen: Seen,
+    ) -> None:
+        """Refuse derivatives up to an order that differences do not give."""
+        third = seen.third()
+        if third:
+            raise StrategyError(_WRONG.format(", ".join(third)))
+        if self._proven.get(seen.passed, 2) >= order:
+            return
+        if peek_interpreter_stack() is not None or forward_level() >= 0:
+            raise StrategyError(_UNDER_A_TRANSFORM.format(order))
+        at, d, some, options = tree.map(_alone, (params, direction, args, kwargs))
+        parted = against_differences(scalar_loss(loss_in_double(loss), some, options), at, d, order)
+        if parted is not None:
+            why = _PARTED if parted.differences == parted.differences else _KINK
+            raise StrategyError(why.format(parted.order, parted.got, parted.differences))
+        self._proven[seen.passed] = order
+
+
+def _alone(leaf: Any) -> Any:
+    return doubled(leaf.detach()) if isinstance(leaf, Tensor) else leaf
+
+
+_CAPTURE = "capture(loss) first, which differentiates it by rules of its own"
+_WRONG = "a third derivative through {} is asked for: PyTorch's is wrong, silently; " + _CAPTURE
+_PARTED = "PyTorch's derivative of order {} along the direction is {:.9g}, differences give {:.9g}; " + _CAPTURE
+_KINK = (
+    "PyTorch's derivative of order {} along the direction, {:.9g}, cannot be proven: differences do not converge "
+    "here (a kink nearby?); " + _CAPTURE
+)
+_UNDER_A_TRANSFORM = (
+    "PyTorch's derivatives of order {} have not been proven for the operators of this loss, and under a transform "
+    "there are no values to prove them with: call it once plainly before, or " + _CAPTURE
+)
