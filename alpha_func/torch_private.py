@@ -57,6 +57,7 @@ __all__ = [
     "current_graph_task_id",
     "dispatch_below_autograd",
     "dispatch_modes",
+    "fake_tensor",
     "get_decompositions",
     "get_mkldnn_enabled",
     "get_unwrapped",
@@ -272,6 +273,13 @@ def levels_opened(node: fx.Node) -> int:
     """How many levels of torch.func a node of Dynamo's graph opens: 1, 0, or −1 where it closes one."""
     name = getattr(node.target, "__name__", "")
     return name.endswith("_increment_nesting") - name.endswith("_decrement_nesting")
+
+
+def fake_tensor(
+    shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype, device: torch.device, mode: FakeTensorMode
+) -> Tensor:
+    """A fake tensor with memory of its own, without a call through the dispatcher of ``mode``."""
+    return FakeTensor(mode, torch.empty_strided(shape, stride, dtype=dtype, device="meta"), device)
 
 
 @contextmanager

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from alpha_func.capture.rewrites.channels_last import lay_out
-from alpha_func.capture.rewrites.fuse import fuse
+from alpha_func.capture.rewrites import CHANNELS_LAST, FUSED, rewrite
 from alpha_func.capture.rewrites.in_double import program_in_double
 from alpha_func.capture.running.backends import below_autograd
 from alpha_func.capture.running.binding import bind
@@ -69,7 +68,7 @@ class Made:
 
     @cached_property
     def _sweep(self) -> Gathered:
-        program = reuse(fuse(lay_out(_copied(self._schemes.quadratic.program))))
+        program = reuse(rewrite(self._schemes.quadratic.program, CHANNELS_LAST, FUSED))
         return self._gathered(program, self._layouts + self._layouts[: self.count])
 
     @cached_property

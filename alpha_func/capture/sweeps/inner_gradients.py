@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from alpha_func.capture.builder.builder import Builder, fake_mode
 from alpha_func.capture.builder.operands import filled_like, is_inexact
-from alpha_func.capture.derivatives.derivative import Call
+from alpha_func.capture.derivatives.rule import Call
 from alpha_func.capture.rewrites import LAWS
 from alpha_func.capture.sweeps.sweep import Coefficients, adjoints
 from alpha_func.errors import CaptureError

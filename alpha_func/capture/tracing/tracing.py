@@ -15,9 +15,10 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from alpha_func import torch_private, tree
-from alpha_func.capture.rewrites.differentiable import differentiable
+from alpha_func.capture.rewrites import DIFFERENTIABLE, rewrite
+from alpha_func.capture.rewrites.renamed import RENAMED
 from alpha_func.capture.sweeps.inner_gradients import gradient, write_a_gradient
-from alpha_func.capture.tracing.lowering import RENAMED, decompositions
+from alpha_func.capture.tracing.lowering import decompositions
 from alpha_func.capture.tracing.reads import BY_COUNT, COUNT
 from alpha_func.capture.tracing.recording import the_loss
 from alpha_func.capture.tracing.refusal import EAGER, line_of
@@ -81,9 +82,9 @@ def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx
             if any(_changes_something(node) for node in traced.graph.nodes):
                 # Composites that functionalize does not see into, RNNs for one, write in place within themselves.
                 traced = _functional(traced, inputs)
-            program = differentiable(_cleaned(traced))
+            program = rewrite(_cleaned(traced), DIFFERENTIABLE)
             while write_a_gradient(program):
-                program = differentiable(_cleaned(_functional(program, inputs)))
+                program = rewrite(_cleaned(_functional(program, inputs)), DIFFERENTIABLE)
         except Exception:
             torch_private.close_levels(depth, level)
             raise
