@@ -108,7 +108,8 @@ def resnet():
 @architecture("ResNeXt, pre-activation", "classifier, train mode")
 def resnext():
     """Xie et al., 2017: grouped bottlenecks."""
-    body = nn.Sequential(convolution(4, 8, 1), convolution(8, 8, 3, groups=4), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4))
+    narrow = nn.Conv2d(8, 4, 1, bias=False)
+    body = nn.Sequential(convolution(4, 8, 1), convolution(8, 8, 3, groups=4), narrow, nn.BatchNorm2d(4))
     return classified(nn.Sequential(convolution(3, 4), Residual(body), *head(4)))
 
 

@@ -34,7 +34,7 @@ classifier(
     hidden_sizes=[4, 6],
     depths=[1, 1],
     num_stages=2,
-    drop_path_rate=0.1,
+    drop_path_rate=0.0,
 )
 classifier(
     *("ConvNeXt v2", "convnextv2", "ConvNextV2ForImageClassification", 16),
@@ -42,7 +42,15 @@ classifier(
     depths=[1, 1],
     num_stages=2,
 )
-SWIN = {"image_size": 16, "patch_size": 2, "embed_dim": 4, "depths": [2, 1], "num_heads": [1, 2], "window_size": 4}
+SWIN = {
+    "image_size": 16,
+    "patch_size": 2,
+    "embed_dim": 4,
+    "depths": [2, 1],
+    "num_heads": [1, 2],
+    "window_size": 4,
+    "drop_path_rate": 0.0,
+}
 classifier("Swin", "swin", "SwinForImageClassification", 16, **SWIN)
 classifier("Swin v2", "swinv2", "Swinv2ForImageClassification", 16, **SWIN)
 classifier(
@@ -99,6 +107,7 @@ classifier(
 )
 classifier(
     *("FocalNet", "focalnet", "FocalNetForImageClassification", 16),
+    drop_path_rate=0.0,
     image_size=16,
     embed_dim=4,
     hidden_sizes=[4, 8],
@@ -128,6 +137,7 @@ def segformer():
     model = tiny(
         *("segformer", "SegformerForSemanticSegmentation"),
         num_labels=3,
+        drop_path_rate=0.0,
         num_encoder_blocks=2,
         depths=[1, 1],
         sr_ratios=[2, 1],
@@ -193,6 +203,7 @@ def swin2sr():
     model = tiny(
         "swin2sr",
         "Swin2SRForImageSuperResolution",
+        drop_path_rate=0.0,
         image_size=8,
         patch_size=1,
         embed_dim=4,
