@@ -4,7 +4,7 @@ import pytest
 
 from alpha_func import capture, quadratic_along, tree
 from alpha_func.errors import CaptureError
-from tests.capture.changes import CHANGES
+from tests.capture.tracing.changes import CHANGES
 from tests.helpers.reference import assert_close, double_backward
 
 WAYS = {"captured": capture, "plain": lambda loss: loss}
