@@ -230,3 +230,34 @@ def told(record):
     """A record without its time, and without the loss that the loop did not tell."""
     left_out = ("more", "trained_loss")
     return {n: x for n, x in record._asdict().items() if n not in left_out} | {"ranks": record.more["ranks"]}
+
+
+def traffic(rank, ranks):
+    """Bytes that a call gathers, and the most that are whole at a time; numbers with gathers ahead, and rounded."""
+    from alpha_func.capture.sharded.made import Gathering
+    from tests.helpers.traffic import Traffic
+
+    found = {}
+    for name, (model, criterion, batch), ways in (
+        ("transformer", transformer(), {"": Gathering()}),
+        (
+            "net",
+            net(width=8, depth=3),
+            {"at use": Gathering(), "ahead": Gathering(ahead=2), "bfloat16": Gathering(dtype=torch.bfloat16)},
+        ),
+    ):
+        size = 8 * sum(p.numel() for p in model.parameters())
+        block = 8 * max(sum(p.numel() for p in block.parameters()) for block in model.blocks)
+        direction = random_direction(model)
+        loss, params = functional_loss(sharded(model), criterion)
+        mine, _ = share(batch, ranks)
+        for way, gathering in ways.items():
+            along = quadratic_along(capture(loss, gathering=gathering))
+            for _ in range(2):
+                along(params, placed(direction, params), *mine)
+            with Traffic() as seen:
+                found[way] = [float(x) for x in along(params, placed(direction, params), *mine)]
+            found[f"{way} sent"] = seen.gathered
+            if way in ("", "at use"):
+                found[name] = {"whole": seen.whole, "gathered": seen.gathered, "block": block, "parameters": size}
+    return found
