@@ -26,6 +26,7 @@ from alpha_func.losses.draws import seeded_rng
 from alpha_func.losses.looking import ANOTHER_WAY
 from alpha_func.losses.memory import Memory
 from alpha_func.losses.module_loss import ModuleLoss
+from alpha_func.torch_private import OpOverload
 from alpha_func.transforms.validation import scalar_loss
 from alpha_func.tree import Tree
 
@@ -189,7 +190,7 @@ def _name_inputs(graph: fx.Graph, params: Tree, state: list[str]) -> None:
 
 
 def _is_operator(node: fx.Node) -> bool:
-    return node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
+    return node.op == "call_function" and isinstance(node.target, OpOverload)
 
 
 def _draws(operator: Any) -> bool:

@@ -20,6 +20,7 @@ from alpha_func.experiment.steppers import Measured, Stateful, SteepestDescent, 
 from alpha_func.losses.module_loss import functional_loss
 from alpha_func.observer.record import StepRecord, agreeing, divided
 from alpha_func.quadratic import Quadratic, gain_ratio
+from alpha_func.torch_private import norms
 from alpha_func.transforms.directions import DirectionFunction
 from alpha_func.transforms.strategies import Loss, Step
 from alpha_func.transforms.validation import scalar_loss
@@ -203,17 +204,17 @@ def _stepper(
 def _record(
     batch: Batch, algorithm: Algorithm, measured: Measured, others: dict[str, float], lr: float, loss_after: Tensor
 ) -> StepRecord:
-    leaves = torch._foreach_norm(list(measured.direction.values()))
+    leaves = norms(measured.direction.values())
     numbers = torch.stack([*measured.quadratic, measured.slope, loss_after, *leaves])
-    value, slope, curvature, trained, after, *norms = numbers.tolist()  # the device is waited for once
+    value, slope, curvature, trained, after, *lengths = numbers.tolist()  # the device is waited for once
     steps = lr / measured.unit  # the step that is taken, in directions
-    slope, trained, curvature, norms = (
+    slope, trained, curvature, lengths = (
         steps * slope,
         steps * trained,
         steps * steps * curvature,
-        [steps * n for n in norms],
+        [steps * n for n in lengths],
     )
-    alpha, norm, dtype = divided(-slope, curvature), math.hypot(*norms), leaves[0].dtype
+    alpha, norm, dtype = divided(-slope, curvature), math.hypot(*lengths), leaves[0].dtype
     agrees = agreeing(trained, slope, scale=abs(divided(trained, measured.cosine)), dtype=dtype)
     return StepRecord(
         step=batch.step,
@@ -237,7 +238,7 @@ def _record(
             "epoch": batch.epoch,
             "batch": batch.batch,
             "optimizer": algorithm.label,
-            **{f"step_norm.{name}": norm for name, norm in zip(measured.direction, norms, strict=True)},
+            **{f"step_norm.{name}": norm for name, norm in zip(measured.direction, lengths, strict=True)},
             **others,
         },
     )

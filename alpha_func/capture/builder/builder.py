@@ -14,12 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload
 from torch.fx.node import map_aggregate
-from torch.utils import _pytree as pytree
 
 from alpha_func.capture.builder.recorded import Recorded, Ref
-from alpha_func.torch_private import FakeTensor, FakeTensorMode, fake_tensor
+from alpha_func.torch_private import FakeTensor, FakeTensorMode, OpOverload, fake_tensor, pytree, writes_in_place
 
 Law = Callable[["Builder", tuple[Any, ...], dict[str, Any]], Any]
 Laws = Mapping[Any, Sequence[Law]]
@@ -88,7 +86,7 @@ class Builder:
 
     def write(self, target: Any, *args: Any, **kwargs: Any) -> Any:
         """The node of a call, without laws."""
-        if isinstance(target, OpOverload) and target._schema.is_mutable:
+        if isinstance(target, OpOverload) and writes_in_place(target):
             raise NotImplementedError(f"{target} writes in place: a program of pure operators was expected")
         key = None if is_impure(target) else _key((target, args, tuple(sorted(kwargs.items()))))
         if key is not None and key in self._known:

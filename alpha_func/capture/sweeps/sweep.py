@@ -13,7 +13,6 @@ from operator import getitem
 from typing import Any, NamedTuple
 
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from alpha_func.capture import derivatives  # noqa: F401  fills the table of rules
 from alpha_func.capture.builder.active import is_constant
@@ -22,6 +21,7 @@ from alpha_func.capture.builder.operands import filled_like, is_inexact
 from alpha_func.capture.derivatives.derivative import first, pullback, second
 from alpha_func.capture.derivatives.rule import Call
 from alpha_func.capture.rewrites import LAWS
+from alpha_func.torch_private import pytree
 
 Coefficients = dict[fx.Node, Any]
 

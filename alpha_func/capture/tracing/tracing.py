@@ -27,8 +27,10 @@ from alpha_func.torch_private import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensorMode,
+    OpOverload,
     TorchDispatchMode,
     UnsupportedOperatorException,
+    writes_in_place,
 )
 
 aten = torch.ops.aten
@@ -124,7 +126,7 @@ def _in_operators(function: Callable[..., Tensor], inputs: list[Tensor]) -> fx.G
 
 
 def _changes_something(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    return isinstance(node.target, OpOverload) and writes_in_place(node.target)
 
 
 @contextmanager

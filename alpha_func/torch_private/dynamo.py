@@ -1,14 +1,12 @@
-"""What the library uses of PyTorch that PyTorch does not promise to keep, in one room.
+"""TorchDynamo: how it is told to record, and what its graphs and guards say.
 
-``tests/test_torch_private.py`` fails by name where a release takes one of them away. TorchDynamo is imported at its
-first use: it takes as long to import as torch itself.
+It is imported at its first use: it takes as long to import as torch itself.
 """
 
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import CodeType
 from typing import Any
@@ -16,58 +14,6 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx
-from torch._C import _AutoDispatchBelowAutograd as dispatch_below_autograd
-from torch._C import _current_graph_task_id as current_graph_task_id
-from torch._C import _get_mkldnn_enabled as get_mkldnn_enabled
-from torch._C import _is_any_autocast_enabled as any_autocast_enabled
-from torch._C import _len_torch_dispatch_stack as dispatch_modes
-from torch._C import _set_mkldnn_enabled as set_mkldnn_enabled
-from torch._C._functorch import get_dynamic_layer_stack_depth as transform_depth
-from torch._C._functorch import (
-    get_unwrapped,
-    is_batchedtensor,
-    is_functorch_wrapped_tensor,
-    maybe_get_bdim,
-    peek_interpreter_stack,
-    pop_dynamic_layer_stack_and_undo_to_depth,
-)
-from torch._decomp import get_decompositions
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensor,
-    FakeTensorMode,
-    UnsupportedOperatorException,
-)
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._python_dispatch import _disable_current_modes as modes_disabled
-
-__all__ = [
-    "DataDependentOutputException",
-    "DynamicOutputShapeException",
-    "FakeTensor",
-    "FakeTensorMode",
-    "TorchDispatchMode",
-    "UnsupportedOperatorException",
-    "any_autocast_enabled",
-    "current_graph_task_id",
-    "dispatch_below_autograd",
-    "dispatch_modes",
-    "fake_tensor",
-    "get_decompositions",
-    "get_mkldnn_enabled",
-    "get_unwrapped",
-    "is_batchedtensor",
-    "is_functorch_wrapped_tensor",
-    "maybe_get_bdim",
-    "modes_disabled",
-    "peek_interpreter_stack",
-    "set_mkldnn_enabled",
-    "temporarily_clear_interpreter_stack",
-    "transform_depth",
-]
 
 # What TorchDynamo leaves out of its guards for speed is in them here; what it would guess or skip is an error. It reads
 # these when it records, not when it evaluates guards. A release that lacks one has it built in, or has not got it.
@@ -89,12 +35,6 @@ STRICT: dict[str, Any] = {
     "trace_autograd_ops": True,
     "use_recursive_dict_tags_for_guards": False,
 }
-GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
-    torch.nn.modules.module._global_forward_hooks,
-    torch.nn.modules.module._global_forward_pre_hooks,
-)
-# What ``fully_shard`` leaves in a module for Dynamo, which then guards nothing of it.
-FSDP_MARKS = frozenset(("_is_fsdp_managed_module", "_fsdp_use_orig_params"))
 Backend = Callable[[fx.GraphModule, list[Tensor]], Callable[..., Any]]
 
 
@@ -258,51 +198,3 @@ def reads_data(node: fx.Node) -> bool:
 def enters_a_transform(node: fx.Node) -> bool:
     """Whether a node of Dynamo's graph opens a level of torch.func."""
     return getattr(node.target, "__name__", "").endswith("_increment_nesting")
-
-
-def fake_tensor(
-    shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype, device: torch.device, mode: FakeTensorMode
-) -> Tensor:
-    """A fake tensor with memory of its own, without a call through the dispatcher of ``mode``."""
-    return FakeTensor(mode, torch.empty_strided(shape, stride, dtype=dtype, device="meta"), device)
-
-
-@contextmanager
-def saved_tensors_hooks_allowed() -> Iterator[None]:
-    """Hooks on what a graph saves (checkpointing), which a transform of torch.func around forbids."""
-    autograd = torch._C._autograd
-    message = autograd._saved_tensors_hooks_get_disabled_error_message()
-    autograd._saved_tensors_hooks_enable()
-    try:
-        yield
-    finally:
-        if message is not None:
-            autograd._saved_tensors_hooks_disable(message)
-
-
-def plain_beneath(tensor: Tensor) -> Tensor:
-    """The tensor beneath the transforms of torch.func."""
-    while is_functorch_wrapped_tensor(tensor):
-        tensor = get_unwrapped(tensor)
-    return tensor
-
-
-def forward_level() -> int:
-    """How many levels of forward-mode differentiation are open, less one."""
-    return int(forward_ad._current_level)
-
-
-def close_levels(depth: int, level: int) -> None:
-    """Close what a graph that failed half-way has left open: levels of torch.func above ``depth``, of forward mode."""
-    pop_dynamic_layer_stack_and_undo_to_depth(depth)
-    while forward_ad._current_level > level:
-        forward_ad.exit_dual_level()  # type: ignore[no-untyped-call]
-
-
-def fsdp_computes_in(module: torch.nn.Module) -> torch.dtype | None:
-    """The dtype that ``fully_shard`` casts the parameters of a module to, if it does."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is None or not isinstance(module, fsdp.FSDPModule):
-        return None
-    found: torch.dtype | None = module._get_fsdp_state()._mp_policy.param_dtype
-    return found
