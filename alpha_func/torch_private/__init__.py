@@ -30,18 +30,22 @@ from torch._subclasses.fake_tensor import (
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._python_dispatch import _disable_current_modes as modes_disabled
+from torch.utils.checkpoint import _checkpoint_without_reentrant_generator as checkpoint_generator
 
 from alpha_func.torch_private.dynamo import (
     STRICT,
     Backend,
     allowed_in_graph,
     drops_a_backward,
-    enters_a_transform,
+    example_of,
     guards_of,
     laid_out_as,
+    levels_opened,
     limit_reached,
     reads_data,
+    reads_of_this_graph,
     recorded_by,
+    sets_requires_grad,
     source_of,
     substitute,
     traced_code,
@@ -64,6 +68,7 @@ from alpha_func.torch_private.operators import (
     is_composite,
     is_written,
     out_argument,
+    registered,
     writes_in_place,
 )
 from alpha_func.torch_private.tensors import (
@@ -90,13 +95,14 @@ __all__ = [
     "allocates",
     "allowed_in_graph",
     "any_autocast_enabled",
+    "checkpoint_generator",
     "close_levels",
     "compiled_by_inductor",
     "current_graph_task_id",
     "dispatch_below_autograd",
     "dispatch_modes",
     "drops_a_backward",
-    "enters_a_transform",
+    "example_of",
     "fake_tensor",
     "forward_level",
     "fsdp_computes_in",
@@ -110,6 +116,7 @@ __all__ = [
     "is_functorch_wrapped_tensor",
     "is_written",
     "laid_out_as",
+    "levels_opened",
     "limit_reached",
     "maybe_get_bdim",
     "memory_id",
@@ -120,9 +127,12 @@ __all__ = [
     "plain_beneath",
     "pytree",
     "reads_data",
+    "reads_of_this_graph",
     "recorded_by",
+    "registered",
     "saved_tensors_hooks_allowed",
     "set_mkldnn_enabled",
+    "sets_requires_grad",
     "source_of",
     "substitute",
     "subtracted",

@@ -7,7 +7,7 @@ Each node carries a fake tensor (shape, dtype, strides) in ``meta["val"]``.
     Value = Node | number       an operand of a program: a tensor, or a Python number that broadcasts
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from operator import getitem
 from typing import Any
@@ -33,13 +33,14 @@ class Builder:
     Args:
         laws: for each operator, its laws: ``law(builder, args, kwargs)`` returns what the call equals, or None.
         mode: the fake mode of the operands.
+        apart: operators each call of which is a node of its own.
     """
 
-    def __init__(self, laws: Laws, mode: FakeTensorMode):
+    def __init__(self, laws: Laws, mode: FakeTensorMode, apart: Collection[Any] = ()):
         self.graph = fx.Graph()
         self.constants: dict[str, Tensor] = {}
         self.mode = mode
-        self._laws = laws
+        self._laws, self._apart = laws, apart
         self.used_once: set[Any] = set()  # values that the program which is rewritten uses once
         self.traces: dict[Any, fx.GraphModule] = {}
         self._known: dict[Any, Any] = {}
@@ -88,7 +89,9 @@ class Builder:
         """The node of a call, without laws."""
         if isinstance(target, OpOverload) and writes_in_place(target):
             raise NotImplementedError(f"{target} writes in place: a program of pure operators was expected")
-        key = None if is_impure(target) else _key((target, args, tuple(sorted(kwargs.items()))))
+        key = (
+            None if is_impure(target) or target in self._apart else _key((target, args, tuple(sorted(kwargs.items()))))
+        )
         if key is not None and key in self._known:
             return self._known[key]
         val = self.fake_result(target, args, kwargs)
