@@ -71,7 +71,7 @@ class SteepestDescent:
 
 
 def _moved(params: Tree, d: Tree, lr: float) -> Tree:
-    """θ + lr·d of the flat dicts that a module's parameters are: ``tree.axpy`` without the pytrees."""
+    """θ + lr·d of the flat dicts that a module's parameters are: ``tree.axpy`` in one call."""
     return dict(zip(params, torch._foreach_add(list(params.values()), list(d.values()), alpha=lr), strict=True))
 
 
