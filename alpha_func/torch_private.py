@@ -55,6 +55,7 @@ __all__ = [
     "current_graph_task_id",
     "dispatch_below_autograd",
     "dispatch_modes",
+    "fake_tensor",
     "get_decompositions",
     "get_mkldnn_enabled",
     "get_unwrapped",
@@ -257,6 +258,13 @@ def reads_data(node: fx.Node) -> bool:
 def enters_a_transform(node: fx.Node) -> bool:
     """Whether a node of Dynamo's graph opens a level of torch.func."""
     return getattr(node.target, "__name__", "").endswith("_increment_nesting")
+
+
+def fake_tensor(
+    shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype, device: torch.device, mode: FakeTensorMode
+) -> Tensor:
+    """A fake tensor with memory of its own, without a call through the dispatcher of ``mode``."""
+    return FakeTensor(mode, torch.empty_strided(shape, stride, dtype=dtype, device="meta"), device)
 
 
 @contextmanager

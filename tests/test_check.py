@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from alpha_func import Quadratic, capture, check_quadratic, tree
-from alpha_func.capture.derivatives.derivative import SECOND
 from alpha_func.errors import CaptureWarning
 from alpha_func.transforms import reverse_over_reverse
 from tests.helpers.cases import MODULES, mse_net
+from tests.helpers.wrong_rules import none_at_all, plant
 
 
 @pytest.mark.parametrize("name", ["mlp", "layer_norm", "batch_norm_train", "batch_norm_eval", "dropout", "attention"])
@@ -59,8 +59,7 @@ def test_operands_keep_their_dtype():
 
 
 def test_of_a_captured_loss_the_sweep_that_would_run_is_checked(monkeypatch):
-    tanh = torch.ops.aten.tanh.default
-    monkeypatch.setitem(SECOND, tanh, lambda b, call, t: None)
+    plant(monkeypatch, second=none_at_all)
     case = mse_net(activation=nn.Tanh)
     with pytest.warns(CaptureWarning, match=r"aten\.tanh\.default"):
         check = check_quadratic(capture(case.loss), case.params, case.direction, *case.args)

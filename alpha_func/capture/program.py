@@ -44,6 +44,7 @@ class Program:
         counts: how often each operator occurs, the most frequent first.
         seed: of the random draws of the program; None where it draws nothing.
         schemes: the programs made of this one, which the transforms run.
+        of_shards: those made of it for parameters that are sharded, by where the shards are.
         apart: where parameters and state last were found to lie in memory of their own.
     """
 
@@ -51,6 +52,7 @@ class Program:
         self.graph, self.params, self.seed = graph, params, seed
         self.counts = dict(Counter(_short(n.target) for n in graph.graph.nodes if _is_operator(n)).most_common())
         self.schemes = Schemes(graph, params, seed)
+        self.of_shards: dict[Any, Any] = {}
         self.apart: list[int] | None = None
 
     @cached_property

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from alpha_func import tree
 from alpha_func.losses import backward, dropout
 from alpha_func.losses.draws import seeded_rng
 from alpha_func.losses.kinds import refuse_undifferentiable
@@ -105,7 +106,7 @@ def functional_loss(
     if loss_of is not None:
         model = _ByFunction(module, loss_of)
     else:
-        model = _OwnLoss(module) if criterion is None else _Supervised(module, criterion)
+        model = _OwnLoss(module) if criterion is None else Supervised(module, criterion)
     return ModuleLoss(model, tuple(params), seed), params
 
 
@@ -248,7 +249,7 @@ class Watched(TorchFunctionMode):
 _INSTEAD = {**dropout.BY_FUNCTION, **backward.BY_FUNCTION}
 
 
-class _Supervised(nn.Module):
+class Supervised(nn.Module):
     """(inputs, targets) -> criterion(module(inputs), targets); the criterion's buffers are state like the module's."""
 
     def __init__(self, module: nn.Module, criterion: Callable[[Any, Any], Tensor]):
@@ -256,8 +257,16 @@ class _Supervised(nn.Module):
         self.module = module
         self.criterion = criterion
 
-    def forward(self, inputs: Any, targets: Any) -> Tensor:
-        return self.criterion(self.module(inputs), targets)
+    def forward(self, inputs: Any, targets: Any, *, shift: Tensor | None = None) -> Tensor:
+        """The loss, the outputs shifted by a number: ``losses.parting``."""
+        outputs = self.module(inputs)
+        if shift is not None:
+            outputs = tree.map(partial(_shifted, shift), outputs)
+        return self.criterion(outputs, targets)
+
+
+def _shifted(shift: Tensor, leaf: Any) -> Any:
+    return leaf + shift if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) else leaf
 
 
 class _ByFunction(nn.Module):

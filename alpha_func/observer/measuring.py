@@ -21,6 +21,7 @@ from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, functional_loss
 from alpha_func.observer.batches import Batch, each_tensor
 from alpha_func.observer.forwards import Beginning, as_it_began, measuring
+from alpha_func.observer.trained import Trained
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.engine import Engine, Uncaptured
 from alpha_func.transforms.strategies import StrategyLike
@@ -109,6 +110,18 @@ class Meter:
     def told(self, batches: Sequence[Batch]) -> list[float]:
         """What the loop says that the losses of the batches were; NaN where it does not."""
         return [math.nan if batch.loss is None else float(batch.loss) for batch in batches]
+
+    def judged(
+        self,
+        theta: dict[str, Tensor],
+        batches: Sequence[Batch],
+        parts: Sequence[Part],
+        grads: Mapping[str, Tensor],
+        trained_slope: float,
+        dtype: torch.dtype,
+    ) -> Trained | None:
+        """How the loop's gradient is made of the measured one, where that is not to be had; here it is: None."""
+        return None
 
     def give_up_programs(self, why: str) -> None:
         """Measure by double backward from now on."""

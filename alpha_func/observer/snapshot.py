@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from alpha_func import tree
 from alpha_func.optimizers.anatomy import weight_decay_share
 from alpha_func.optimizers.pure import Direction, State, from_live_optimizer
+from alpha_func.shards import any_sharded
 
 
 class Snapshot(NamedTuple):
@@ -97,6 +98,9 @@ def given(
 
 def _norm(tensors: Iterable[Tensor]) -> Tensor:
     """The norm of them all, in float64."""
+    tensors = list(tensors)
+    if any_sharded(tensors):
+        return tree.norm(tensors).double().cpu()
     norms = torch._foreach_norm([t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors])
     return torch.stack([norm.double().cpu() for norm in norms]).norm()
 

@@ -1,6 +1,7 @@
 """The verbs: a loss in, a pure function out; and the compositions of torch.func behind them."""
 
 from alpha_func.transforms.along import quadratic_in_span, taylor_along
+from alpha_func.transforms.by_group import directional_sharpness, quadratic_by_group
 from alpha_func.transforms.directions import steepest_descent
 from alpha_func.transforms.gain import gain_ratio
 from alpha_func.transforms.strategies import (
@@ -18,6 +19,7 @@ __all__ = [
     "STRATEGIES",
     "Step",
     "Strategy",
+    "directional_sharpness",
     "forward_over_forward",
     "forward_over_reverse",
     "gain_ratio",
@@ -25,6 +27,7 @@ __all__ = [
     "hvp",
     "optimal_alpha",
     "quadratic_along",
+    "quadratic_by_group",
     "quadratic_in_span",
     "reverse_over_forward",
     "reverse_over_reverse",

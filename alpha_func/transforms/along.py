@@ -14,10 +14,9 @@ from alpha_func.taylor import Taylor
 from alpha_func.torch_private import peek_interpreter_stack
 from alpha_func.transforms.engine import engine_of
 from alpha_func.transforms.strategies import StrategyLike
-from alpha_func.transforms.validation import aligned, check_params, require_callable
+from alpha_func.transforms.validation import LOSS_SIGNATURE, accumulated, aligned, check_params, require_callable
 from alpha_func.tree import Tree
 
-_LOSS_SIGNATURE = "(params, *args, **kwargs)"
 _LEAST_ANGLE = 3e-7  # between a direction and the span of others: what products in float64 tell from none
 
 
@@ -46,7 +45,7 @@ def taylor_along(loss: Callable[..., Tensor], *, order: int = 3) -> Callable[...
     >>> line.value, line.slope, line.curvature, line.higher
     (tensor(1.), tensor(8.), tensor(48.), (tensor(192.), tensor(384.)))
     """
-    require_callable("loss", loss, _LOSS_SIGNATURE)
+    require_callable("loss", loss, LOSS_SIGNATURE)
     if isinstance(order, bool) or not isinstance(order, int):
         raise TypeError(f"order must be a whole number, got {type(order).__name__}")
     if order < 2:
@@ -62,7 +61,7 @@ def taylor_along(loss: Callable[..., Tensor], *, order: int = 3) -> Callable[...
             found = Taylor(*engine.quadratic(params, d, args, kwargs), higher=())
         else:
             found = engine.taylor(params, d, order, args, kwargs)
-        return tree.map(_accumulated, found)
+        return tree.map(accumulated, found)
 
     return taylor
 
@@ -95,7 +94,7 @@ def quadratic_in_span(
     (tensor([4., 5.]), tensor([[2., 1.],
             [1., 2.]]), tensor([-1., -2.]))
     """
-    require_callable("loss", loss, _LOSS_SIGNATURE)
+    require_callable("loss", loss, LOSS_SIGNATURE)
     engine = engine_of(loss, strategy)
 
     def span(params: Tree, directions: Sequence[Tree], *args: Any, **kwargs: Any) -> SpanQuadratic:
@@ -104,7 +103,7 @@ def quadratic_in_span(
         products = gram(given)
         if peek_interpreter_stack() is None:
             _refuse_dependent(products, given)
-        value, slopes, curvature = map(_accumulated, engine.span(params, given, args, kwargs))
+        value, slopes, curvature = map(accumulated, engine.span(params, given, args, kwargs))
         return SpanQuadratic(value, slopes, curvature, products.to(curvature.dtype))
 
     return span
@@ -154,8 +153,3 @@ def _wide_vdot(x: Tree, y: Tree) -> Tensor:
 
 def _wide(leaf: Tensor) -> Tensor:
     return leaf if leaf.is_complex() or leaf.device.type == "mps" else leaf.double()
-
-
-def _accumulated(number: Tensor) -> Tensor:
-    """In float32 or better."""
-    return number.to(tree.accumulator_dtype(number.dtype))

@@ -15,6 +15,7 @@ from alpha_func.transforms.strategies import STRATEGIES, Loss, Strategy, Strateg
 from alpha_func.tree import Tree
 
 F = TypeVar("F", bound=Callable[..., Any])
+LOSS_SIGNATURE = "(params, *args, **kwargs)"
 
 
 def require_callable(name: str, value: F, signature: str) -> F:
@@ -194,3 +195,8 @@ def _leaf_mismatch(params: Tree, other: Tree, name: str) -> Exception:
 def _where(leaf: Tensor) -> str:
     place = layout(leaf)
     return "whole" if place is None else f"a DTensor ({', '.join(map(str, place.placements))})"
+
+
+def accumulated(number: Tensor) -> Tensor:
+    """A number in float32 or better, whatever the dtype of the loss."""
+    return number.to(tree.accumulator_dtype(number.dtype))

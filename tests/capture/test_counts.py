@@ -8,8 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from alpha_func import tree
-from alpha_func.capture.rewrites.fuse import fuse
-from alpha_func.capture.rewrites.normalisation import in_primitives
+from alpha_func.capture.rewrites import FUSED, IN_PRIMITIVES, rewrite
 from alpha_func.capture.sweeps.adjoint import adjoint_programs, steepest_descent_program
 from alpha_func.capture.sweeps.span import span_program
 from alpha_func.capture.sweeps.taylor import higher_program, taylor_program
@@ -67,7 +66,7 @@ def test_taylor_costs_five_products_a_layer_two_the_first_and_six_an_activation_
     make, layers, firsts, activation_products = NETS[name]
     case = make()
     program = taylor_program(lowered_case(case), len(tree.leaves(case.params)))
-    for form in (program, fuse(program)):
+    for form in (program, rewrite(program, FUSED)):
         assert products(form) == (5 * layers + 2 * firsts - SAVED.get(name, 0), 6 * activation_products)
 
 
@@ -87,9 +86,9 @@ def test_adjoint_costs_six_products_a_layer_three_the_first_and_six_an_activatio
 def test_taylor_of_order_k_costs_2k_plus_one_products_a_layer_on(name, order):
     make, layers, firsts, activation_products = NETS[name]
     case = make()
-    program = higher_program(in_primitives(lowered_case(case)), len(tree.leaves(case.params)), order)
+    program = higher_program(rewrite(lowered_case(case), IN_PRIMITIVES), len(tree.leaves(case.params)), order)
     pairs = (order + 1) * (order + 2) // 2
-    for form in (program, fuse(program)):
+    for form in (program, rewrite(program, FUSED)):
         assert products(form) == ((2 * order + 1) * layers + 2 * firsts, pairs * activation_products)
 
 
@@ -104,12 +103,12 @@ def test_a_span_of_k_costs_2_plus_3k_products_a_layer_on(name, count):
     make, layers, firsts, activation_products = NETS[name]
     case = make()
     n = len(tree.leaves(case.params))
-    program = span_program(in_primitives(lowered_case(case)), n, count)
+    program = span_program(rewrite(lowered_case(case), IN_PRIMITIVES), n, count)
     expected = (
         (2 + 3 * count) * layers + (1 + count) * firsts - SAVED.get(name, 0),
         (3 + 3 * count) * activation_products,
     )
-    for form in (program, fuse(program)):
+    for form in (program, rewrite(program, FUSED)):
         assert products(form) == expected
     if name != "conv":  # whose sweep saves one more, for its ReLU bends nothing
         sweep = products(taylor_program(lowered_case(case), n))

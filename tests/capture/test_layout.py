@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from alpha_func import capture, from_optimizer, functional_loss, grad_and_quadratic, quadratic_along, tree
-from alpha_func.capture.rewrites.channels_last import lay_out
-from alpha_func.capture.rewrites.fuse import fuse
+from alpha_func.capture.rewrites import CHANNELS_LAST, FUSED, rewrite
 from alpha_func.capture.sweeps.adjoint import steepest_descent_program
 
 aten = torch.ops.aten
@@ -45,12 +44,12 @@ def convolved(program):
 @pytest.mark.parametrize("name", NETS)
 def test_every_image_that_is_convolved_lies_channels_last(name):
     assert any(not x.is_contiguous(memory_format=torch.channels_last) for x in convolved(program_of(name)))
-    laid_out = lay_out(program_of(name))
+    laid_out = rewrite(program_of(name), CHANNELS_LAST)
     assert all(x.is_contiguous(memory_format=torch.channels_last) for x in convolved(laid_out))
 
 
 def test_a_batch_is_laid_out_once():
-    laid_out = lay_out(program_of("residual"))
+    laid_out = rewrite(program_of("residual"), CHANNELS_LAST)
     images = [
         n for n in laid_out.graph.find_nodes(op="call_function", target=aten.clone.default) if n.meta["val"].dim()
     ]
@@ -58,16 +57,16 @@ def test_a_batch_is_laid_out_once():
 
 
 def test_float64_and_programs_without_images_are_left_as_they_are():
-    assert not lay_out(program_of("conv", torch.float64)).graph.find_nodes(
+    assert not rewrite(program_of("conv", torch.float64), CHANNELS_LAST).graph.find_nodes(
         op="call_function", target=aten.clone.default
     )
     loss, params = functional_loss(nn.Linear(3, 1), nn.MSELoss())
     program = capture(loss).program(params, torch.randn(2, 3), torch.randn(2, 1)).graph
-    assert lay_out(program) is program
+    assert rewrite(program, CHANNELS_LAST) is program
 
 
 def test_inner_products_of_images_are_one_kernel():
-    fused = fuse(lay_out(program_of("residual")))
+    fused = rewrite(program_of("residual"), CHANNELS_LAST, FUSED)
     flat = [n.args[0].args[0] for n in fused.graph.find_nodes(op="call_function", target=aten.dot.default)]
     in_order = [x for x in flat if x.target is aten.permute.default]
     assert in_order

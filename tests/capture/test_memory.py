@@ -7,9 +7,7 @@ import torch
 from torch import nn
 
 from alpha_func import capture, functional_loss
-from alpha_func.capture.rewrites.channels_last import lay_out
-from alpha_func.capture.rewrites.fuse import fuse
-from alpha_func.capture.rewrites.normalisation import in_primitives
+from alpha_func.capture.rewrites import CHANNELS_LAST, FUSED, IN_PRIMITIVES, rewrite
 from alpha_func.capture.running.reusing import memory_of
 from alpha_func.capture.sweeps.adjoint import adjoint_programs
 from alpha_func.capture.sweeps.taylor import higher_program, taylor_program
@@ -48,7 +46,7 @@ def test_a_forward_sweep_holds_no_more_for_a_deep_net(norm):
         loss, params = functional_loss(mlp(depth, norm), nn.CrossEntropyLoss())
         batch = torch.randn(64, 16), torch.randint(10, (64,))
         program = capture(loss).program(params, *batch)
-        peaks.append(peak(fuse(lay_out(taylor_program(program.graph, len(params))))))
+        peaks.append(peak(rewrite(taylor_program(program.graph, len(params)), CHANNELS_LAST, FUSED)))
     assert peaks[1] <= 1.2 * peaks[0]
 
 
@@ -57,8 +55,8 @@ def test_a_sweep_of_higher_order_holds_no_more_for_a_deep_net():
     for depth in (3, 12):
         loss, params = functional_loss(mlp(depth, norm=True), nn.CrossEntropyLoss())
         batch = torch.randn(64, 16), torch.randint(10, (64,))
-        program = in_primitives(capture(loss).program(params, *batch).graph)
-        peaks.append(peak(fuse(lay_out(higher_program(program, len(params), 3)))))
+        program = rewrite(capture(loss).program(params, *batch).graph, IN_PRIMITIVES)
+        peaks.append(peak(rewrite(higher_program(program, len(params), 3), CHANNELS_LAST, FUSED)))
     assert peaks[1] <= 1.2 * peaks[0]
 
 
@@ -84,4 +82,4 @@ def test_a_sweep_holds_what_one_layer_makes(name):
     loss, params = functional_loss(net, criterion)
     program = capture(loss).program(params, *batch)
     programs = (taylor_program(program.graph, len(params)), adjoint_programs(program.graph, len(params)).line)
-    assert [peak(fuse(lay_out(p))) for p in programs] == pinned
+    assert [peak(rewrite(p, CHANNELS_LAST, FUSED)) for p in programs] == pinned

@@ -10,8 +10,7 @@ from torch import nn
 
 import alpha_func
 from alpha_func import capture, functional_loss, grad_and_quadratic, hvp, quadratic_along, tree
-from alpha_func.capture.derivatives import derivative
-from alpha_func.capture.derivatives.derivative import SECOND, SLOPE, without_rules
+from alpha_func.capture.derivatives.rule import RULES, Call, rule_of, without_rules
 from alpha_func.capture.rewrites import LAWS
 from alpha_func.capture.running import backends, blame, schemes
 from alpha_func.capture.tracing import compositions, lowering
@@ -19,6 +18,7 @@ from alpha_func.data_sets import per_example_quadratics
 from alpha_func.errors import CaptureError, CaptureWarning, StrategyError
 from alpha_func.verified.differences import differences
 from tests.helpers.reference import double_backward
+from tests.helpers.wrong_rules import TANH, plant
 
 aten = torch.ops.aten
 
@@ -48,8 +48,16 @@ def assert_right(loss, params, d, batch, captured):
         )
 
 
-def scaled(rule, factor):
-    return lambda b, *operands: b.call(aten.mul.Tensor, rule(b, *operands), factor)
+RULE = RULES[TANH]
+
+
+def bent(factor):
+    """The second derivative of tanh times a factor."""
+    return lambda b, *operands: b.call(aten.mul.Tensor, RULE.second(b, *operands), factor)
+
+
+def doubled_pullback(b, *operands):
+    return [b.call(aten.mul.Tensor, adjoint, 2) for adjoint in RULE.pullback(b, *operands)]
 
 
 def fails(*_):
@@ -57,16 +65,15 @@ def fails(*_):
 
 
 WRONG = {
-    "second": (SECOND, scaled(SECOND[aten.tanh.default], 0.5)),
-    "slope": (SLOPE, scaled(SLOPE[aten.tanh.default], 2)),
-    "raises": (SLOPE, fails),
+    "second": {"second": bent(0.5)},
+    "pullback": {"pullback": doubled_pullback},
+    "raises": {"pullback": fails},
 }
 
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_wrong_rule_is_named_once_and_the_answers_are_right(kind, monkeypatch):
-    table, rule = WRONG[kind]
-    monkeypatch.setitem(table, aten.tanh.default, rule)
+    plant(monkeypatch, **WRONG[kind])
     loss, params, d, batch = net()
     captured = capture(loss)
     with pytest.warns(CaptureWarning, match=r"the rule of aten\.tanh\.default") as caught:
@@ -77,7 +84,7 @@ def test_a_wrong_rule_is_named_once_and_the_answers_are_right(kind, monkeypatch)
 
 
 def test_a_wrong_rule_under_strict_is_an_error_that_names_it(monkeypatch):
-    monkeypatch.setitem(*WRONG["second"][:1], aten.tanh.default, WRONG["second"][1])
+    plant(monkeypatch, **WRONG["second"])
     loss, params, d, batch = net()
     with pytest.raises(CaptureError, match=r"the curvature is .* To blame is the rule of aten\.tanh\.default"):
         quadratic_along(capture(loss, strict=True))(params, d, *batch)
@@ -143,7 +150,7 @@ def test_the_losss_own_error_comes_through_and_nothing_is_given_up():
 
 
 def test_an_error_that_a_zero_head_hides_is_found_before_other_values(monkeypatch):
-    monkeypatch.setitem(SLOPE, aten.tanh.default, WRONG["slope"][1])
+    plant(monkeypatch, **WRONG["pullback"])
     loss, params, _, batch = net(zero_head=True)
     captured = capture(loss, strict=True)
     step = grad_and_quadratic(captured)
@@ -154,7 +161,7 @@ def test_an_error_that_a_zero_head_hides_is_found_before_other_values(monkeypatc
 
 
 def test_a_zero_direction_proves_nothing_for_the_next_one(monkeypatch):
-    monkeypatch.setitem(SECOND, aten.tanh.default, WRONG["second"][1])
+    plant(monkeypatch, **WRONG["second"])
     loss, params, d, batch = net()
     along = quadratic_along(capture(loss, strict=True))
     assert along(params, tree.zeros_like(d), *batch).curvature == 0
@@ -163,7 +170,7 @@ def test_a_zero_direction_proves_nothing_for_the_next_one(monkeypatch):
 
 
 def test_under_vmap_one_example_is_proven_and_the_rest_falls_back(monkeypatch):
-    monkeypatch.setitem(SECOND, aten.tanh.default, WRONG["second"][1])
+    plant(monkeypatch, **WRONG["second"])
     loss, params, d, batch = net()
     with pytest.warns(CaptureWarning, match=r"aten\.tanh\.default"):
         got = per_example_quadratics(capture(loss))(params, d, batch)
@@ -173,7 +180,7 @@ def test_under_vmap_one_example_is_proven_and_the_rest_falls_back(monkeypatch):
 
 
 def test_differentiating_alpha_falls_back_too(monkeypatch):
-    monkeypatch.setitem(SECOND, aten.tanh.default, WRONG["second"][1])
+    plant(monkeypatch, **WRONG["second"])
     loss, params, d, batch = net()
 
     def alpha(of):
@@ -288,7 +295,7 @@ def test_a_strategy_found_to_be_wrong_is_refused_from_then_on():
 
 
 def test_where_neither_is_the_derivative_it_is_an_error(monkeypatch):
-    monkeypatch.setitem(SECOND, aten.tanh.default, WRONG["second"][1])
+    plant(monkeypatch, **WRONG["second"])
     x, d = AT_ZERO
     step = grad_and_quadratic(capture(lambda x: wrong_twice(x) + x.tanh().sum()), lambda _: d)
     with pytest.raises(CaptureError, match="differences of the loss give neither"):
@@ -297,7 +304,7 @@ def test_where_neither_is_the_derivative_it_is_an_error(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_one_percent_is_found_in_low_precision_with_kinks(dtype, monkeypatch):
-    monkeypatch.setitem(SECOND, aten.tanh.default, scaled(SECOND[aten.tanh.default], 1.01))
+    plant(monkeypatch, second=bent(1.01))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.ReLU())
     loss, params = functional_loss(model.to(dtype), nn.MSELoss())
@@ -324,11 +331,11 @@ def test_a_lowering_wrong_to_second_order_alone_is_found(dtype, monkeypatch):
 
 
 def test_tables_are_as_ever_in_other_threads_while_blame_leaves_rules_out(monkeypatch):
-    laws = LAWS[aten.mul.Tensor]
-    with without_rules({aten.tanh.default}), LAWS.without(laws), ThreadPoolExecutor(1) as other:
-        assert derivative._rule(SECOND, aten.tanh.default) is None
+    laws, call = LAWS[aten.mul.Tensor], Call(TANH, (0.5,), {}, 0.46)
+    with without_rules({TANH}), LAWS.without(laws), ThreadPoolExecutor(1) as other:
+        assert rule_of(call) is None
         assert LAWS[aten.mul.Tensor] == []
-        assert other.submit(derivative._rule, SECOND, aten.tanh.default).result() is SECOND[aten.tanh.default]
+        assert other.submit(rule_of, call).result() is RULE
         assert other.submit(LAWS.__getitem__, aten.mul.Tensor).result() == laws
 
 

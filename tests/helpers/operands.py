@@ -1,5 +1,7 @@
 """Operands of every kind that a rule must not take for generic ones, as functions of a few parameters."""
 
+import inspect
+
 import torch
 
 
@@ -74,3 +76,12 @@ def restrided(params):
         return t.mT.contiguous().mT if t.ndim > 1 else t.expand(2, *t.shape)[0]
 
     return {name: laid_out(leaf) for name, leaf in params.items()}
+
+
+def is_of_two(function):
+    """Whether a function is of two operands."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # torch's own, of one
+        return False
+    return sum(p.default is p.empty for p in parameters) == 2

@@ -11,7 +11,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn import functional as F
 
-from alpha_func import capture, functional_loss, quadratic_along
+from alpha_func import Observer, capture, functional_loss, quadratic_along
 from alpha_func.data_sets import all_reduce
 
 
@@ -185,3 +185,48 @@ def quadratics(rank, ranks, names):
         calls = [all_reduce(along(params, placed(direction, params), *mine), weight) for _ in range(3)]
         found[name] = [[float(x) for x in call] for call in calls], truth(whole, criterion, batch, direction)
     return found
+
+
+def trained(place, observe, *, clip_at=2, steps=4):
+    """Final parameters and optimizer state, whole, and the records of a loop whose gradient is clipped at one step."""
+    model, criterion, batch = net()
+    model = place(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    observer = Observer(model, criterion, optimizer, every=2) if observe else None
+    mine, _ = share(batch, 1 if place is whole_of_it else dist.get_world_size())
+    records = []
+    for step in range(steps):
+        model.eval()
+        with torch.no_grad():
+            model(mine[0])  # which leaves the root's parameters whole
+        model.train()
+        optimizer.zero_grad()
+        criterion(model(mine[0]), mine[1]).backward()
+        if step == clip_at:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        if observer is not None:
+            observer.batch(*mine)
+        optimizer.step()
+        if observer is not None and step % 2 == 0:
+            records.append(observer.last)
+    state = [leaf for p in model.parameters() for leaf in (p, *optimizer.state[p].values())]
+    return [leaf.full_tensor() if hasattr(leaf, "full_tensor") else leaf for leaf in state], records
+
+
+def whole_of_it(model):
+    return model
+
+
+def observed(rank, ranks):
+    """The records of a sharded loop and of a whole one, and whether the former left the training as it was."""
+    with_observer, records = trained(sharded, True)
+    without, _ = trained(sharded, False)
+    _, expected = trained(whole_of_it, True)
+    same = all(torch.equal(a, b) for a, b in zip(with_observer, without, strict=True))
+    return same, *([told(record) for record in each] for each in (records, expected))
+
+
+def told(record):
+    """A record without its time, and without the loss that the loop did not tell."""
+    left_out = ("more", "trained_loss")
+    return {n: x for n, x in record._asdict().items() if n not in left_out} | {"ranks": record.more["ranks"]}

@@ -5,10 +5,10 @@ import pytest
 WHOLE = pytest.mark.whole
 
 
-def a_third_of(names, ways=((),)):
+def a_third_of(names, ways=((),), every=3):
     """Every name in every way, of which a run takes each third: with three ways, every name is among them."""
     return [
-        pytest.param(name, *(way if isinstance(way, tuple) else (way,)), marks=() if (i + k) % 3 == 0 else WHOLE)
+        pytest.param(name, *(way if isinstance(way, tuple) else (way,)), marks=() if (i + k) % every == 0 else WHOLE)
         for i, name in enumerate(names)
         for k, way in enumerate(ways)
     ]

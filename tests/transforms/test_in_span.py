@@ -5,7 +5,7 @@ import torch
 from torch import func, nn
 
 from alpha_func import capture, quadratic_along, tree
-from alpha_func.capture.derivatives.derivative import FIRST
+from alpha_func.capture.derivatives.rule import RULES
 from alpha_func.data_sets import microbatched
 from alpha_func.errors import CaptureWarning
 from alpha_func.span import SpanQuadratic
@@ -13,6 +13,7 @@ from alpha_func.transforms import STRATEGIES, quadratic_in_span
 from tests.helpers.cases import MODULES, mse_net
 from tests.helpers.reference import dense_with_math_attention, flat
 from tests.helpers.whole import a_few_of
+from tests.helpers.wrong_rules import TANH, plant
 
 aten = torch.ops.aten
 
@@ -81,8 +82,8 @@ def test_results_are_float32_or_better():
 
 
 def test_a_wrong_rule_is_found_by_the_proof_of_a_span(monkeypatch):
-    right = FIRST[aten.tanh.default]
-    monkeypatch.setitem(FIRST, aten.tanh.default, lambda b, *x: b.call(aten.mul.Tensor, right(b, *x), 2))
+    right = RULES[TANH].first
+    plant(monkeypatch, first=lambda b, *x: b.call(aten.mul.Tensor, right(b, *x), 2))
     case = mse_net(activation=nn.Tanh)
     directions = directions_of(case, 2)
     with pytest.warns(CaptureWarning, match=r"the adjoint along 2 directions .* To blame is the rule of aten\.tanh"):

@@ -7,7 +7,7 @@ import torch
 from torch import func, nn
 
 from alpha_func import capture, quadratic_along, tree
-from alpha_func.capture.derivatives.derivative import FIRST
+from alpha_func.capture.derivatives.rule import RULES
 from alpha_func.data_sets import microbatched
 from alpha_func.errors import CaptureError, CaptureWarning, StrategyError
 from alpha_func.taylor import Taylor
@@ -16,6 +16,7 @@ from alpha_func.transforms.tower import derivatives_along
 from tests.helpers.cases import MODULES, mse_net
 from tests.helpers.reference import assert_close, extrapolated
 from tests.helpers.whole import a_few_of
+from tests.helpers.wrong_rules import plant
 
 aten = torch.ops.aten
 WAYS = {"plain": lambda loss: loss, "captured": lambda loss: capture(loss, strict=True)}
@@ -223,7 +224,7 @@ def test_unproven_operators_are_refused_under_a_transform():
 
 
 def test_a_wrong_rule_is_found_by_the_proof_of_a_higher_order(monkeypatch):
-    right = FIRST[aten.mul.Tensor]
+    right = RULES[aten.mul.Tensor].first
 
     def wrong(b, call, t):
         found = right(b, call, t)
@@ -234,7 +235,7 @@ def test_a_wrong_rule_is_found_by_the_proof_of_a_higher_order(monkeypatch):
 
     x, d = numbers(0.4, -0.3), numbers(1.0, 0.5)
     expected = derivatives_along(loss, x, d, 4)
-    monkeypatch.setitem(FIRST, aten.mul.Tensor, wrong)
+    plant(monkeypatch, aten.mul.Tensor, first=wrong)
     with pytest.warns(CaptureWarning, match=r"Taylor program of order 4 .* To blame is the rule of aten\.mul"):
         found = taylor_along(capture(loss), order=4)(x, d)
     torch.testing.assert_close(found.derivatives, expected, rtol=1e-13, atol=0)

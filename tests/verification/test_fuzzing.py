@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from alpha_func.capture.derivatives import derivative
+from tests.helpers.wrong_rules import none_at_all, plant
 from tests.verification.fuzzing import generator
 from tests.verification.fuzzing.campaign import Settings, run
 from tests.verification.fuzzing.examined import Examiner
@@ -33,8 +33,7 @@ def program(*codes: str, p: str = "torch.tensor([0.3, -0.7])", result: str | Non
 @pytest.fixture
 def tanh_is_wrong(monkeypatch):
     """The second derivative of tanh is taken for zero, wherever the sweeps ask for it."""
-    tanh = torch.ops.aten.tanh.default
-    monkeypatch.setitem(derivative.SECOND, tanh, lambda b, call, tangents: None)
+    plant(monkeypatch, second=none_at_all)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -37,7 +37,7 @@ from alpha_func.transforms import STRATEGIES
 from alpha_func.verified.differences import Differences, differences
 from alpha_func.verified.formulas import derivative_nodes
 from alpha_func.verified.table import COLUMNS, SWEEP_COLUMNS, TABLE
-from tests.verification import processes, verify_sweeps
+from tests.verification import processes, rules, verify_sweeps
 from tests.verification.operator_cases import OURS, cases, samples_of
 
 SECONDS = {"strategies": 60, "sweeps": 900}  # for one operator
@@ -258,6 +258,8 @@ def main() -> None:
             row.update(dict.fromkeys(SWEEP_COLUMNS[:2], "crash") if "failed" in found else verify_sweeps.columns(found))
     for column in SWEEP_COLUMNS[:2]:
         print(f"{column:9}", dict(Counter(row.get(column) for row in rows if row["kind"] == "operator").most_common()))
+    if options.output == TABLE:
+        rules.record(name for found in results.get("sweeps", {}).values() for name in found.get("rules", ()))
     with options.output.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()

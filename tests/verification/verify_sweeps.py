@@ -17,6 +17,7 @@ the worst sample:
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from torch.testing._internal.opinfo.core import SampleInput
 import alpha_func as af
 from alpha_func import functional_loss, tree
 from alpha_func.capture import CapturedLoss
+from alpha_func.capture.derivatives.rule import RULES
 from alpha_func.errors import CaptureError
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.verified.differences import Differences, differences
@@ -65,7 +67,8 @@ class Sample(NamedTuple):
 def check(
     function: Any, samples: Callable[[], Iterator[SampleInput]], seed: int, kinds: Iterable[str] = KINDS
 ) -> dict[str, Any]:
-    """By sweep the verdicts of each kind of operand, and what was said of the first that are not exact."""
+    """By sweep the verdicts of each kind of operand, what was said of the first that are not exact, and which operators
+    of its programs have rules."""
     generator = torch.Generator().manual_seed(seed)
     found = [sample for kind in kinds for sample in _samples(function, samples(), kind, generator)]
     said: list[str] = []
@@ -76,7 +79,7 @@ def check(
             of_kind[sample.kind] = worst([of_kind[sample.kind], verdict])
             said.append(f"{sweep}, {sample.kind}, {verdict}: {detail}"[:240])
         verdicts[sweep] = of_kind
-    return {**verdicts, "said": said[:6]}
+    return {**verdicts, "said": said[:6], "rules": _rules(found)}
 
 
 def worst(verdicts: Sequence[str]) -> str:
@@ -149,6 +152,17 @@ def _verdict(samples: list[Sample], run: Run) -> tuple[str, str]:
     except Exception as error:
         return "raises", f"{type(error).__name__}: {error}"
     return ("wrong", still_off) if still_off else ("falls back", off)
+
+
+def _rules(samples: list[Sample]) -> list[str]:
+    found = set()
+    for sample in {sample.kind: sample for sample in samples}.values():
+        with suppress(Exception):  # refused, which the verdict says
+            loss, params = functional_loss(sample.operator, seed=sample.operator.seed)
+            args = sample.operator.fixed, sample.operator.start, sample.operator.curved
+            nodes = af.capture(loss).program(params, *args).graph.graph.nodes
+            found |= {str(node.target) for node in nodes if node.target in RULES}
+    return sorted(found)
 
 
 def _off(samples: list[Sample], run: Run, options: dict[str, Any]) -> str:

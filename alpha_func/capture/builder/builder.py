@@ -8,14 +8,18 @@ Each node carries a fake tensor (shape, dtype, strides) in ``meta["val"]``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import getitem
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
+from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
-from alpha_func.torch_private import FakeTensor, FakeTensorMode
+from alpha_func.capture.builder.recorded import Recorded, Ref
+from alpha_func.torch_private import FakeTensor, FakeTensorMode, fake_tensor
 
 Law = Callable[["Builder", tuple[Any, ...], dict[str, Any]], Any]
 Laws = Mapping[Any, Sequence[Law]]
@@ -38,7 +42,7 @@ class Builder:
         self.constants: dict[str, Tensor] = {}
         self.mode = mode
         self._laws = laws
-        self.once: set[Any] = set()
+        self.used_once: set[Any] = set()  # values that the program which is rewritten uses once
         self.traces: dict[Any, fx.GraphModule] = {}
         self._known: dict[Any, Any] = {}
 
@@ -47,6 +51,18 @@ class Builder:
         node = self.graph.placeholder(name)
         node.meta["val"] = val
         return node
+
+    def inputs_of(self, program: fx.GraphModule) -> list[fx.Node]:
+        """The inputs of a program, as further ones of this."""
+        return [
+            self.placeholder(str(node.target), self.as_fake(node.meta["val"]))
+            for node in program.graph.find_nodes(op="placeholder")
+        ]
+
+    def count_uses(self, node: fx.Node, args: Any, kwargs: Any, value: Any) -> None:
+        """Note whether a call of the program that is rewritten is used once."""
+        if len(node.users) == 1 and isinstance(value, fx.Node):
+            self.used_once.add(value)
 
     def constant(self, name: str, tensor: Tensor) -> fx.Node:
         """A tensor that the program holds."""
@@ -84,15 +100,73 @@ class Builder:
             self._known[key] = node
         return node
 
-    def inline(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Any:
-        """The outputs of a program, its calls written here."""
-        return replay(module, inputs, self)
+    def inline(self, recording: Recorded, inputs: Sequence[Any]) -> Any:
+        """The outputs of a recording, its calls written here."""
+        values: list[Any] = []
+
+        def value(x: Any) -> Any:
+            if isinstance(x, Tensor):
+                return self.constant(f"constant_{len(self.constants)}", x)
+            if not isinstance(x, Ref):
+                return x
+            if x.call < 0:
+                return inputs[x.output]
+            found = values[x.call]
+            if not recording.calls[x.call].several:
+                return found
+            return self.call(getitem, found, x.output) if isinstance(found, fx.Node) else found[x.output]
+
+        for call in recording.calls:
+            args, kwargs = map_aggregate((call.args, call.kwargs), value)
+            values.append(self.call(call.target, *args, **kwargs))
+        return map_aggregate(recording.outputs, value)
 
     def fake_result(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Shape, dtype, strides and device of what a call returns."""
+        if target is getitem:
+            return args[0].meta["val"][args[1]]
+        key = target, _kinds(args), _kinds(tuple(sorted(kwargs.items()))), torch.get_default_dtype()
+        if key in _RESULTS:
+            return _RESULTS[key](self.mode)
         vals, fake_kwargs = pytree.tree_map(lambda a: a.meta["val"] if isinstance(a, fx.Node) else a, (args, kwargs))
         with self.mode:
-            return target(*vals, **fake_kwargs)
+            found = target(*vals, **fake_kwargs)
+        again = _made_again(found, pytree.tree_leaves((vals, fake_kwargs)))
+        if again is not None:
+            if len(_RESULTS) == _AT_MOST:
+                _RESULTS.clear()
+            _RESULTS[key] = again
+        return found
+
+
+# What calls return whose result has memory of its own, by operator and kinds of operands; for all programs.
+_RESULTS: dict[Any, Callable[[FakeTensorMode], Any]] = {}
+_AT_MOST = 2**14
+
+
+def _made_again(found: Any, operands: list[Any]) -> Callable[[FakeTensorMode], Any] | None:
+    """Makes such a result; None where it shares memory, which is that of its own operands each time."""
+    if isinstance(found, (tuple, list)):
+        made = [_made_again(part, operands) for part in found]
+        return None if None in made else lambda mode: tuple(part(mode) for part in made if part is not None)
+    if type(found) is not FakeTensor or found.is_conj() or found.is_neg() or found.layout is not torch.strided:
+        return None
+    memory = found.untyped_storage()._cdata
+    if any(isinstance(x, Tensor) and x.untyped_storage()._cdata == memory for x in operands):
+        return None
+    return partial(fake_tensor, found.shape, found.stride(), found.dtype, found.device)
+
+
+def _kinds(value: Any) -> Any:
+    """What of operands decides what a call returns, in a hashable form."""
+    if isinstance(value, fx.Node):
+        return _kinds(value.meta["val"])
+    if isinstance(value, Tensor):
+        of_memory = value.shape, value.stride(), value.storage_offset()
+        return *of_memory, value.dtype, value.device, value.is_conj(), value.is_neg(), type(value)
+    if isinstance(value, (tuple, list)):
+        return (type(value).__name__, *map(_kinds, value))
+    return _key(value)
 
 
 def plus(b: Builder, *terms: Any) -> Any:
@@ -114,10 +188,14 @@ def times(b: Builder, *factors: Any) -> Any:
     return product
 
 
-def replay(
-    module: fx.GraphModule, inputs: Sequence[Any], builder: Builder, visit: Callable[[fx.Node, Any], None] | None = None
-) -> Any:
-    """Write the calls of a program into a builder, its placeholders bound to ``inputs``; the values of its outputs."""
+Visit = Callable[[fx.Node, tuple[Any, ...], dict[str, Any], Any], None]
+
+
+def replay(module: fx.GraphModule, inputs: Sequence[Any], builder: Builder, visit: Visit | None = None) -> Any:
+    """Write the calls of a program into a builder, its placeholders bound to ``inputs``; the values of its outputs.
+
+    ``visit`` is told of each call: its node in the program, and in the builder its operands and its value.
+    """
     env: dict[fx.Node, Any] = {}
     given = iter(inputs)
     for node in module.graph.nodes:
@@ -128,16 +206,11 @@ def replay(
         elif node.op == "output":
             return fx.map_arg(node.args[0], env.__getitem__)
         else:
-            args, kwargs = bound(node, env)
+            args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
             env[node] = builder.call(node.target, *args, **kwargs)
-        if visit is not None:
-            visit(node, env[node])
+            if visit is not None:
+                visit(node, args, kwargs, env[node])
     raise ValueError("the program has no output")
-
-
-def bound(node: fx.Node, env: Mapping[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a node, its operands looked up."""
-    return fx.map_arg(node.args, env.__getitem__), fx.map_arg(node.kwargs, env.__getitem__)
 
 
 def is_impure(target: Any) -> bool:

@@ -1,11 +1,15 @@
 """The operators whose derivatives are written in a closed form, by kind.
 
-Importing a module of this package fills the tables of ``differentials``: FIRST (Df[t]), SECOND (D²f[t, t]), SLOPE and
-PULLBACK (Dfᵀ[λ]).
+Importing a module of this package fills the table of rules; ``registrars`` says how a rule is entered.
 """
 
-from alpha_func.capture.derivatives import elementwise as functions
-from alpha_func.capture.derivatives import linear, linear_algebra, normalisation, products
-from alpha_func.capture.derivatives import softmax_and_moments as reductions
+from alpha_func.capture.derivatives import (
+    elementwise,
+    linear,
+    linear_algebra,
+    normalisation,
+    products,
+    softmax_and_moments,
+)
 
-__all__ = ["functions", "linear", "linear_algebra", "normalisation", "products", "reductions"]
+__all__ = ["elementwise", "linear", "linear_algebra", "normalisation", "products", "softmax_and_moments"]

@@ -1,211 +1,127 @@
-"""Operators that are constant, or linear in their operands: v₁ = f(t), and no second derivative."""
+"""Operators that are linear in operands, or linear on each side of a kink: they have no second derivative."""
 
 import math
 from operator import getitem
-from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
+from torch.nn import functional as F
 
-from alpha_func.capture.builder.builder import Builder, plus, times
+from alpha_func.capture.builder.builder import Builder
 from alpha_func.capture.builder.operands import filled_like
-from alpha_func.capture.derivatives.derivative import Call, no_tangent, rules
+from alpha_func.capture.derivatives.registrars import constant, linear_in, piecewise_linear
+from alpha_func.capture.derivatives.rule import Call, Tangents, Value, of_reals
 
 aten = torch.ops.aten
 
-# Nothing passes.
 
-rules(
-    no_tangent,
-    no_tangent,
-    aten.bernoulli.default,
-    aten.bernoulli.p,
-    aten.detach.default,
-    aten.empty_like.default,
-    aten.full_like.default,
-    aten.new_zeros.default,
-    aten.ones_like.default,
-    aten.rand_like.default,
-    aten.randn_like.default,
-    aten.zeros_like.default,
-)
-# Steps: constant on pieces of the real line, so of no complex number.
-rules(
-    no_tangent,
-    no_tangent,
-    aten.ceil.default,
-    aten.floor.default,
-    aten.round.default,
-    aten.sgn.default,
-    aten.sign.default,
-    real=True,
+def _complex(x: torch.Tensor) -> torch.Tensor:
+    return torch.complex(x, x * x)
+
+
+def _numbered(parts: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([part * i for i, part in enumerate(parts, 1)])
+
+
+# Steps, constant on pieces of the real line.
+constant(
+    {
+        aten.ceil.default: lambda x: x.ceil() * x,
+        aten.floor.default: lambda x: x.floor() * x,
+        aten.round.default: lambda x: x.round() * x,
+        aten.sgn.default: lambda x: x.sgn() * x,
+        aten.sign.default: lambda x: x.sign() * x,
+    },
+    where=of_reals,
 )
 
-
-# Linear in the first operand.
-
-
-def _others(t: Any) -> bool:
-    """Whether an operand after the first has a tangent."""
-    return any(leaf is not None for leaf in pytree.tree_leaves(t[1:]))
-
-
-def _in_first(b: Builder, call: Call, t: Any) -> Any:
-    """f(x) linear in x: v₁ = f(t)."""
-    return NotImplemented if _others(t) else b.call(call.target, t[0], *call.args[1:], **call.kwargs)
-
-
-_LINEAR = (
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.reshape.default,
-    aten.permute.default,
-    aten.t.default,
-    aten.transpose.int,
-    aten.expand.default,
-    aten.unsqueeze.default,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.slice.Tensor,
-    aten.select.int,
-    aten._conj_physical.default,
-    aten._fft_c2c.default,
-    aten._fft_c2r.default,
-    aten._fft_r2c.default,
-    aten.view_as_complex.default,
-    aten.view_as_real.default,
-    aten.sum.default,
-    aten.sum.dim_IntList,
-    aten.mean.default,
-    aten.mean.dim,
-    aten.neg.default,
-    aten.clone.default,
-    aten.contiguous.default,
-    aten.alias.default,
-    aten._to_copy.default,
-    aten.flip.default,
-    aten.roll.default,
-    aten.repeat.default,
-    aten.index.Tensor,
-    aten.gather.default,
-    aten.index_select.default,
-    aten.embedding.default,
-    aten.avg_pool2d.default,
-    aten._adaptive_avg_pool2d.default,
-    aten.diagonal.default,
-    aten.tril.default,
-    aten.triu.default,
-    aten.cumsum.default,
-    aten.mul.Scalar,
-    aten.div.Scalar,
+linear_in(
+    (0,),
+    {
+        aten.reshape.default: lambda x: x.reshape(-1, 1).mT.reshape(-1),
+        aten.permute.default: lambda x: x.permute(tuple(range(x.ndim))[::-1]),
+        aten.t.default: lambda x: x.reshape(1, -1).t(),
+        aten.transpose.int: lambda x: x.reshape(1, -1).transpose(0, 1),
+        aten.expand.default: lambda x: x.expand(2, *x.shape),
+        aten.unsqueeze.default: lambda x: x.unsqueeze(0),
+        aten.squeeze.default: lambda x: x.squeeze(),
+        aten.squeeze.dim: lambda x: x.unsqueeze(0).squeeze(0),
+        aten.squeeze.dims: lambda x: x.unsqueeze(0).squeeze((0,)),
+        aten.slice.Tensor: lambda x: x.reshape(-1)[::2],
+        aten.select.int: lambda x: x.reshape(-1)[0],
+        aten.diagonal.default: lambda x: x.reshape(1, -1).diagonal(),
+        aten.flip.default: lambda x: x.reshape(-1).flip(0),
+        aten.roll.default: lambda x: x.roll(1),
+        aten.repeat.default: lambda x: x.repeat((2,) * max(x.ndim, 1)),
+        aten.index.Tensor: lambda x: x.reshape(-1)[torch.tensor([0, 0])],
+        aten.gather.default: lambda x: x.reshape(-1).gather(0, torch.tensor([0, 0])),
+        aten.index_select.default: lambda x: x.reshape(-1).index_select(0, torch.tensor([0, 0])),
+        aten.embedding.default: lambda x: F.embedding(torch.tensor([0, 0]), x.reshape(1, -1)),
+        aten.tril.default: lambda x: x.reshape(1, -1).tril(1),
+        aten.triu.default: lambda x: x.reshape(1, -1).triu(1),
+        aten.clone.default: lambda x: x.clone(),
+        aten.contiguous.default: lambda x: x.contiguous().as_strided((1,), (1,)),
+        aten.alias.default: lambda x: aten.alias(x),
+        aten._to_copy.default: lambda x: x.to(torch.complex128).real,
+        aten.neg.default: lambda x: -x,
+        aten.sum.default: lambda x: x.sum(),
+        aten.sum.dim_IntList: lambda x: x.sum(-1),
+        aten.mean.default: lambda x: x.mean() * x,
+        aten.mean.dim: lambda x: x.mean(-1, keepdim=True) * x,
+        aten.cumsum.default: lambda x: x.cumsum(0),
+        aten.avg_pool2d.default: lambda x: F.avg_pool2d(x.reshape(1, 1, -1).repeat(1, 1, 2), (1, 2)),
+        aten._adaptive_avg_pool2d.default: lambda x: F.adaptive_avg_pool2d(x.reshape(1, 1, -1), (1, 2)),
+        aten._conj_physical.default: lambda x: _complex(x).conj().imag,
+        aten.view_as_real.default: lambda x: torch.view_as_real(_complex(x)),
+        aten._fft_c2c.default: lambda x: torch.fft.fft(_complex(x).reshape(-1)).real,
+        aten._fft_c2r.default: lambda x: torch.fft.irfft(_complex(x).reshape(-1), n=2 * x.numel()),
+        aten._fft_r2c.default: lambda x: torch.fft.rfft(x.reshape(-1)).real,
+        aten.split.Tensor: lambda x: _numbered(x.reshape(-1).split(2)),
+        aten.split_with_sizes.default: lambda x: _numbered(x.reshape(-1).split([1, x.numel() - 1])),
+        aten.split_with_sizes_copy.default: lambda x: _numbered(
+            aten.split_with_sizes_copy(x.reshape(-1), [1, x.numel() - 1])
+        ),
+        aten.unbind.int: lambda x: _numbered(x.reshape(2, -1).unbind(0) if x.numel() % 2 == 0 else [x.reshape(-1)]),
+        aten.cat.default: lambda x: torch.cat([x.reshape(-1), torch.ones(1, dtype=x.dtype)]),
+        aten.stack.default: lambda x: torch.stack([x, x * 2]),
+    },
 )
-
-
-def _linear_outputs(b: Builder, call: Call, t: Any) -> Any:
-    """f(x) linear in x, of several outputs."""
-    if _others(t):
-        return NotImplemented
-    node = b.call(call.target, t[0], *call.args[1:], **call.kwargs)
-    return [b.call(getitem, node, i) for i in range(len(node.meta["val"]))]
-
-
-rules(_in_first, no_tangent, *_LINEAR)
-rules(
-    _linear_outputs,
-    no_tangent,
-    aten.split.Tensor,
-    aten.split_with_sizes.default,
-    aten.unbind.int,
-    aten.split_with_sizes_copy.default,
+linear_in(
+    (0, 1),
+    {
+        aten.add.Tensor: lambda x, y: x + y,
+        aten.sub.Tensor: lambda x, y: torch.sub(x, y, alpha=3),
+        aten.complex.default: lambda x, y: torch.view_as_real(torch.complex(x, torch.as_tensor(y, dtype=x.dtype))),
+    },
 )
+linear_in(
+    (0, 2),
+    {
+        aten.constant_pad_nd.default: lambda x: F.pad(x.reshape(-1), (1, -1), value=1.5),
+        aten.masked_fill.Scalar: lambda x: x.masked_fill(x > 0.1, 2.0),
+        aten.masked_fill.Tensor: lambda x: x.masked_fill(x > 0.1, x.sum()),
+    },
+)
+linear_in((1, 2), {aten.where.self: lambda x, y: torch.where(x > 0.3, x * y, y)})
 
 
-def _nll(b: Builder, call: Call, t: Any) -> Any:
-    """The mean of picked entries is linear; the total weight is constant."""
-    return [b.call(getitem, b.call(call.target, t[0], *call.args[1:]), 0), None]
-
-
-rules(_nll, no_tangent, aten.nll_loss_forward.default, aten.nll_loss2d_forward.default)
-
-
-def _pad(b: Builder, call: Call, t: Any) -> Any:
-    """What is filled in is constant: v₁ = pad(t, 0)."""
-    return b.call(call.target, t[0], call.args[1])
-
-
-rules(_pad, no_tangent, aten.constant_pad_nd.default)
-
-
-def _masked_fill(b: Builder, call: Call, t: Any) -> Any:
-    """Where it is filled nothing passes."""
-    return NotImplemented if t[2] is not None else b.call(aten.masked_fill.Scalar, t[0], call.args[1], 0)
-
-
-rules(_masked_fill, no_tangent, aten.masked_fill.Scalar, aten.masked_fill.Tensor)
-
-
-# Linear in all operands together.
-
-
-def _add(b: Builder, call: Call, t: Any) -> Any:
-    """D(x + a·y) = t_x + a·t_y."""
-    sign = -1 if call.target in (aten.sub.Tensor, aten.sub.Scalar) else 1
-    y = times(b, t[1], sign * call.kwargs.get("alpha", 1)) if len(t) > 1 else None
-    return plus(b, t[0], y)
-
-
-rules(_add, no_tangent, aten.add.Tensor, aten.sub.Tensor, aten.add.Scalar, aten.sub.Scalar)
-
-
-def _complex(b: Builder, call: Call, t: Any) -> Any:
-    """D(x + i·y) = t_x + i·t_y."""
-    parts = [filled_like(b, x, 0) if tx is None else tx for x, tx in zip(call.args, t, strict=True)]
-    return b.call(aten.complex.default, *parts)
-
-
-rules(_complex, no_tangent, aten.complex.default)
-
-
-def _cat(b: Builder, call: Call, t: Any) -> Any:
-    """D cat(x, y) = cat(t_x, t_y)."""
-    parts = [filled_like(b, x, 0) if tx is None else tx for x, tx in zip(call.args[0], t[0], strict=True)]
-    return b.call(call.target, parts, *call.args[1:])
-
-
-rules(_cat, no_tangent, aten.cat.default, aten.stack.default)
-
-
-def _where(b: Builder, call: Call, t: Any) -> Any:
-    """D where(c, x, y) = where(c, t_x, t_y)."""
-    branches = [filled_like(b, x, 0, ()) if tx is None else tx for x, tx in zip(call.args[1:], t[1:], strict=True)]
-    return b.call(aten.where.self, call.args[0], *branches)
-
-
-rules(_where, no_tangent, aten.where.self)
-
-
-# Linear on each side of a kink.
-
-
-def _relu(b: Builder, call: Call, t: Any) -> Any:
+def _relu(b: Builder, call: Call, t: Tangents) -> Value:
     """A tangent passes where the value is positive."""
     return b.call(aten.threshold_backward.default, t[0], call.value, 0)
 
 
-rules(_relu, no_tangent, aten.relu.default)
+piecewise_linear(_relu, {aten.relu.default: F.relu})
 
 
-def _nan_to_num(b: Builder, call: Call, t: Any) -> Any:
+def _nan_to_num(b: Builder, call: Call, t: Tangents) -> Value:
     """A tangent passes where the operand is a number."""
     finite = b.call(aten.lt.Scalar, b.call(aten.abs.default, call.args[0]), math.inf)
     return b.call(aten.where.self, finite, t[0], filled_like(b, t[0], 0, ()))
 
 
-rules(_nan_to_num, no_tangent, aten.nan_to_num.default, real=True)
+piecewise_linear(_nan_to_num, {aten.nan_to_num.default: torch.nan_to_num}, where=of_reals)
 
 
-def _max_pool(b: Builder, call: Call, t: Any) -> Any:
+def _max_pool(b: Builder, call: Call, t: Tangents) -> Value:
     """The tangent of each maximum, picked by its index."""
     indices = b.call(getitem, call.value, 1)
     shape = indices.meta["val"].shape
@@ -214,4 +130,7 @@ def _max_pool(b: Builder, call: Call, t: Any) -> Any:
     return [b.call(aten.reshape.default, picked, list(shape)), None]
 
 
-rules(_max_pool, no_tangent, aten.max_pool2d_with_indices.default)
+piecewise_linear(
+    _max_pool,
+    {aten.max_pool2d_with_indices.default: lambda x: F.max_pool2d(x.reshape(1, 1, -1).repeat(1, 1, 2), (1, 2))},
+)

@@ -7,13 +7,16 @@ y₂ = −r·(2·a·y₁ + a₁·y)             m₂ = 0,       r₂ = 2·r³·a
 """
 
 from operator import getitem
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from alpha_func.capture.builder.builder import Builder, plus, times
 from alpha_func.capture.builder.operands import shape_of
-from alpha_func.capture.derivatives.derivative import PULLBACK, Call, rules
+from alpha_func.capture.derivatives.registrars import closed_form
+from alpha_func.capture.derivatives.rule import Call, Tangents, Value
 from alpha_func.capture.rewrites.normalisation import BATCH, LAYER, Groups, groups_of
 
 aten = torch.ops.aten
@@ -24,11 +27,11 @@ class _Normalised(NamedTuple):
 
     call: Call
     groups: Groups
-    y: Any
-    mean: Any
-    rstd: Any
+    y: Value
+    mean: Value
+    rstd: Value
 
-    def along(self, b: Builder, t: Any) -> Any:
+    def along(self, b: Builder, t: Value) -> Value:
         """J t, by the kernel of the backward."""
         x, *rest = self.call.args
         none, mask = (None, None), [True, False, False]
@@ -40,11 +43,11 @@ class _Normalised(NamedTuple):
             )
         return b.call(getitem, back, 0)
 
-    def scale(self, b: Builder) -> Any:
+    def scale(self, b: Builder) -> Value:
         """r, which broadcasts against y."""
         return b.call(aten.reshape.default, self.rstd, self.groups.kept)
 
-    def statistic(self, b: Builder, value: Any) -> Any:
+    def statistic(self, b: Builder, value: Value) -> Value:
         """A value per group in the shape of the operator's statistics."""
         return b.call(aten.reshape.default, value, list(shape_of(self.rstd)))
 
@@ -54,7 +57,7 @@ def _normalised(b: Builder, call: Call) -> _Normalised:
     return _Normalised(call, groups_of(call.target, call.args[0], call.args), y, mean, rstd)
 
 
-def _first(b: Builder, call: Call, t: Any) -> Any:
+def _first(b: Builder, call: Call, t: Tangents) -> Value:
     """y₁, m₁, r₁."""
     n = _normalised(b, call)
     a, r = n.groups.mean(b, times(b, n.y, t[0])), n.scale(b)
@@ -62,7 +65,7 @@ def _first(b: Builder, call: Call, t: Any) -> Any:
     return [n.along(b, t[0]), n.statistic(b, mean), n.statistic(b, times(b, r, r, a, -1))]
 
 
-def _second(b: Builder, call: Call, t: Any) -> Any:
+def _second(b: Builder, call: Call, t: Tangents) -> Value:
     """y₂, m₂, r₂."""
     n = _normalised(b, call)
     y1, r = n.along(b, t[0]), n.scale(b)
@@ -72,7 +75,7 @@ def _second(b: Builder, call: Call, t: Any) -> Any:
     return [y2, None, n.statistic(b, r2)]
 
 
-def _pullback(b: Builder, call: Call, active: Any, adjoints: Any) -> list[Any]:
+def _pullback(b: Builder, call: Call, active: Tangents, adjoints: Value) -> list[Value]:
     """J λ_y + λ_m/n − λ_r·r²·y/n."""
     n = _normalised(b, call)
     y, mean, rstd = (*adjoints, None, None)[:3]
@@ -87,5 +90,12 @@ def _pullback(b: Builder, call: Call, active: Any, adjoints: Any) -> list[Any]:
     return [total]
 
 
-rules(_first, _second, LAYER, BATCH)
-PULLBACK[LAYER] = PULLBACK[BATCH] = _pullback
+def _layer_case(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape) + F.layer_norm(x, x.shape[-1:]) if x.ndim else x
+
+
+def _batch_case(x: Tensor) -> Tensor:
+    return F.batch_norm(x.reshape(-1, 1), None, None, training=True) if x.numel() > 1 else x
+
+
+closed_form(_first, _second, {LAYER: _layer_case, BATCH: _batch_case}, pullback=_pullback)

@@ -22,24 +22,9 @@ from alpha_func.capture.builder.operands import (
     result_shape,
     shape_of,
 )
-from alpha_func.capture.rewrites.table import law
+from alpha_func.capture.rewrites.table import LAWS
 
 aten = torch.ops.aten
-
-
-def renamed(target: Any) -> Law:
-    """The law that a call is a call of ``target`` with the same operands."""
-
-    def law_of_names(b: Builder, args: Any, kwargs: Any) -> Any:
-        return b.call(target, *args, **kwargs)
-
-    return law_of_names
-
-
-law(aten.mul.Scalar)(renamed(aten.mul.Tensor))
-law(aten.add.Scalar)(renamed(aten.add.Tensor))
-law(aten.sub.Scalar)(renamed(aten.sub.Tensor))
-law(aten.div.Scalar)(renamed(aten.div.Tensor))
 
 
 def _promoting(target: Any) -> Law:
@@ -66,16 +51,16 @@ for _target in (
     *(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor),
     *(aten.rsub.Scalar, aten.rsub.Tensor, aten.pow.Tensor_Scalar),
 ):
-    law(_target)(_promoting(_target))
+    LAWS.law(_target)(_promoting(_target))
 
 
-@law(aten.neg.default)
+@LAWS.law(aten.neg.default)
 def negation_is_a_product(b: Builder, args: Any, kwargs: Any) -> Any:
     """−x = x·(−1)."""
     return b.call(aten.mul.Tensor, args[0], -1)
 
 
-@law(aten._conj.default, aten._conj_physical.default, aten.conj_physical.default)
+@LAWS.law(aten._conj_physical.default)
 def conjugates_are_in_memory(b: Builder, args: Any, kwargs: Any) -> Any:
     """The conjugate of a real x is x, that of a conjugate its operand; none is a bit that a view carries."""
     (x,) = args
@@ -86,10 +71,7 @@ def conjugates_are_in_memory(b: Builder, args: Any, kwargs: Any) -> Any:
     return x.args[0] if is_call(x, aten._conj_physical.default) else b.write(aten._conj_physical.default, x)
 
 
-law(aten._neg_view.default)(renamed(aten.neg.default))
-
-
-@law(aten.div.Tensor)
+@LAWS.law(aten.div.Tensor)
 def quotients_by_numbers_are_products(b: Builder, args: Any, kwargs: Any) -> Any:
     """0/y = 0, x/c = x·(1/c)."""
     x, c = args
@@ -106,7 +88,7 @@ def _is_normal(c: Number, x: fx.Node) -> bool:
     return c == 0 or bool(held.tiny <= abs(c) <= held.max)
 
 
-@law(aten.rsub.Scalar, aten.rsub.Tensor)
+@LAWS.law(aten.rsub.Scalar, aten.rsub.Tensor)
 def reversed_differences_are_differences(b: Builder, args: Any, kwargs: Any) -> Any:
     """rsub(x, y, a) = y − a·x."""
     x, y, *alpha = args
@@ -114,7 +96,7 @@ def reversed_differences_are_differences(b: Builder, args: Any, kwargs: Any) -> 
     return b.call(aten.add.Tensor, b.call(aten.mul.Tensor, x, -a), y)
 
 
-@law(aten.sub.Tensor)
+@LAWS.law(aten.sub.Tensor)
 def differences_are_sums(b: Builder, args: Any, kwargs: Any) -> Any:
     """x − a·y = x + (−a)·y."""
     x, y = args
@@ -126,7 +108,7 @@ def differences_are_sums(b: Builder, args: Any, kwargs: Any) -> Any:
     return b.call(aten.add.Tensor, x, b.call(aten.mul.Tensor, y, -alpha))
 
 
-@law(aten.pow.Tensor_Scalar)
+@LAWS.law(aten.pow.Tensor_Scalar)
 def small_powers_are_products(b: Builder, args: Any, kwargs: Any) -> Any:
     """x¹ = x, x² = x·x, x^½ = √x."""
     x, n = args
@@ -169,7 +151,7 @@ def _ordered(x: Any, y: Any) -> tuple[Any, Any]:
     return x, y
 
 
-@law(aten.mul.Tensor)
+@LAWS.law(aten.mul.Tensor)
 def products_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
     """0·x = 0, 1·x = x, full(c)·x = c·x, expand(x)·y = x·y, a·(c·x) = (a·c)·x, (c·x)·y = c·(x·y), x·y = y·x."""
     x, y = _ordered(*args)
@@ -192,7 +174,7 @@ def products_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
     return b.call(aten.mul.Tensor, b.call(aten.mul.Tensor, u, v), a * c)
 
 
-@law(aten.add.Tensor)
+@LAWS.law(aten.add.Tensor)
 def sums_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
     """x + 0 = x, x + x = 2·x, expand(x) + y = x + y, x + y = y + x; equal and opposite terms of nested
     sums are merged."""
@@ -245,10 +227,10 @@ def _multiples_pass(target: Any) -> Law:
 
 
 for _target in (aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim):
-    law(_target)(_multiples_pass(_target))
+    LAWS.law(_target)(_multiples_pass(_target))
 
 
-@law(aten.addmm.default)
+@LAWS.law(aten.addmm.default)
 def affine_products_without_a_bias_are_products(b: Builder, args: Any, kwargs: Any) -> Any:
     """addmm(0, a, b) = a·b; addmm(c, 0, b) = expand(c)."""
     bias, x, y = args

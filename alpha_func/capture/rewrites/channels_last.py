@@ -11,19 +11,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from alpha_func.capture.builder.builder import Builder, Law, fake_mode, finished, replay
+from alpha_func.capture.builder.builder import Builder, Law
 from alpha_func.capture.builder.operands import is_call
+from alpha_func.capture.rewrites.table import CHANNELS_LAST
 
 aten = torch.ops.aten
-
-
-def lay_out(program: fx.GraphModule) -> fx.GraphModule:
-    """The program with the images that it convolves channels last; itself where there are none."""
-    if all(node.target not in _LAWS or node.target is getitem for node in program.graph.nodes):
-        return program
-    b = Builder(_LAWS, fake_mode(program))
-    inputs = [b.placeholder(str(n.target), n.meta["val"]) for n in program.graph.find_nodes(op="placeholder")]
-    return finished(b, replay(program, inputs, b))
 
 
 def _convolved(target: Any, images: int) -> Law:
@@ -43,7 +35,8 @@ def _channels_last(b: Builder, x: fx.Node) -> Any:
     return b.write(aten.clone.default, x, memory_format=torch.channels_last)
 
 
-def _derivatives_of_weights_are_contiguous(b: Builder, args: Any, kwargs: Any) -> Any:
+@CHANNELS_LAST.law(getitem, signs=())
+def derivatives_of_weights_are_contiguous(b: Builder, args: Any, kwargs: Any) -> Any:
     """They are channels last where the images are; but gradients are the user's, who may call ``view(-1)``."""
     if not is_call(args[0], aten.convolution_backward.default) or args[1] != 1:
         return None
@@ -53,8 +46,5 @@ def _derivatives_of_weights_are_contiguous(b: Builder, args: Any, kwargs: Any) -
     return b.write(aten.clone.default, part, memory_format=torch.contiguous_format)
 
 
-_LAWS: dict[Any, list[Law]] = {
-    aten.convolution.default: [_convolved(aten.convolution.default, 1)],
-    aten.convolution_backward.default: [_convolved(aten.convolution_backward.default, 2)],
-    getitem: [_derivatives_of_weights_are_contiguous],
-}
+for _target, _images in ((aten.convolution.default, 1), (aten.convolution_backward.default, 2)):
+    CHANNELS_LAST.law(_target)(_convolved(_target, _images))

@@ -9,13 +9,13 @@ from torch.utils import _pytree as pytree
 
 from alpha_func.capture.builder.builder import Builder, Law, is_impure
 from alpha_func.capture.builder.operands import Number, dtype_of, filled, is_filled, result_shape, shape_of
-from alpha_func.capture.rewrites.table import law, law_of_kind
+from alpha_func.capture.rewrites.table import LAWS
 
 aten = torch.ops.aten
 _CPU = torch.device("cpu")
 
 
-@law_of_kind
+@LAWS.law_of_kind
 def constants_are_folded(target: Any) -> Law | None:
     """f(full(a), full(b), ...) = full(f(a, b, ...)), f elementwise."""
     pure = isinstance(target, OpOverload) and not target._schema.is_mutable and not is_impure(target)
@@ -56,11 +56,13 @@ def _fill_of(value: int) -> Law:
     return constructor_is_a_fill
 
 
-law(aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default, aten._efficientzerotensor.default)(_fill_of(0))
-law(aten.ones.default, aten.ones_like.default, aten.new_ones.default)(_fill_of(1))
+LAWS.law(aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default, aten._efficientzerotensor.default)(
+    _fill_of(0)
+)
+LAWS.law(aten.ones.default, aten.ones_like.default, aten.new_ones.default)(_fill_of(1))
 
 
-@law(aten.full.default, aten.scalar_tensor.default)
+@LAWS.law(aten.full.default, aten.scalar_tensor.default)
 def fills_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
     """full(n, c), its dtype and device said, and nothing else; scalar_tensor(c) = full((), c)."""
     shape, value = args if len(args) == 2 else ((), *args)
@@ -70,7 +72,7 @@ def fills_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
     return filled(b, shape, value, dtype, kwargs.get("device") or _CPU)
 
 
-@law(aten.full_like.default)
+@LAWS.law(aten.full_like.default)
 def full_like_is_a_fill(b: Builder, args: Any, kwargs: Any) -> Any:
     """full_like(x, c) = full(shape of x, c)."""
     if not isinstance(args[1], Number):
@@ -109,7 +111,5 @@ for _target in (
     aten.squeeze.dims,
     aten.unsqueeze.default,
     aten.reshape.default,
-    aten.view.default,
-    aten._unsafe_view.default,
 ):
-    law(_target)(_of_a_fill(_target))
+    LAWS.law(_target)(_of_a_fill(_target))

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from alpha_func.capture.builder.builder import Builder, Law, plus, times
+from alpha_func.capture.builder.builder import Builder, plus, times
 from alpha_func.capture.builder.operands import is_call, is_number
+from alpha_func.capture.rewrites.table import DIFFERENTIABLE
 
 aten = torch.ops.aten
 
@@ -77,18 +78,6 @@ def _is_even(n: Any) -> bool:
     return is_number(n) and n > 0 and n % 2 == 0
 
 
-def _even_powers_are_of_squares(b: Builder, args: Any, kwargs: Any) -> Any:
-    """|x|²ᵏ = (x²)ᵏ."""
-    x, n = args
-    inner = square(b, x) if _is_even(n) else None
-    return inner if inner is None or n == 2 else b.call(aten.pow.Tensor_Scalar, inner, n // 2)
-
-
-def _products_with_itself_are_squares(b: Builder, args: Any, kwargs: Any) -> Any:
-    """|x|·|x| = x²."""
-    return square(b, args[0]) if args[0] is args[1] else None
-
-
 SQUARES: dict[Any, Any] = {
     aten.abs.default: _absolute,
     aten.hypot.default: _hypotenuse,
@@ -103,7 +92,17 @@ _MOVES = {
     *(aten.select.int, aten.slice.Tensor, aten.index.Tensor, aten.flip.default, aten.diagonal.default),
 }
 _SUMS = {aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim}
-LAWS: dict[Any, list[Law]] = {
-    aten.mul.Tensor: [_products_with_itself_are_squares],
-    aten.pow.Tensor_Scalar: [_even_powers_are_of_squares],
-}
+
+
+@DIFFERENTIABLE.law(aten.pow.Tensor_Scalar, signs=SQUARES)
+def even_powers_are_of_squares(b: Builder, args: Any, kwargs: Any) -> Any:
+    """|x|²ᵏ = (x²)ᵏ."""
+    x, n = args
+    inner = square(b, x) if _is_even(n) else None
+    return inner if inner is None or n == 2 else b.call(aten.pow.Tensor_Scalar, inner, n // 2)
+
+
+@DIFFERENTIABLE.law(aten.mul.Tensor, signs=SQUARES)
+def products_with_itself_are_squares(b: Builder, args: Any, kwargs: Any) -> Any:
+    """|x|·|x| = x²."""
+    return square(b, args[0]) if args[0] is args[1] else None

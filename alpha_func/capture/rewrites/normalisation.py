@@ -12,21 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-from alpha_func.capture.builder.builder import Builder, Law, fake_mode, finished, plus, replay, times
+from alpha_func.capture.builder.builder import Builder, Law, plus, times
 from alpha_func.capture.builder.operands import shape_of
+from alpha_func.capture.rewrites.table import IN_PRIMITIVES
 
 aten = torch.ops.aten
 LAYER, BATCH = aten.native_layer_norm.default, aten.native_batch_norm.default
 LAYER_BACK, BATCH_BACK = aten.native_layer_norm_backward.default, aten.native_batch_norm_backward.default
-
-
-def in_primitives(program: fx.GraphModule) -> fx.GraphModule:
-    """The program without whole operators; itself where it has none."""
-    if all(node.target not in _IN_PRIMITIVES or node.target is getitem for node in program.graph.nodes):
-        return program
-    b = Builder(_IN_PRIMITIVES, fake_mode(program))
-    inputs = [b.placeholder(str(n.target), n.meta["val"]) for n in program.graph.find_nodes(op="placeholder")]
-    return finished(b, replay(program, inputs, b))
 
 
 class Groups(NamedTuple):
@@ -82,15 +74,13 @@ def _backward(target: Any) -> Law:
     return derivative_in_primitives
 
 
-def _part(b: Builder, args: Any, kwargs: Any) -> Any:
+@IN_PRIMITIVES.law(getitem, signs=())
+def parts_of_what_is_in_primitives(b: Builder, args: Any, kwargs: Any) -> Any:
     """getitem([x, y, ...], i)."""
     return args[0][args[1]] if isinstance(args[0], list) else None
 
 
-_IN_PRIMITIVES: dict[Any, list[Law]] = {
-    LAYER: [_forward(LAYER)],
-    BATCH: [_forward(BATCH)],
-    LAYER_BACK: [_backward(LAYER_BACK)],
-    BATCH_BACK: [_backward(BATCH_BACK)],
-    getitem: [_part],
-}
+for _target in (LAYER, BATCH):
+    IN_PRIMITIVES.law(_target)(_forward(_target))
+for _target in (LAYER_BACK, BATCH_BACK):
+    IN_PRIMITIVES.law(_target)(_backward(_target))

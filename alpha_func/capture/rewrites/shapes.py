@@ -7,12 +7,12 @@ from torch import fx
 
 from alpha_func.capture.builder.builder import Builder, Law
 from alpha_func.capture.builder.operands import broadcast, converted, is_call, is_inexact, places, shape_of
-from alpha_func.capture.rewrites.table import law
+from alpha_func.capture.rewrites.table import LAWS
 
 aten = torch.ops.aten
 
 
-@law(
+@LAWS.law(
     *(aten.alias.default, aten.lift_fresh.default, aten.lift_fresh_copy.default),
     *(aten.resolve_conj.default, aten.resolve_neg.default),
 )
@@ -21,7 +21,7 @@ def aliases_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
     return args[0]
 
 
-@law(aten.clone.default)
+@LAWS.law(aten.clone.default)
 def clones_in_place_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
     """clone(x) = x, where x lies in memory as the clone would: a program changes nothing in place."""
     val = args[0].meta["val"]
@@ -31,7 +31,7 @@ def clones_in_place_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any
     return args[0] if val.is_contiguous(memory_format=wanted) else None
 
 
-@law(aten._to_copy.default)
+@LAWS.law(aten._to_copy.default)
 def conversions_to_the_same_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
     """to(x, dtype of x) = x."""
     val = args[0].meta["val"]
@@ -40,20 +40,20 @@ def conversions_to_the_same_are_their_operand(b: Builder, args: Any, kwargs: Any
     return args[0] if settled else None
 
 
-@law(aten.copy.default)
+@LAWS.law(aten.copy.default)
 def copies_are_their_source(b: Builder, args: Any, kwargs: Any) -> Any:
     """copy(x, y) = y in the shape and dtype of x, whose values it never has; autograd has no derivative of it."""
     x, y = args[:2]
     return broadcast(b, converted(b, y, x.meta["val"].dtype), shape_of(x)) if isinstance(x, fx.Node) else None
 
 
-@law(aten.t.default)
+@LAWS.law(aten.t.default)
 def t_is_a_permutation(b: Builder, args: Any, kwargs: Any) -> Any:
     """t(x) = permute(x, (1, 0))."""
     return b.call(aten.permute.default, args[0], list(reversed(range(len(shape_of(args[0]))))))
 
 
-@law(aten.transpose.int)
+@LAWS.law(aten.transpose.int)
 def transposes_are_permutations(b: Builder, args: Any, kwargs: Any) -> Any:
     """transpose(x, i, j) = permute(x, ...)."""
     x, i, j = args
@@ -63,7 +63,7 @@ def transposes_are_permutations(b: Builder, args: Any, kwargs: Any) -> Any:
     return b.call(aten.permute.default, x, dims)
 
 
-@law(aten.permute.default)
+@LAWS.law(aten.permute.default)
 def permutations_compose(b: Builder, args: Any, kwargs: Any) -> Any:
     """permute(permute(x, p), q) = permute(x, p∘q), and the identity is none."""
     x, dims = args
@@ -86,15 +86,12 @@ def _reshape_of(target: Any) -> Law:
 
 
 for _target in (aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims):
-    law(_target)(_reshape_of(_target))
+    LAWS.law(_target)(_reshape_of(_target))
 
 
-@law(aten.reshape.default, aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default)
+@LAWS.law(aten.reshape.default)
 def reshapes_compose(b: Builder, args: Any, kwargs: Any) -> Any:
-    """view(x) = reshape(x), reshape(reshape(x)) = reshape(x), and the reshape to the same shape is none.
-
-    A view asks for strides, and those of an input may be others at the next call: a program has reshapes alone.
-    """
+    """reshape(reshape(x)) = reshape(x), and the reshape to the same shape is none."""
     x, shape = args[:2]
     if -1 in shape:
         known = 1
@@ -106,7 +103,7 @@ def reshapes_compose(b: Builder, args: Any, kwargs: Any) -> Any:
     return x if shape_of(x) == tuple(shape) else b.write(aten.reshape.default, x, list(shape))
 
 
-@law(aten.expand.default)
+@LAWS.law(aten.expand.default)
 def expands_compose(b: Builder, args: Any, kwargs: Any) -> Any:
     """expand(expand(x)) = expand(x), and the expand to the same shape is none."""
     x, wanted = args[0], args[1]
@@ -117,7 +114,7 @@ def expands_compose(b: Builder, args: Any, kwargs: Any) -> Any:
     return x if shape_of(x) == tuple(shape) else b.write(aten.expand.default, x, shape)
 
 
-@law(aten.sum.dim_IntList)
+@LAWS.law(aten.sum.dim_IntList)
 def sums_over_nothing_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
     """Σ over dims of size 1 is a reshape, of integers as int64."""
     x, dims, *keepdim = args

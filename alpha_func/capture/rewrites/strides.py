@@ -11,7 +11,7 @@ from torch import fx
 
 from alpha_func.capture.builder.builder import Builder, Law
 from alpha_func.capture.builder.operands import is_call
-from alpha_func.capture.rewrites.table import law
+from alpha_func.capture.rewrites.table import DIFFERENTIABLE, LAWS
 
 aten = torch.ops.aten
 
@@ -29,10 +29,9 @@ def _laid_out(target: Any) -> Law:
     return what_is_read_as_it_lies_is_contiguous
 
 
-_TARGETS = (
+for _target in (
     *(aten.as_strided.default, aten.as_strided_copy.default, aten.as_strided_scatter.default),
     *(aten.view_as_complex.default, aten.view.dtype),
-)
-LAWS: dict[Any, list[Law]] = {target: [_laid_out(target)] for target in _TARGETS}
-for _target, (_law,) in LAWS.items():
-    law(_target)(_law)
+):
+    for _table in (LAWS, DIFFERENTIABLE):
+        _table.law(_target)(_laid_out(_target))

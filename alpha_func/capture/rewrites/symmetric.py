@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from alpha_func.capture.builder.builder import Builder, Law, plus, times
+from alpha_func.capture.rewrites.table import DIFFERENTIABLE
 
 aten = torch.ops.aten
 
@@ -28,5 +29,5 @@ def _of_symmetric(target: Any) -> Law:
     return derivatives_are_of_the_symmetric_part
 
 
-_TARGETS = (aten.linalg_cholesky_ex.default, aten._linalg_eigh.default)
-LAWS: dict[Any, list[Law]] = {target: [_of_symmetric(target)] for target in _TARGETS}
+for _target in (aten.linalg_cholesky_ex.default, aten._linalg_eigh.default):
+    DIFFERENTIABLE.law(_target)(_of_symmetric(_target))

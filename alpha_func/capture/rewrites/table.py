@@ -1,9 +1,18 @@
-"""The table of the laws, by operator."""
+"""Tables of laws: each is one rewriting of a program, by operator.
+
+LAWS            what the sweeps are written by: a call in its simplest form
+DIFFERENTIABLE  the loss's program without what PyTorch differentiates otherwise, before anything is differentiated
+IN_PRIMITIVES   whole operators in primitive ones, for PyTorch to differentiate
+CHANNELS_LAST   images as they are convolved fastest
+FUSED           several operators in one kernel
+"""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+
+from torch import fx
 
 from alpha_func.capture.builder.builder import Law
 
@@ -14,23 +23,44 @@ class Table(Mapping[Any, list[Law]]):
     """Operator to its laws: first those of its kind, which its tags tell, then its own."""
 
     def __init__(self) -> None:
-        self.of_kinds: list[LawOfKind] = []
-        self.own: dict[Any, list[Law]] = {}
+        self._of_kinds: list[LawOfKind] = []
+        self._own: dict[Any, list[Law]] = {}
+        self._signs: set[Any] = set()
         self._all: dict[Any, list[Law]] = {}
         self._left_out: ContextVar[Collection[Law]] = ContextVar("left_out", default=())
 
+    def law(self, *targets: Any, signs: Collection[Any] | None = None) -> Callable[[Law], Law]:
+        """Register a law for these operators; ``signs`` are those without which it has nothing to say, else they."""
+
+        def register(law: Law) -> Law:
+            for target in targets:
+                self._own.setdefault(target, []).append(law)
+            self._signs.update(targets if signs is None else signs)
+            return law
+
+        return register
+
+    def law_of_kind(self, law_of: LawOfKind) -> LawOfKind:
+        """Register ``law_of(operator)``, the law that an operator has by its kind, or None."""
+        self._of_kinds.append(law_of)
+        return law_of
+
+    def speaks_of(self, program: fx.GraphModule) -> bool:
+        """Whether a law may have anything to say of a program."""
+        return bool(self._of_kinds) or not self._signs.isdisjoint(node.target for node in program.graph.nodes)
+
     def __getitem__(self, target: Any) -> list[Law]:
         if target not in self._all:
-            of_kind = [law for law_of in self.of_kinds if (law := law_of(target)) is not None]
-            self._all[target] = [*of_kind, *self.own.get(target, ())]
+            of_kind = [law for law_of in self._of_kinds if (law := law_of(target)) is not None]
+            self._all[target] = [*of_kind, *self._own.get(target, ())]
         left_out = self._left_out.get()
         return [law for law in self._all[target] if law not in left_out] if left_out else self._all[target]
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.own)
+        return iter(self._own)
 
     def __len__(self) -> int:
-        return len(self.own)
+        return len(self._own)
 
     def seen(self) -> list[Law]:
         """Every law of an operator that has been asked for."""
@@ -50,21 +80,4 @@ class Table(Mapping[Any, list[Law]]):
             self._left_out.reset(token)
 
 
-LAWS = Table()
-
-
-def law(*targets: Any) -> Callable[[Law], Law]:
-    """Register a law for these operators."""
-
-    def register(function: Law) -> Law:
-        for target in targets:
-            LAWS.own.setdefault(target, []).append(function)
-        return function
-
-    return register
-
-
-def law_of_kind(law_of: LawOfKind) -> LawOfKind:
-    """Register ``law_of(operator)``, the law that an operator has by its kind, or None."""
-    LAWS.of_kinds.append(law_of)
-    return law_of
+LAWS, DIFFERENTIABLE, IN_PRIMITIVES, CHANNELS_LAST, FUSED = (Table() for _ in range(5))

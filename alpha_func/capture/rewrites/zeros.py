@@ -6,7 +6,7 @@ import torch
 
 from alpha_func.capture.builder.builder import Builder, Law
 from alpha_func.capture.builder.operands import filled, is_zero
-from alpha_func.capture.rewrites.table import law
+from alpha_func.capture.rewrites.table import LAWS
 
 aten = torch.ops.aten
 
@@ -33,4 +33,4 @@ ZERO_AT_ZERO: dict[Any, tuple[int, ...]] = {
     aten.threshold_backward.default: (0,),
 }
 for _target, _operands in ZERO_AT_ZERO.items():
-    law(_target)(_of_zero_is_zero(_target, _operands))
+    LAWS.law(_target)(_of_zero_is_zero(_target, _operands))

@@ -12,9 +12,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from alpha_func.capture.builder.builder import fake_mode, is_impure
-from alpha_func.capture.rewrites.channels_last import lay_out
-from alpha_func.capture.rewrites.fuse import fuse
-from alpha_func.capture.rewrites.normalisation import in_primitives
+from alpha_func.capture.rewrites import CHANNELS_LAST, FUSED, IN_PRIMITIVES, rewrite
 from alpha_func.capture.running.binding import bind
 from alpha_func.capture.running.reusing import reuse
 from alpha_func.capture.sweeps.adjoint import ancestors
@@ -26,7 +24,7 @@ Backend = Callable[[fx.GraphModule], Runnable]
 
 def finish(program: fx.GraphModule) -> fx.GraphModule:
     """The program as it runs operator by operator: in fused kernels, and in place where that can be."""
-    return bind(reuse(fuse(lay_out(program))))
+    return bind(reuse(rewrite(program, CHANNELS_LAST, FUSED)))
 
 
 def eager(program: fx.GraphModule) -> Runnable:
@@ -48,7 +46,7 @@ def below_autograd(finished: fx.GraphModule) -> Runnable:
 
 def transformable(program: fx.GraphModule) -> Runnable:
     """The program operator by operator, for torch.func and autograd to differentiate and batch."""
-    return bind(fuse(in_primitives(program))).forward
+    return bind(rewrite(program, IN_PRIMITIVES, FUSED)).forward
 
 
 def inductor(program: fx.GraphModule) -> Runnable:
@@ -100,7 +98,7 @@ def _compiled(program: fx.GraphModule) -> Runnable:
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
 
-    program = lay_out(in_primitives(program))
+    program = rewrite(program, IN_PRIMITIVES, CHANNELS_LAST)
     mode = fake_mode(program)
     held = program.graph.find_nodes(op="get_attr")  # a trace on fake tensors takes no real ones
     constants = [getattr(program, str(node.target)) for node in held]

@@ -11,10 +11,8 @@ from typing import Any, TypeVar
 from torch import fx
 
 from alpha_func.capture.builder.builder import Law
-from alpha_func.capture.derivatives.derivative import has_rule, without_rules
-from alpha_func.capture.rewrites import LAWS
-from alpha_func.capture.rewrites.channels_last import lay_out
-from alpha_func.capture.rewrites.fuse import fuse
+from alpha_func.capture.derivatives.rule import RULES, without_rules
+from alpha_func.capture.rewrites import CHANNELS_LAST, FUSED, LAWS, rewrite
 from alpha_func.capture.rewrites.normalisation import BATCH, LAYER
 from alpha_func.capture.running.reusing import reuse
 
@@ -40,19 +38,22 @@ def culprit(
         with LAWS.without(laws), without_rules(operators):
             try:
                 program = write()
-                return is_right(finish(_copy(program)), program)
+                return is_right(finish(program), program)
             except Exception:
                 return False
 
     if right_without([], []):
-        steps = {"the layout of tensors": lay_out, "fusing": _chain(lay_out, fuse)}
-        steps["reuse of memory"] = _chain(lay_out, fuse, reuse)
+        steps: dict[str, Callable[[Program], Program]] = {
+            "the layout of tensors": lambda program: rewrite(program, CHANNELS_LAST),
+            "fusing": lambda program: rewrite(program, CHANNELS_LAST, FUSED),
+            "reuse of memory": lambda program: reuse(rewrite(program, CHANNELS_LAST, FUSED)),
+        }
         wrong = (name for name, finish in steps.items() if not right_without([], [], finish))
         return next(wrong, f"backend {backend!r}")
     laws = LAWS.seen()
     if right_without(laws, []):
         return "law " + _names(_one_of(laws, lambda some: right_without(some, [])))
-    ruled = [operator for operator in operators if has_rule(operator)]
+    ruled = [operator for operator in operators if operator in RULES]
     # PyTorch's own derivatives of whole normalisations are wrong when they are differentiated again.
     for suspects in ([o for o in ruled if o not in (LAYER, BATCH)], [LAYER], [BATCH]):
         if right_without([], suspects):
@@ -76,20 +77,5 @@ def _names(suspects: Sequence[Any]) -> str:
     return ", ".join(name.strip("_") for name in names[:3]) + (" or another" if len(names) > 3 else "")
 
 
-def _copy(program: Program) -> Program:
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(program.graph, {}))
-    return fx.GraphModule(program, graph)
-
-
 def _as_is(program: Program) -> Program:
     return program
-
-
-def _chain(*steps: Callable[[Program], Program]) -> Callable[[Program], Program]:
-    def finish(program: Program) -> Program:
-        for step in steps:
-            program = step(program)
-        return program
-
-    return finish

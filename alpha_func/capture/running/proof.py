@@ -311,6 +311,13 @@ def line(witness: Witness, direction: Sequence[Tensor]) -> Case:
     return Case(("slope", "curvature"), witness, direction, (whole, Witness.reverse), Witness.gradient, whole)
 
 
+def gauss_newton(witness: Witness, direction: Sequence[Tensor]) -> Case:
+    """The case of a Gauss-Newton program; differences along the line are not of its curvature."""
+    case = Case(("value", "slope", "curvature"), witness, direction, (Witness.gauss_newton,), Witness.slope)
+    case.votes = False
+    return case
+
+
 def taylor(witness: Witness, direction: Sequence[Tensor], order: int) -> Case:
     """The case of a Taylor program of higher order."""
     names = ["value", "slope", "curvature", *(f"derivative of order {j}" for j in range(3, order + 1))]

@@ -39,8 +39,10 @@ _NAME = {target: next(a.name for a in out._schema.arguments if a.is_out) for tar
 
 
 def reuse(program: fx.GraphModule) -> fx.GraphModule:
-    """The program with large results in used memory; its inputs and outputs are never written over."""
-    nodes = list(program.graph.nodes)
+    """A copy of the program with large results in used memory; its inputs and outputs are never written over."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(program.graph, {}))
+    nodes = list(graph.nodes)
     memory = memory_of(nodes)
     end = {place: i for i, node in enumerate(nodes) for operand in node.all_input_nodes for place in memory[operand]}
     free: list[tuple[int, fx.Node]] = []  # (since when, memory)
@@ -62,8 +64,7 @@ def reuse(program: fx.GraphModule) -> fx.GraphModule:
         if place is not None:
             node.kwargs = {**node.kwargs, _NAME[node.target]: place}
             node.target = _TO[node.target]
-    program.recompile()
-    return program
+    return fx.GraphModule(program, graph)
 
 
 def memory_of(nodes: list[fx.Node]) -> dict[fx.Node, set[fx.Node]]:

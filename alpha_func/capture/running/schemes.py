@@ -6,6 +6,7 @@
     line         (*saved, *directions) -> slope, curvature                              the rest of it
     taylor       (*inputs, *directions) -> h, h′, ..., h⁽ᵏ⁾                             one forward sweep, for every k
     span         (*inputs, *directions) -> value, *slopes, *curvatures                  of k directions (``span``)
+    gauss_newton (*inputs, *directions) -> value, slope, curvature                      dᵀGd (``gauss_newton``)
 
 Each is written at its first use, and kept with the program of the loss that it is made of.
 """
@@ -17,16 +18,18 @@ from typing import Any, TypeVar
 from torch import Tensor, fx
 
 from alpha_func.capture.builder.active import unverified
-from alpha_func.capture.derivatives.derivative import FORMULAS
+from alpha_func.capture.derivatives.rule import RULES
+from alpha_func.capture.rewrites import IN_PRIMITIVES, rewrite
 from alpha_func.capture.rewrites.in_double import program_in_double, rewritten_in_double
-from alpha_func.capture.rewrites.normalisation import in_primitives
 from alpha_func.capture.running.as_line import AsLine
 from alpha_func.capture.running.backends import BACKENDS, Runnable, below_autograd, finish
 from alpha_func.capture.running.binding import bind
 from alpha_func.capture.running.proof import Candidate
 from alpha_func.capture.sweeps.adjoint import TwoPrograms, adjoint_program, adjoint_programs, steepest_descent_program
+from alpha_func.capture.sweeps.gauss_newton import gauss_newton_program
 from alpha_func.capture.sweeps.span import span_program
 from alpha_func.capture.sweeps.taylor import higher_program, taylor_program
+from alpha_func.capture.tracing.outside import outside
 from alpha_func.losses.draws import ALONE, seeded_rng
 
 T = TypeVar("T")
@@ -35,10 +38,12 @@ Form = Callable[[fx.GraphModule], fx.GraphModule]
 
 
 class _MadeOnce(cached_property[T]):
-    """A cached property that one thread at a time makes: the fake tensors of a program are not for two."""
+    """A cached property that one thread at a time makes, outside all transforms: a program's fake tensors are in none,
+    and not for two.
+    """
 
     def __get__(self, instance: Any, owner: type | None = None) -> T:  # type: ignore[override]
-        with ALONE:
+        with ALONE, outside():
             return super().__get__(instance, owner)
 
 
@@ -89,7 +94,7 @@ class Scheme:
     def ready(self, backend: str) -> Runnable:
         """What runs it."""
         if backend not in self._ready:
-            with ALONE:
+            with ALONE, outside():
                 made = below_autograd(self._finished) if backend == "eager" else BACKENDS[backend](self.program)
             self._ready[backend] = made if self._before is not None else self._seeded(made)  # draws are all in that
         return self._ready[backend]
@@ -165,13 +170,18 @@ class Schemes:
     def taylor(self, order: int) -> Scheme:
         """The derivatives along a line up to an order."""
         name = f"Taylor program of order {order}"
-        return self._kept(name, lambda g: higher_program(in_primitives(g), self.params, order))
+        return self._kept(name, lambda g: higher_program(rewrite(g, IN_PRIMITIVES), self.params, order))
 
     def span(self, count: int) -> Scheme:
         """The quadratic in the span of so many directions."""
         name = f"adjoint along {count} directions"
         as_line = AsLine(self.params, count)
-        return self._kept(name, lambda g: span_program(in_primitives(g), self.params, count), as_line)
+        return self._kept(name, lambda g: span_program(rewrite(g, IN_PRIMITIVES), self.params, count), as_line)
+
+    @property
+    def gauss_newton(self) -> Scheme:
+        """The quadratic with the Gauss-Newton curvature, of a program whose last input marks the outputs."""
+        return self._kept("Gauss-Newton program", lambda g: gauss_newton_program(g, self.params))
 
     def _kept(self, name: str, form: Form, proven_as: Callable[[Candidate], Candidate] | None = None) -> Scheme:
         with ALONE:
@@ -183,7 +193,8 @@ class Schemes:
     def unswept(self) -> list[str]:
         """The operators whose second forward derivative has not been verified: only double backward serves."""
         found = unverified(self.graph.graph, self.params, "forward_over_forward")
-        return [name for name in found if name not in FORMULAS]
+        replaced = {str(operator) for operator, rule in RULES.items() if rule.replaces}
+        return [name for name in found if name not in replaced]
 
     @_MadeOnce
     def in_double(self) -> fx.GraphModule:
@@ -193,7 +204,7 @@ class Schemes:
     @_MadeOnce
     def in_primitives(self) -> fx.GraphModule:
         """The program with nothing whole in it, for PyTorch to differentiate."""
-        return in_primitives(self.graph)
+        return rewrite(self.graph, IN_PRIMITIVES)
 
     @_MadeOnce
     def primitives(self) -> Callable[..., Tensor]:

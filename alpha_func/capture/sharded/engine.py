@@ -6,8 +6,8 @@
 A loss of whole parameters has the engine of any other captured loss.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -21,10 +21,11 @@ from alpha_func.losses.module_loss import ModuleLoss
 from alpha_func.losses.sharding import own_parameters, own_precisions, own_value
 from alpha_func.quadratic import Quadratic
 from alpha_func.shards import layout, local, together
+from alpha_func.taylor import Taylor
 from alpha_func.torch_private import plain_beneath
 from alpha_func.transforms.directions import DirectionFunction
-from alpha_func.transforms.engine import Args, Engine, Kwargs
-from alpha_func.transforms.strategies import Step
+from alpha_func.transforms.engine import Args, Engine, Form, Kwargs
+from alpha_func.transforms.strategies import Products, Step
 from alpha_func.tree import Tree
 
 _PROVEN = 2  # calls: at the values of the first, and away from those of the second
@@ -47,11 +48,10 @@ class Ready(NamedTuple):
 
     made: Made
     inputs: list[Tensor]
-    held: list[Tensor]
     direction: list[Tensor]
 
 
-class Sharded:
+class Sharded(Engine):
     """The engine of a captured loss of sharded parameters.
 
     Args:
@@ -65,7 +65,6 @@ class Sharded:
     ):
         self._loss, self._backend, self._strict, self._gathering = loss, backend, strict, gathering
         self._lookup = Lookup(loss, unverified)
-        self._made: dict[Any, Made] = {}
         self._warned: set[str] = set()
 
     def quadratic(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
@@ -111,11 +110,18 @@ class Sharded:
         """Refused."""
         raise StrategyError(_NOT_FORMED.format(what="the gradient"))
 
+    def products(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Products:
+        """Refused."""
+        raise StrategyError(_NOT_FORMED.format(what="Hd"))
+
+    def taylor(self, params: Tree, direction: Tree, order: int, args: Args, kwargs: Kwargs) -> Taylor:
+        """Refused."""
+        raise StrategyError(_NOT_FORMED.format(what="a derivative beyond the second"))
+
     def _agreement(self, params: Tree) -> Agreement:
         if torch_private.peek_interpreter_stack() is not None:
             raise StrategyError(_TRANSFORMED)
-        layouts = [place for place in map(layout, tree.leaves(params)) if place is not None]
-        return Agreement(shards.groups(layouts), layouts[0].device)
+        return Agreement.of(tree.leaves(params))
 
     def _ready(self, params: Tree, direction: Tree | None, args: Args, kwargs: Kwargs) -> Ready:
         """What one rank does alone: nothing in it communicates."""
@@ -130,20 +136,21 @@ class Sharded:
                 f"the second forward derivative of {', '.join(program.schemes.unswept)} has not been verified, and any "
                 "other route needs the parameters whole: write it in simpler operators"
             )
-        held = inputs[program.params :]
         layouts = tuple(map(layout, inputs))
-        key = (id(program), layouts, self._gathering)
-        if key not in self._made:
-            self._made[key] = Made(program.schemes, layouts, self._gathering)
+        if layouts not in program.of_shards:
+            program.of_shards[layouts] = Made(program.schemes, layouts, self._gathering)
         d = [] if direction is None else list(map(local, tree.leaves(direction)))
-        return Ready(self._made[key], list(map(local, inputs)), held, d)
+        return Ready(program.of_shards[layouts], list(map(local, inputs)), d)
 
     def _require_value(self, agree: Agreement, ready: Ready, args: Args, kwargs: Kwargs) -> None:
         """At the module's own parameters, whatever those of the call are: after a step they are others."""
         if not isinstance(self._loss, ModuleLoss):
             return
         loss = self._loss
-        inputs = [*map(local, own_parameters(loss)), *ready.inputs[ready.made.count :]]
+        own = own_parameters(loss)
+        if any(x.dtype != y.dtype for x, y in zip(own, ready.inputs, strict=False)):
+            return  # the call's are in another precision, which the module does not compute in
+        inputs = [*map(local, own), *ready.inputs[ready.made.count :]]
         proof.require_value(
             ready.made, agree, inputs, lambda: own_value(loss, args, kwargs), own_precisions(loss.model)
         )
@@ -157,7 +164,7 @@ class Sharded:
             warn(message, CaptureWarning)
 
 
-class ByPlacement:
+class ByPlacement(Engine):
     """The engine of a captured loss: one for whole parameters, another for sharded ones.
 
     Args:
@@ -178,6 +185,22 @@ class ByPlacement:
     def step(self, params: Tree, direction: DirectionFunction, args: Args, kwargs: Kwargs) -> Step:
         """By the engine of the parameters' kind."""
         return self._of(params).step(params, direction, args, kwargs)
+
+    def taylor(self, params: Tree, direction: Tree, order: int, args: Args, kwargs: Kwargs) -> Taylor:
+        """By the engine of the parameters' kind."""
+        return self._of(params).taylor(params, direction, order, args, kwargs)
+
+    def products(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Products:
+        """By the engine of the parameters' kind."""
+        return self._of(params).products(params, directions, args, kwargs)
+
+    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Form:
+        """By the engine of the parameters' kind."""
+        return self._of(params).span(params, directions, args, kwargs)
+
+    def gauss_newton(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
+        """By the engine of the parameters' kind."""
+        return self._of(params).gauss_newton(params, direction, args, kwargs)
 
     def _of(self, params: Tree) -> Engine:
         return self._sharded if has_shards(params) else self._whole

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from alpha_func.capture.rewrites.channels_last import lay_out
-from alpha_func.capture.rewrites.fuse import fuse
+from alpha_func.capture.rewrites import CHANNELS_LAST, FUSED, rewrite
 from alpha_func.capture.rewrites.in_double import program_in_double
 from alpha_func.capture.running.backends import below_autograd
 from alpha_func.capture.running.binding import bind
@@ -69,8 +68,8 @@ class Made:
 
     @cached_property
     def _sweep(self) -> Gathered:
-        program = reuse(fuse(lay_out(_copied(self._schemes.quadratic.program))))
-        return self._gathered(program, self._layouts + self._layouts[: self.count])
+        program = reuse(rewrite(_copied(self._schemes.quadratic.program), CHANNELS_LAST, FUSED))
+        return self._gathered(program, [*self._layouts, *self._layouts[: self.count]], self.count)
 
     @cached_property
     def _value(self) -> Gathered:
@@ -162,8 +161,9 @@ class Made:
     def _value_runs(self) -> Callable[..., Any]:
         return bind(self._value.program).forward
 
-    def _gathered(self, program: fx.GraphModule, layouts: Sequence[Layout | None]) -> Gathered:
-        return Gathered(program, layouts, ahead=self._gathering.ahead, dtype=self._gathering.dtype)
+    def _gathered(self, program: fx.GraphModule, layouts: Sequence[Layout | None], directions: int = 0) -> Gathered:
+        how = self._gathering
+        return Gathered(program, layouts, directions=directions, ahead=how.ahead, dtype=how.dtype)
 
 
 def _along(program: fx.GraphModule, count: int) -> fx.GraphModule:

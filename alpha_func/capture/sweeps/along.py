@@ -15,7 +15,8 @@ from torch.utils import _pytree as pytree
 from alpha_func.capture.builder.active import is_constant
 from alpha_func.capture.builder.builder import Builder
 from alpha_func.capture.builder.operands import is_inexact
-from alpha_func.capture.derivatives.derivative import Call, first
+from alpha_func.capture.derivatives.derivative import first
+from alpha_func.capture.derivatives.rule import Call
 
 Derivative = Any  # a node, or a list of them for a node of several outputs; None for zero
 

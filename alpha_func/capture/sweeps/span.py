@@ -18,10 +18,10 @@ from typing import Any
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from alpha_func.capture.builder.builder import Builder, finished, plus, times
+from alpha_func.capture.builder.builder import Builder, finished, plus, replay, times
 from alpha_func.capture.builder.operands import filled_like
-from alpha_func.capture.derivatives.derivative import Call, first, pullback, rules_left_out
-from alpha_func.capture.derivatives.products import BILINEAR
+from alpha_func.capture.derivatives.derivative import first, pullback
+from alpha_func.capture.derivatives.rule import Call, rule_of, rules_left_out
 from alpha_func.capture.rewrites import LAWS
 from alpha_func.capture.sweeps.adjoint import inner
 from alpha_func.capture.sweeps.along import Along
@@ -64,9 +64,9 @@ def span_program(lowered: fx.GraphModule, parameters: int, count: int) -> fx.Gra
 def _bends(b: Builder, call: Call, tangents: list[Any], λ: Any) -> Iterator[tuple[tuple[int, int], Any]]:
     """((i, j), a part of ⟨λ, D²f[tᵢ, tⱼ]⟩) for the pairs where it is not zero."""
     moving = [i for i, t in enumerate(tangents) if not all_zero(t)]
-    places = BILINEAR.get(call.target)
-    if places is not None and not call.kwargs:
-        x, y = places
+    rule = rule_of(call)
+    if rule is not None and rule.bilinear is not None:
+        x, y = rule.bilinear
         for j in moving:
             given = tangents[j][y]
             if given is None or all(tangents[i][x] is None for i in moving):
@@ -114,7 +114,7 @@ def mixed(b: Builder, call: Call, s: Any, t: Any) -> Any:
         known[value] = first(own, alone, t_)
         b.traces[key] = finished(own, Along(own, known)(first(own, alone, s_)))
         leaves, _ = pytree.tree_flatten((call.args, call.value, s, t), is_leaf=lambda x: x is None)
-    return b.inline(b.traces[key], [leaves[i] for i in where])
+    return replay(b.traces[key], [leaves[i] for i in where], b)
 
 
 def _leaves(tangents: Any) -> list[Any]:

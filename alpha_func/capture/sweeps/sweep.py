@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from alpha_func.capture import derivatives as rules  # noqa: F401  fills the tables
+from alpha_func.capture import derivatives  # noqa: F401  fills the table of rules
 from alpha_func.capture.builder.active import is_constant
-from alpha_func.capture.builder.builder import Builder, bound, fake_mode, plus
+from alpha_func.capture.builder.builder import Builder, fake_mode, plus, replay
 from alpha_func.capture.builder.operands import filled_like, is_inexact
-from alpha_func.capture.derivatives.derivative import Call, first, pullback, second
+from alpha_func.capture.derivatives.derivative import first, pullback, second
+from alpha_func.capture.derivatives.rule import Call
 from alpha_func.capture.rewrites import LAWS
 
 Coefficients = dict[fx.Node, Any]
@@ -38,8 +39,7 @@ def started(lowered: fx.GraphModule) -> tuple[Builder, list[fx.Node]]:
     """A builder, and in it the inputs of the program."""
     b = Builder(LAWS, fake_mode(lowered))
     b.traces = lowered.meta.setdefault("traces", b.traces)  # for all that is written of one program
-    nodes = lowered.graph.find_nodes(op="placeholder")
-    return b, [b.placeholder(str(node.target), b.as_fake(node.meta["val"])) for node in nodes]
+    return b, b.inputs_of(lowered)
 
 
 def forward(
@@ -49,20 +49,16 @@ def forward(
     follow: Callable[[fx.Node, Call], None] | None = None,
 ) -> Values:
     """Write the lowered program itself; ``follow`` writes what is to come right after each call."""
-    placeholders = lowered.graph.find_nodes(op="placeholder")
-    env: dict[fx.Node, Any] = dict(zip(placeholders, inputs, strict=True))
     calls: dict[fx.Node, Call] = {}
-    for node in lowered.graph.nodes:
-        if node.op == "get_attr":
-            env[node] = b.constant(str(node.target), getattr(lowered, str(node.target)))
-        elif node.op == "call_function":
-            args, kwargs = bound(node, env)
-            env[node] = b.call(node.target, *args, **kwargs)
-            calls[node] = Call(node.target, args, kwargs, env[node])
-            if follow is not None:
-                follow(node, calls[node])
+
+    def visit(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> None:
+        calls[node] = Call(node.target, args, kwargs, value)
+        if follow is not None:
+            follow(node, calls[node])
+
+    (output,) = pytree.tree_leaves(replay(lowered, inputs, b, visit))
     (result,) = pytree.tree_leaves(lowered.graph.output_node().args[0])
-    return Values(placeholders, calls, result, env[result])
+    return Values(lowered.graph.find_nodes(op="placeholder"), calls, result, output)
 
 
 def extend(b: Builder, node: fx.Node, call: Call, one: Coefficients, two: Coefficients | None = None) -> None:

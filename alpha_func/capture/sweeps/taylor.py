@@ -19,7 +19,7 @@ from torch import fx
 
 from alpha_func.capture.builder.builder import finished
 from alpha_func.capture.builder.operands import filled_like
-from alpha_func.capture.derivatives.derivative import Call
+from alpha_func.capture.derivatives.rule import Call
 from alpha_func.capture.sweeps.along import Along
 from alpha_func.capture.sweeps.sweep import Coefficients, extend, forward, started
 

@@ -66,15 +66,3 @@ _LOWERED = (
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """The table that ``make_fx`` lowers by: operator overload to its composition."""
     return {**get_decompositions(_LOWERED), **compositions.BY_OPERATOR, **zeros_and_ties.BY_OPERATOR}
-
-
-# Written into the graph after tracing: an operator, and the one that stands for it with the same arguments. A view
-# depends on the strides of its input, which are not part of a signature; a reshape does not. A lazy conjugate is a bit
-# that a view carries, and that not every operator can take.
-RENAMED: dict[Any, Any] = {
-    aten._conj.default: aten._conj_physical.default,
-    aten._neg_view.default: aten.neg.default,
-    aten.view.default: aten.reshape.default,
-    aten._unsafe_view.default: aten.reshape.default,
-    aten._reshape_alias.default: aten.reshape.default,
-}

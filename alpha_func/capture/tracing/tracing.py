@@ -15,8 +15,9 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from alpha_func import torch_private, tree
-from alpha_func.capture.rewrites.differentiable import differentiable
-from alpha_func.capture.tracing.lowering import RENAMED, decompositions
+from alpha_func.capture.rewrites import DIFFERENTIABLE, rewrite
+from alpha_func.capture.rewrites.renamed import RENAMED
+from alpha_func.capture.tracing.lowering import decompositions
 from alpha_func.capture.tracing.recording import the_loss
 from alpha_func.capture.tracing.refusal import EAGER, line_of
 from alpha_func.errors import CaptureError
@@ -82,7 +83,7 @@ def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx
         except Exception:
             torch_private.close_levels(depth, level)
             raise
-    return differentiable(_cleaned(traced))
+    return rewrite(_cleaned(traced), DIFFERENTIABLE)
 
 
 class _Lowered(fx.Interpreter):

@@ -8,6 +8,7 @@
 Text can be shrunk, printed and run anywhere; ``built`` makes objects of it.
 """
 
+import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from torch import Tensor
 
 HEAD = "import torch, torch.nn.functional as F, alpha_func as af\nf32 = torch.float32\n"
 _NAME = re.compile(r"\b[vpa]\d+\b")
+_COUNT, _KEPT = itertools.count(), 64  # modules
 
 
 class Built(NamedTuple):
@@ -85,7 +87,9 @@ class Program:
 
     def built(self, *, in_float64: bool = False) -> Built:
         """The program; for a reference, with everything in float64. Call it, and the loss, under ``defaults``."""
-        module = sys.modules["fuzzed"] = ModuleType("fuzzed")  # by whose name torch.compile looks it up
+        name = f"fuzzed_{next(_COUNT)}"  # torch.compile looks a module up by its name, once for all
+        module = sys.modules[name] = ModuleType(name)
+        sys.modules.pop(f"fuzzed_{int(name[7:]) - _KEPT}", None)
         space = vars(module)
         exec(HEAD, space)
         if in_float64:

@@ -1,6 +1,6 @@
 """Kernels that do several operators' work: laws for a program that runs operator by operator, not for a compiler.
 
-Written after ``simplify``: each turns two operators into one pass over memory, and the numbers stay, to rounding.
+Each turns two operators into one pass over memory, and the numbers stay, to rounding.
 """
 
 from typing import Any
@@ -8,31 +8,25 @@ from typing import Any
 import torch
 from torch import fx
 
-from alpha_func.capture.builder.builder import Builder, Law, fake_mode, finished, replay
+from alpha_func.capture.builder.builder import Builder
 from alpha_func.capture.builder.operands import dtype_of, is_call, is_number, result_shape, shape_of
+from alpha_func.capture.rewrites.table import FUSED
 
 aten = torch.ops.aten
 
 
-def fuse(program: fx.GraphModule) -> fx.GraphModule:
-    """The program with sums and products in the kernels of both: addmm, baddbmm, addcmul, add with a factor, dot."""
-    users = {node: len(node.users) for node in program.graph.nodes}
-    b = Builder(_LAWS, fake_mode(program))
-    inputs = [b.placeholder(str(n.target), n.meta["val"]) for n in program.graph.find_nodes(op="placeholder")]
-    return finished(b, replay(program, inputs, b, lambda old, new: b.once.add(new) if users[old] == 1 else None))
-
-
-def _sum_is_one_kernel(b: Builder, args: Any, kwargs: Any) -> Any:
+@FUSED.law(aten.add.Tensor)
+def a_sum_is_one_kernel(b: Builder, args: Any, kwargs: Any) -> Any:
     """x + c·(a@b) = addmm(x, a, b, alpha=c), x + c·y·z = addcmul(x, y, z, value=c), x + c·y = add(x, y, alpha=c), and
     c − x = rsub(x, c)."""
-    if is_number(args[1]) and _is_multiple(args[0]) and args[0].args[1] == -1 and args[0] in b.once:
+    if is_number(args[1]) and _is_multiple(args[0]) and args[0].args[1] == -1 and args[0] in b.used_once:
         return b.write(aten.rsub.Scalar, args[0].args[0], args[1])
     for x, term in (args, args[::-1]):
-        if not isinstance(x, fx.Node) or not isinstance(term, fx.Node) or term not in b.once:
+        if not isinstance(x, fx.Node) or not isinstance(term, fx.Node) or term not in b.used_once:
             continue
         inner: Any
         inner, c = term.args if _is_multiple(term) else (term, 1)
-        single = inner is term or inner in b.once
+        single = inner is term or inner in b.used_once
         grows = shape_of(inner) != result_shape(x, inner)  # these kernels broadcast x to the product, never the product
         if single and is_call(inner, aten.mm.default) and not grows and dtype_of(x) == dtype_of(inner):
             return b.write(aten.addmm.default, x, *inner.args, **({} if c == 1 else {"alpha": c}))
@@ -45,10 +39,11 @@ def _sum_is_one_kernel(b: Builder, args: Any, kwargs: Any) -> Any:
     return None
 
 
-def _inner_product_is_one_kernel(b: Builder, args: Any, kwargs: Any) -> Any:
+@FUSED.law(aten.sum.default)
+def an_inner_product_is_one_kernel(b: Builder, args: Any, kwargs: Any) -> Any:
     """Σ x·y = dot(x, y), which writes no product."""
     (product,) = args
-    if kwargs or product not in b.once or not is_call(product, aten.mul.Tensor) or _is_multiple(product):
+    if kwargs or product not in b.used_once or not is_call(product, aten.mul.Tensor) or _is_multiple(product):
         return None
     x, y = product.args
     order = _dense_order(x, y)
@@ -76,9 +71,3 @@ def _is_multiple(x: fx.Node) -> bool:
 
 def _alike(x: fx.Node, *others: Any) -> bool:
     return all(isinstance(y, fx.Node) and dtype_of(y) == dtype_of(x) for y in others)
-
-
-_LAWS: dict[Any, list[Law]] = {
-    aten.add.Tensor: [_sum_is_one_kernel],
-    aten.sum.default: [_inner_product_is_one_kernel],
-}
