@@ -45,17 +45,15 @@ def live_groups(optimizer: Optimizer) -> Iterator[tuple[Group, list[Tensor]]]:
     """The groups of a live optimizer with their parameters; the options are those of this moment."""
     kind = type(optimizer)
     _check_kind(kind)
-    accepted = _accepted(kind)
+    accepted = _parameters(kind)
     for param_group in optimizer.param_groups:
         options = _options(param_group)
         make = partial(kind, **{name: value for name, value in options.items() if name in accepted})
         yield Group(optimizer, options, make), param_group["params"]
 
 
-@lru_cache(64)
-def _accepted(kind: type[Optimizer]) -> frozenset[str]:
-    """The options that a class takes."""
-    return frozenset(inspect.signature(kind).parameters)
+# Of a function or a class, looked up once: it takes longer than a small step.
+_parameters: Callable[[Any], Mapping[str, inspect.Parameter]] = lru_cache(64)(lambda f: inspect.signature(f).parameters)
 
 
 def _options(param_group: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,17 +68,12 @@ def _check_kind(kind: type[Optimizer]) -> None:
         )
     if issubclass(kind, torch.optim.SparseAdam):
         raise ValueError("SparseAdam steps by sparse gradients alone, and a direction is dense: use torch.optim.Adam")
-    if _needs_closure(kind):
+    closure = _parameters(kind.step).get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
         raise ValueError(
             f"{kind.__name__} evaluates the loss again within its step (a closure), and a direction is a function of "
             "one gradient: use an optimizer whose step needs no closure"
         )
-
-
-@lru_cache(64)
-def _needs_closure(kind: type[Optimizer]) -> bool:
-    closure = inspect.signature(kind.step).parameters.get("closure")
-    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def matched(patterns: Sequence[str], names: Sequence[str]) -> list[int]:

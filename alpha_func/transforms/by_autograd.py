@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.losses.module_loss import Watched
 from alpha_func.quadratic import Quadratic
 from alpha_func.torch_private import forward_level, peek_interpreter_stack
 from alpha_func.transforms.directions import DirectionFunction
@@ -47,7 +48,8 @@ def _double_backward(loss: Loss, params: Tree, direction: DirectionFunction) -> 
     no_checkpoints = torch.autograd.graph.disable_saved_tensors_hooks("saved tensor hooks may compute at another θ")
     with torch.inference_mode(False), torch.enable_grad(), no_checkpoints:
         at = [(leaf.clone() if leaf.is_inference() else leaf.detach()).requires_grad_() for leaf in leaves]
-        value = loss(tree.unflatten(at, structure))
+        with Watched():
+            value = loss(tree.unflatten(at, structure))
         slopes = torch.autograd.grad(value, at, create_graph=True, materialize_grads=True)
         grads = tree.unflatten([g.detach() for g in slopes], structure)
         d = direction(grads)

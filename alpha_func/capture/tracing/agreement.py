@@ -7,7 +7,7 @@ did). Then no derivative is right either. The price is one forward pass.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from alpha_func import tree
 from alpha_func.capture.tracing.refusal import EAGER
 from alpha_func.capture.tracing.roundings import coarsest, disturbed, seeded
 from alpha_func.errors import CaptureError
+from alpha_func.losses.looking import looking
+from alpha_func.losses.module_loss import ModuleLoss, Watched
 from alpha_func.torch_private import (
     FakeTensor,
     modes_disabled,
@@ -61,7 +63,16 @@ def require_agreement(
         operands, params = tree.map(Tensor.detach, (inputs, params))
         if seed is not None and any(tensor.is_cuda for tensor in operands):
             return  # CUDA's own dropout has another mask than that of torch.func
-        expected = loss(params, *args, **kwargs).detach()
+        if not isinstance(loss, ModuleLoss):  # which looks at itself
+            clones = tree.map(Tensor.clone, params)
+            with (
+                suppress(RuntimeError),
+                Watched(),
+                looking(clones, (args, kwargs)),
+            ):  # its errors the call itself raises
+                loss(clones, *args, **kwargs)
+        with Watched():
+            expected = loss(params, *args, **kwargs).detach()
         with seeded(seed):
             got = program(*operands).detach()
         if _near(got, expected, operands):
