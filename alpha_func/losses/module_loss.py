@@ -177,7 +177,7 @@ class ModuleLoss:
         if self.tied:
             state = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
             for name, value in params.items():
-                state["module." + name] = value
+                state["module." + name.replace("_orig_mod.", "")] = value
             return functional_call(self.model, state, args, kwargs, tie_weights=True)
         for name, (path, key) in zip(self.names, self.places, strict=True):
             _part(self.model, path)._parameters[key] = params[name]  # type: ignore[assignment]
@@ -308,9 +308,9 @@ def _place(name: str) -> Place:
 
 def _part(model: nn.Module, path: tuple[str, ...]) -> nn.Module:
     for name in path:
-        found = model._modules[name]
-        assert found is not None
-        model = found
+        found = model._modules.get(name)
+        if found is not None:  # a compiled module's ``_orig_mod`` is itself to Dynamo
+            model = found
     return model
 
 

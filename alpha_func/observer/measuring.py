@@ -18,11 +18,12 @@ from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
 from alpha_func.errors import CaptureError, ImpureLossError, StrategyError
 from alpha_func.losses.kernels import twice_differentiable
-from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, functional_loss
+from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, Watched, functional_loss
 from alpha_func.observer.batches import Batch, each_tensor
 from alpha_func.observer.forwards import Beginning, as_it_began, measuring
 from alpha_func.observer.trained import Trained
 from alpha_func.quadratic import Quadratic
+from alpha_func.transforms.by_autograd import double_backward
 from alpha_func.transforms.engine import Engine, Uncaptured
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import scalar_loss
@@ -98,7 +99,8 @@ class Meter:
         """The gradient at θ of the loss itself, by no program."""
         params = {name: value.detach().requires_grad_() for name, value in theta.items()}
         with self._at(params, batch) as (args, kwargs):
-            value = scalar_loss(self._loss.over(theta), args, kwargs)(params)
+            with Watched():  # hooks on gradients are no part of it
+                value = scalar_loss(self._loss.over(theta), args, kwargs)(params)
             grads = torch.autograd.grad(value, list(params.values()), materialize_grads=True)
         return dict(zip(theta, grads, strict=True))
 
@@ -174,13 +176,9 @@ class Meter:
         """Double backward over a plain call, without torch.func."""
         params = {name: value.detach().requires_grad_() for name, value in theta.items()}
         with self._at(params, batch) as (args, kwargs), twice_differentiable():
-            value = scalar_loss(self._loss.over(theta), args, kwargs)(params)
-            grads = torch.autograd.grad(value, list(params.values()), create_graph=True, materialize_grads=True)
-            slope = tree.vdot(list(grads), list(d.values()))
-            if not slope.requires_grad:
-                return Quadratic(value.detach(), slope, torch.zeros_like(slope))
-            products = torch.autograd.grad(slope, list(params.values()), materialize_grads=True)
-            return Quadratic(value.detach(), slope.detach(), tree.vdot(list(products), list(d.values())))
+            loss = scalar_loss(self._loss.over(theta), args, kwargs)
+            grads, _, value, hd = double_backward(loss, params, lambda _: d)
+        return Quadratic(value, tree.vdot(d, grads), tree.vdot(d, hd))
 
     def _of_names(self, names: tuple[str, ...]) -> tuple[CapturedLoss | None, Callable[..., Quadratic]]:
         if names not in self._transforms:

@@ -18,6 +18,7 @@ from alpha_func.observer.trained import Trained
 from alpha_func.observer.verdict import Seen, explained, judged
 from alpha_func.quadratic import gain_ratio
 from alpha_func.shards import any_sharded
+from alpha_func.torch_private import subtracted
 
 logger = logging.getLogger("alpha_func")
 
@@ -66,7 +67,7 @@ class Recorder:
         if any_sharded(theta.values()):
             d = tree.sub(after, theta)
         else:
-            d = dict(zip(theta, torch._foreach_sub(list(after.values()), list(theta.values())), strict=True))
+            d = dict(zip(theta, subtracted(after.values(), theta.values()), strict=True))
         end = after if self._after else None
         seen = _seen(taken)  # before the module is called for it
         try:

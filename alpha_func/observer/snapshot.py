@@ -16,6 +16,7 @@ from alpha_func import tree
 from alpha_func.optimizers.anatomy import weight_decay_share
 from alpha_func.optimizers.pure import Direction, State, from_live_optimizer
 from alpha_func.shards import any_sharded
+from alpha_func.torch_private import norms
 
 
 class Snapshot(NamedTuple):
@@ -101,8 +102,8 @@ def _norm(tensors: Iterable[Tensor]) -> Tensor:
     tensors = list(tensors)
     if any_sharded(tensors):
         return tree.norm(tensors).double().cpu()
-    norms = torch._foreach_norm([t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors])
-    return torch.stack([norm.double().cpu() for norm in norms]).norm()
+    found = norms(t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
+    return torch.stack([norm.double().cpu() for norm in found]).norm()
 
 
 def _decoupled(direction: Direction) -> bool:

@@ -3,11 +3,13 @@
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along
 from alpha_func.capture import program as programs
 from alpha_func.capture.tracing import agreement, lowering, tracing
+from alpha_func.capture.tracing.roundings import disturbed
 from alpha_func.errors import CaptureError
 from tests.helpers.cases import MODULES
 from tests.helpers.exactness_table import CASES, captured
@@ -151,3 +153,9 @@ def test_dropout_is_checked_with_its_mask():
     loss, params = functional_loss(nn.TransformerEncoderLayer(4, 2, 6).double(), nn.MSELoss(), seed=3)
     x = torch.randn(3, 5, 4, dtype=torch.float64)
     assert capture(loss)(params, x, 0 * x) == pytest.approx(float(loss(params, x, 0 * x)), rel=1e-14)
+
+
+@pytest.mark.parametrize("compared", [torch.eq, torch.ne])
+def test_what_is_tied_stays_tied_under_roundings(compared):
+    program = make_fx(lambda x: compared(x, x.amax()[None]).sum())(X)
+    assert {int(run(X)) for run in disturbed(program, 5, 16)} == {int(program(X))}

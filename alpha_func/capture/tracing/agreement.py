@@ -60,19 +60,14 @@ def require_agreement(
     if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in inputs):
         return
     with aside():
-        operands, params = tree.map(Tensor.detach, (inputs, params))
+        operands = tree.map(Tensor.detach, inputs)
         if seed is not None and any(tensor.is_cuda for tensor in operands):
             return  # CUDA's own dropout has another mask than that of torch.func
         if not isinstance(loss, ModuleLoss):  # which looks at itself
-            clones = tree.map(Tensor.clone, params)
-            with (
-                suppress(RuntimeError),
-                Watched(),
-                looking(clones, (args, kwargs)),
-            ):  # its errors the call itself raises
-                loss(clones, *args, **kwargs)
-        with Watched():
-            expected = loss(params, *args, **kwargs).detach()
+            _look(loss, params, args, kwargs)
+        with torch.enable_grad(), Watched():  # the loss may differentiate within
+            leaves = tree.map(lambda leaf: leaf.detach().requires_grad_(), params)
+            expected = loss(leaves, *args, **kwargs).detach()
         with seeded(seed):
             got = program(*operands).detach()
         if _near(got, expected, operands):
@@ -84,6 +79,13 @@ def require_agreement(
                 "the loss reads something that changes from call to call, or an operator is lowered wrongly; "
                 f"make it a function of its arguments, or {EAGER}"
             )
+
+
+def _look(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Call it once to see that it writes to nothing; its own errors the call itself raises."""
+    clones = tree.map(lambda leaf: leaf.detach().clone().requires_grad_(), params)
+    with suppress(RuntimeError), torch.enable_grad(), Watched(), looking(clones, (args, kwargs)):
+        loss(clones, *args, **kwargs)
 
 
 @contextmanager
