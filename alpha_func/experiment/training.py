@@ -11,6 +11,7 @@ from torch import Tensor, func, nn
 
 from alpha_func import tree
 from alpha_func.capture import capture
+from alpha_func.experiment.beyond import Beyond
 from alpha_func.experiment.data import Data
 from alpha_func.experiment.optimizers import Algorithm
 from alpha_func.experiment.other_samples import Elsewhere
@@ -128,23 +129,32 @@ class Training:
         self._lines = line_steps(experiment, steps_of(experiment, data))
         self._elsewhere = Elsewhere(experiment, data, loss)
         self._rate = Rate(experiment, algorithm)
+        self._beyond = Beyond(experiment, algorithm, loss, plain_loss)
 
     @property
     def state(self) -> dict[str, Any]:
         """Where it stands, for ``torch.save``; a step makes new tensors and changes none of these."""
-        return {"params": self._params, "optimizer": self._stepper.state, "rate": self._rate.state}
+        return {
+            "params": self._params,
+            "optimizer": self._stepper.state,
+            "rate": self._rate.state,
+            "last": self._beyond.last,
+        }
 
     @state.setter
     def state(self, state: Mapping[str, Any]) -> None:
         self._params, self._stepper.state, self._rate.state = state["params"], state["optimizer"], state["rate"]
+        self._beyond.last = state.get("last")
 
     def step(self, batch: Batch) -> Observation | None:
         """Take the step of a batch; None where it is not recorded."""
         x, y, algorithm = batch.inputs, batch.targets, self.algorithm
         observed = batch.step % self._experiment.every == 0
         if not observed and self._rate.is_fixed:
+            self._beyond.stepped(self._params)
             self._params = self._stepper.advance(self._params, x, y)
             return None
+        before = self._stepper.state
         params, measured = self._params, self._stepper.measure(self._params, x, y)
         after = measured.params
         if not self._rate.is_fixed:
@@ -158,11 +168,13 @@ class Training:
         if observed:
             lr = self._rate.lr
             others = self._elsewhere(params, measured, batch.held_out, batch.step, lr)
+            others |= self._beyond(params, measured, before, x, y, lr)
             record = _record(batch, algorithm, measured, others, lr, loss_after)
             line = None
             if batch.step in self._lines:
                 line = _line(record, scalar_loss(self._loss, (x, y), {}), params, measured)
             observation = Observation(record, line)
+        self._beyond.stepped(params)
         self._params = after
         return observation
 
