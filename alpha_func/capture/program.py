@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.active import active_nodes, operator_name
 from alpha_func.capture.builder.active import unverified as unverified_in
 from alpha_func.capture.running.schemes import Schemes
@@ -31,7 +32,7 @@ from alpha_func.transforms.validation import scalar_loss
 from alpha_func.tree import Tree
 
 _NAMES = re.compile(r"[^\W\d]\w*")
-Call = tuple[Tree, tuple[Any, ...], dict[str, Any]]  # params, args, kwargs
+Call = tuple[Tree, Args, Kwargs]  # params, args, kwargs
 
 
 class Program:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture import CapturedLoss, capture
 from alpha_func.data_sets.additivity import coupled_layers
 from alpha_func.data_sets.batches import arguments, part, size_of
@@ -85,9 +86,7 @@ def per_example_quadratics(
     return quadratics
 
 
-def compare_with_whole(
-    loss: Callable[..., Tensor], params: Tree, values: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
+def compare_with_whole(loss: Callable[..., Tensor], params: Tree, values: Tensor, args: Args, kwargs: Kwargs) -> None:
     """Warn where the loss of a batch is neither the mean nor the sum of its examples'."""
     values = values[: size_of(args, kwargs)].double()
     with torch.no_grad():

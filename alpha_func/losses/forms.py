@@ -37,7 +37,7 @@ class ByFunction(nn.Module):
         self.module = module
         self.loss_of = loss_of
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
         """The loss."""
         return self.loss_of(self.module, *args, **kwargs)
 
@@ -49,7 +49,7 @@ class OwnLoss(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
         """The loss."""
         output = self.module(*args, **kwargs)
         if isinstance(output, Tensor):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from alpha_func.calls import Args, Kwargs
 from alpha_func.observer.forwards import Beginning
 
 
@@ -23,15 +24,15 @@ class Batch(NamedTuple):
         changed: whether a tensor of it changed between its forward and its being handed over.
     """
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: Args
+    kwargs: Kwargs
     loss: float | Tensor | None = None
     tensors: Mapping[int, int] = MappingProxyType({})
     beginning: Beginning | None = None
     changed: bool = False
 
 
-def handed_over(args: tuple[Any, ...], kwargs: dict[str, Any], loss: float | Tensor | None) -> Batch:
+def handed_over(args: Args, kwargs: Kwargs, loss: float | Tensor | None) -> Batch:
     """The batch with copies of its tensors, apart from the graph.
 
     >>> label = torch.ones(2)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from alpha_func.calls import Args
 from alpha_func.losses.draws import RngState, draws_replayed, other_generators_kept, rng_state
 from alpha_func.torch_private import any_autocast_enabled, current_graph_task_id
 
@@ -82,7 +83,7 @@ class Watch:
             warnings.filterwarnings("ignore", message=_NOTICE)
             on_call = weakref.WeakMethod(self._on_call)
 
-            def hook(module: nn.Module, args: Any) -> None:
+            def hook(module: nn.Module, args: Args) -> None:
                 if not torch.compiler.is_dynamo_compiling() and (watch := on_call()) is not None:
                     watch(module, args)
 
@@ -113,7 +114,7 @@ class Watch:
             )
         )
 
-    def _on_call(self, module: nn.Module, args: Any) -> None:
+    def _on_call(self, module: nn.Module, args: Args) -> None:
         if id(module) not in self._parts or not torch.is_grad_enabled():
             return
         if current_graph_task_id() != -1:  # a checkpoint that computes again, within backward

@@ -8,13 +8,15 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from alpha_func.calls import Function, Kwargs
+
 
 def writes_in_place(operator: OpOverload) -> bool:
     """Whether an operator writes to an operand."""
     return bool(operator._schema.is_mutable)
 
 
-def is_written(operator: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
+def is_written(operator: OpOverload, args: Sequence[Any], kwargs: Kwargs) -> list[Any]:
     """The operands of a call that it writes to."""
     arguments = operator._schema.arguments
     given = [*zip(arguments, args, strict=False), *((a, kwargs[a.name]) for a in arguments if a.name in kwargs)]
@@ -42,7 +44,7 @@ def allocates(operator: Any) -> bool:
     return all(result.alias_info is None for result in operator._schema.returns)
 
 
-def inductor_decompositions() -> dict[Any, Callable[..., Any]]:
+def inductor_decompositions() -> dict[Any, Function]:
     """The compositions by which TorchInductor lowers operators."""
     from torch._inductor.decomposition import select_decomp_table
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.torch_private import get_unwrapped, is_functorch_wrapped_tensor, peek_interpreter_stack
 from alpha_func.tree import Tree
 
@@ -19,9 +20,7 @@ _known: dict[type, set[str]] = {}  # of PyTorch's own nodes whose type says it a
 _ONCE_CODE = once_differentiable(lambda ctx: None).__code__
 
 
-def derivative_nodes(
-    loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> set[str]:
+def derivative_nodes(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> set[str]:
     """The derivative formulas between the loss and its parameters, as autograd names them: one forward pass."""
     with torch.enable_grad():
         return nodes_of(loss(requiring_grad(params), *args, **kwargs))

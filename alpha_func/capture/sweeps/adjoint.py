@@ -18,6 +18,7 @@ from torch import fx
 
 from alpha_func.capture.builder.builder import Builder, finished, is_impure, plus, times
 from alpha_func.capture.builder.operands import conjugate, filled_like, real
+from alpha_func.capture.builder.values import Value
 from alpha_func.capture.sweeps.sweep import Coefficients, Values, backward, extend, forward, second_terms, started
 
 aten = torch.ops.aten
@@ -100,7 +101,7 @@ def _line(b: Builder, values: Values, adjoints: Coefficients, directions: list[f
     return zero if slope is None else slope, zero if curvature is None else curvature
 
 
-def inner(b: Builder, x: Any, y: Any) -> Any:
+def inner(b: Builder, x: Value, y: Value) -> Value:
     """⟨x, y⟩ = Re Σ x̄·y; None is zero."""
     if x is None or y is None:
         return None

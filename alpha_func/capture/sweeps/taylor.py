@@ -19,6 +19,7 @@ from torch import fx
 
 from alpha_func.capture.builder.builder import finished
 from alpha_func.capture.builder.operands import filled_like
+from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.rule import Call
 from alpha_func.capture.sweeps.along import Along
 from alpha_func.capture.sweeps.sweep import Coefficients, extend, forward, started
@@ -53,7 +54,7 @@ def higher_program(lowered: fx.GraphModule, parameters: int, order: int) -> fx.G
     directions = [b.placeholder(f"direction_{i}", node.meta["val"]) for i, node in enumerate(inputs[:parameters])]
     along = Along(b, dict(zip(inputs, directions, strict=False)))
 
-    def derivatives(value: Any) -> list[Any]:
+    def derivatives(value: Value) -> list[Any]:
         found = [value]
         for _ in range(order):
             found.append(along(found[-1]))

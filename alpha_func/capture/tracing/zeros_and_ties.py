@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alpha_func.calls import Function
+
 aten = torch.ops.aten
 
 # Zeros.
@@ -88,7 +90,7 @@ def prelu(x: Tensor, weight: Tensor) -> Tensor:
     return torch.where(x > 0, x, weight * x)
 
 
-BY_OPERATOR: dict[Any, Callable[..., Any]] = {
+BY_OPERATOR: dict[Any, Function] = {
     aten._prelu_kernel.default: prelu,
     aten.clamp.Tensor: clamp,
     aten.clamp_max.Tensor: clamp_max,
