@@ -104,7 +104,7 @@ def scipy_operator(loss: Callable[..., Tensor], *, strategy: StrategyLike | None
     def operator(params: Tree, *args: object, **kwargs: object) -> Any:
         h = hessian(params, *args, **kwargs)
 
-        def product(vector: Any) -> Any:
+        def product(vector: object) -> Any:
             return _to_numpy(h.product(torch.tensor(numpy.asarray(vector).reshape(-1), dtype=h.dtype)))
 
         dtype = _to_numpy(torch.empty(0, dtype=h.dtype)).dtype

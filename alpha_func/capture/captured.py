@@ -119,7 +119,7 @@ class CapturedLoss(LossOfLoss):
         program, inputs = self.lookup(params, args, kwargs)
         return program.schemes, inputs
 
-    def _recorded(self, call: Call) -> tuple[Recording, Sequence[Any]]:
+    def _recorded(self, call: Call) -> tuple[Recording, Sequence[object]]:
         """The recording of a call, lowered, and its inputs."""
         try:
             recording, inputs = self._recorder(*call)
@@ -136,7 +136,7 @@ class CapturedLoss(LossOfLoss):
                 message = tried(str(error), lambda strategy: by(strategy).quadratic(params, params, *call[1:]))
             raise CaptureError(message) from error
 
-    def _program(self, recording: Recording, inputs: Sequence[Any], params: Tree) -> tuple[Program, list[Tensor]]:
+    def _program(self, recording: Recording, inputs: Sequence[object], params: Tree) -> tuple[Program, list[Tensor]]:
         """The program of a recording, and the tensors that it reads besides its arguments."""
         program, state = recording.lowered
         held = [inputs[i] for i in state]

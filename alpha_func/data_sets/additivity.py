@@ -198,5 +198,5 @@ def _shapes(given: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(leaf.shape for leaf in flat if isinstance(leaf, Tensor))
 
 
-def _copied(leaf: Any) -> Any:
+def _copied(leaf: object) -> Any:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf  # a part would keep the whole batch alive

@@ -17,7 +17,7 @@ from alpha_func.calls import Args, Kwargs
 Arguments = tuple[Args, Kwargs]
 
 
-def arguments(batch: Any) -> Arguments:
+def arguments(batch: object) -> Arguments:
     """The positional and keyword arguments that a batch stands for.
 
     >>> arguments([1, 2]), arguments({"labels": 3}), arguments(4)
@@ -99,7 +99,7 @@ def shapes_of(args: Args, kwargs: Kwargs) -> list[Any]:
     return [leaf.shape[1:] for leaf in tree.leaves((args, kwargs)) if isinstance(leaf, Tensor)]
 
 
-def _is_batched(leaf: Any) -> bool:
+def _is_batched(leaf: object) -> bool:
     return isinstance(leaf, Tensor) and leaf.ndim > 0
 
 

@@ -138,7 +138,7 @@ def noise_scale(
     plain = loss.loss if isinstance(loss, CapturedLoss) else loss
     along, product = quadratic_along(loss, strategy=strategy), hvp(loss, strategy=strategy)
 
-    def scale(params: Tree, batch: Any, hessian_batch: Any = None) -> NoiseScale:
+    def scale(params: Tree, batch: object, hessian_batch: Any = None) -> NoiseScale:
         check_params(params)
         pieces, structure, batched = _cut(loss, arguments(batch), size)
 

@@ -1,7 +1,6 @@
 """The quadratic of every example of a batch along one direction: where the noise of α* comes from."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +56,7 @@ def per_example_quadratics(
     along = quadratic_along(captured, strategy=strategy)
     compared: list[bool] = []
 
-    def quadratics(params: Tree, direction: Tree, batch: Any) -> Quadratic:
+    def quadratics(params: Tree, direction: Tree, batch: object) -> Quadratic:
         check_params(params)
         d = aligned(params, direction, "direction")
         args, kwargs = arguments(batch)

@@ -124,7 +124,7 @@ def _by_criterion(criterion: Any) -> Weight | None:
     return _elements if type(criterion) in _ELEMENTWISE else None
 
 
-def _elements(inputs: Any, targets: Tensor) -> int:
+def _elements(inputs: object, targets: Tensor) -> int:
     return targets.numel()
 
 
@@ -134,7 +134,7 @@ class _OfClasses:
     def __init__(self, criterion: Any):
         self.criterion = criterion
 
-    def __call__(self, inputs: Any, targets: Tensor) -> float | Tensor:
+    def __call__(self, inputs: object, targets: Tensor) -> float | Tensor:
         """By target: a class index, or the probabilities of every class."""
         if targets.is_floating_point():
             return targets.numel() / targets.shape[1 if targets.ndim > 1 else 0]

@@ -75,7 +75,7 @@ def no_hook(tensor: Tensor, hook: Function) -> RemovableHandle:
     return RemovableHandle(OrderedDict())
 
 
-BY_FUNCTION: dict[Any, Function] = {
+BY_FUNCTION: dict[Function, Function] = {
     F.embedding: embedding,
     F.embedding_bag: embedding_bag,
     torch.normal: normal,

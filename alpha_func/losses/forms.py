@@ -17,7 +17,7 @@ class Supervised(nn.Module):
         self.module = module
         self.criterion = criterion
 
-    def forward(self, inputs: Any, targets: Any, *, shift: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: object, targets: object, *, shift: Tensor | None = None) -> Tensor:
         """The loss, the outputs shifted by a number: ``losses.parting``."""
         outputs = self.module(inputs)
         if shift is not None:
@@ -25,7 +25,7 @@ class Supervised(nn.Module):
         return self.criterion(outputs, targets)
 
 
-def _shifted(shift: Tensor, leaf: Any) -> Any:
+def _shifted(shift: Tensor, leaf: object) -> Any:
     return leaf + shift if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) else leaf
 
 

@@ -48,5 +48,5 @@ def _held(module: nn.Module) -> list[Any]:
     return [*module._buffers.values(), *vars(module).values()]
 
 
-def _is_quantised(value: Any) -> bool:
+def _is_quantised(value: object) -> bool:
     return value.is_quantized if isinstance(value, Tensor) else isinstance(value, torch.ScriptObject)

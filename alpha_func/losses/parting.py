@@ -78,5 +78,5 @@ class _Outputs(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, inputs: Any) -> Any:
+    def forward(self, inputs: object) -> Any:
         return self.module(inputs)

@@ -45,7 +45,7 @@ def refuse_partial(name: str, value: Any) -> None:
         )
 
 
-def refuse_unknown(module: Any) -> None:
+def refuse_unknown(module: object) -> None:
     """Refuse a module that is spread over processes in a way that does not say what the whole is."""
     if type(module).__module__.startswith("torch.distributed.pipelining"):
         raise TypeError(

@@ -68,7 +68,7 @@ def each_tensor(function: Any, value: Any) -> Any:
     return value
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: object) -> Iterator[Tensor]:
     """The tensors that ``each_tensor`` reaches."""
     if isinstance(value, Tensor):
         yield value
@@ -84,7 +84,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
         yield from tensors_in(part)
 
 
-def _holds_tensors(value: Any) -> bool:
+def _holds_tensors(value: object) -> bool:
     """Whether it is a bag of tensors: a dataclass, a graph, a tokenizer's output; no module, which is shared."""
     if isinstance(value, type | torch.nn.Module | torch.Generator) or not hasattr(value, "__dict__"):
         return False

@@ -102,7 +102,7 @@ class LightningObserver(Callback):
         pl_module.log(alpha, numbers.pop(alpha), prog_bar=True, logger=False, on_step=True, on_epoch=False)
         pl_module.log_dict(numbers, logger=False, on_step=True, on_epoch=False)
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, trainer: object, pl_module: object) -> None:
         """Leave."""
         self._leave()
 

@@ -22,7 +22,7 @@ class Loop(Protocol):
     def step_begins(self) -> None:
         """The first of the optimizers is about to step."""
 
-    def closure_evaluated(self, loss: Any) -> None:
+    def closure_evaluated(self, loss: object) -> None:
         """The gradient within the step has been made, for the first time."""
 
     def optimizer_stepped(self, optimizer: Optimizer) -> None:

@@ -16,7 +16,7 @@ def writes_in_place(operator: OpOverload) -> bool:
     return bool(operator._schema.is_mutable)
 
 
-def is_written(operator: OpOverload, args: Sequence[Any], kwargs: Kwargs) -> list[Any]:
+def is_written(operator: OpOverload, args: Sequence[Tensor], kwargs: Kwargs) -> list[Any]:
     """The operands of a call that it writes to."""
     arguments = operator._schema.arguments
     given = [*zip(arguments, args, strict=False), *((a, kwargs[a.name]) for a in arguments if a.name in kwargs)]
@@ -53,7 +53,7 @@ def inductor_decompositions() -> dict[Any, Function]:
 
 def compiled_by_inductor(
     program: fx.GraphModule, inputs: Sequence[Tensor], mode: FakeTensorMode
-) -> Callable[[list[Any]], Sequence[Any]]:
+) -> Callable[[list[Any]], Sequence[Tensor]]:
     """What runs a program in the operators of ``inductor_decompositions``, for inputs like these fake ones."""
     from torch._inductor.compile_fx import compile_fx_inner
 

@@ -52,7 +52,7 @@ class HigherOrders:
         self._proven[seen.passed] = order
 
 
-def _alone(leaf: Any) -> Any:
+def _alone(leaf: object) -> Any:
     return doubled(leaf.detach()) if isinstance(leaf, Tensor) else leaf
 
 

@@ -4,7 +4,7 @@ Everything is checked here, once, before any work; inner functions trust.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -127,7 +127,7 @@ def aligned(params: Tree, other: Tree, name: str) -> Tree:
     return other
 
 
-def _can_move(leaf: Any) -> bool:
+def _can_move(leaf: object) -> bool:
     return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 

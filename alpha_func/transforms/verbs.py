@@ -7,7 +7,6 @@ directions or over examples, ``grad`` through α* (of a captured loss where it h
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +63,7 @@ def quadratic_along(
         if curvature == "fisher":
             require_likelihood(apart.criterion)
 
-        def gauss_newton(params: Tree, direction: Tree, inputs: Any, targets: Any) -> Quadratic:
+        def gauss_newton(params: Tree, direction: Tree, inputs: object, targets: object) -> Quadratic:
             return _accumulated(engine.gauss_newton(params, checked(params, direction), (inputs, targets), {}))
 
         return gauss_newton

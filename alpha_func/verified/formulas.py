@@ -31,7 +31,7 @@ def requiring_grad(params: Tree) -> Tree:
     return tree.map(_requiring_grad, params)
 
 
-def nodes_of(value: Any) -> set[str]:
+def nodes_of(value: object) -> set[str]:
     """The derivative formulas that a value has been made by, as autograd names them, at every level of torch.func."""
     return _nodes(_roots(value))
 
@@ -41,7 +41,7 @@ def graph_of(value: Tensor) -> set[str]:
     return _nodes([root for root in _roots(value) if root is not None][:1])
 
 
-def _roots(value: Any) -> list[Any]:
+def _roots(value: object) -> list[Any]:
     """Where the graph of each level begins, innermost first."""
     if not isinstance(value, Tensor):
         return []  # no loss, which the transform says

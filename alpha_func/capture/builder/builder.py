@@ -36,16 +36,16 @@ class Builder:
         apart: operators each call of which is a node of its own.
     """
 
-    def __init__(self, laws: Laws, mode: FakeTensorMode, apart: Collection[Any] = ()):
+    def __init__(self, laws: Laws, mode: FakeTensorMode, apart: Collection[object] = ()):
         self.graph = fx.Graph()
         self.constants: dict[str, Tensor] = {}
         self.mode = mode
         self._laws, self._apart = laws, apart
-        self.used_once: set[Any] = set()  # values that the program which is rewritten uses once
+        self.used_once: set[Value] = set()  # values that the program which is rewritten uses once
         self.traces: dict[Any, fx.GraphModule] = {}
         self._known: dict[Operator, Any] = {}
 
-    def placeholder(self, name: str, val: Any) -> fx.Node:
+    def placeholder(self, name: str, val: object) -> fx.Node:
         """A further input of the program."""
         node = self.graph.placeholder(name)
         node.meta["val"] = val
@@ -73,7 +73,7 @@ class Builder:
             self._known[key] = node
         return self._known[key]
 
-    def as_fake(self, val: Any) -> Value:
+    def as_fake(self, val: object) -> Value:
         """A tensor as a fake one of this program; anything else as it is."""
         return self.mode.from_tensor(val) if isinstance(val, Tensor) and not isinstance(val, FakeTensor) else val
 
@@ -101,9 +101,9 @@ class Builder:
             self._known[key] = node
         return node
 
-    def inline(self, recording: Recorded, inputs: Sequence[Any]) -> Value:
+    def inline(self, recording: Recorded, inputs: Sequence[Value]) -> Value:
         """The outputs of a recording, its calls written here."""
-        values: list[Any] = []
+        values: list[Value] = []
 
         def value(x: Value) -> Value:
             if isinstance(x, Tensor):
@@ -145,7 +145,7 @@ _RESULTS: dict[Any, Callable[[FakeTensorMode], Any]] = {}
 _AT_MOST = 2**14
 
 
-def _made_again(found: Value, operands: list[Any]) -> Callable[[FakeTensorMode], Any] | None:
+def _made_again(found: Value, operands: list[Value]) -> Callable[[FakeTensorMode], Any] | None:
     """Makes such a result; None where it shares memory, which is that of its own operands each time."""
     if isinstance(found, (tuple, list)):
         made = [_made_again(part, operands) for part in found]
@@ -192,7 +192,7 @@ def times(b: Builder, *factors: Any) -> Value:
 Visit = Callable[[fx.Node, Args, Kwargs, Any], None]
 
 
-def replay(module: fx.GraphModule, inputs: Sequence[Any], builder: Builder, visit: Visit | None = None) -> Value:
+def replay(module: fx.GraphModule, inputs: Sequence[Value], builder: Builder, visit: Visit | None = None) -> Value:
     """Write the calls of a program into a builder, its placeholders bound to ``inputs``; the values of its outputs.
 
     ``visit`` is told of each call: its node in the program, and in the builder its operands and its value.

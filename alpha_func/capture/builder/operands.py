@@ -84,7 +84,7 @@ def broadcast(b: Builder, x: Value, shape: Any) -> Value:
     return b.call(aten.expand.default, x, list(shape))
 
 
-def result_shape(*operands: Any) -> tuple[int, ...]:
+def result_shape(*operands: object) -> tuple[int, ...]:
     """The shape of operands broadcast together."""
     return tuple(torch.broadcast_shapes(*map(shape_of, operands)))  # type: ignore[no-untyped-call]
 

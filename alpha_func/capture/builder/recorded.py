@@ -64,7 +64,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._calls: list[RecordedCall] = []
         self._refs = {id(tensor): Ref(-1, i) for i, tensor in enumerate(inputs)}
-        self._alive: list[Any] = [inputs]  # so that no two tensors have one id
+        self._alive: list[Value] = [inputs]  # so that no two tensors have one id
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Value:
         kwargs = kwargs or {}

@@ -54,7 +54,7 @@ def pullback(b: Builder, call: Call, active: Tangents, λ: Value) -> list[Value]
     return found + [None] * (len(pytree.tree_leaves(active)) - len(found))
 
 
-def _leaves(nested: Any) -> list[Any]:
+def _leaves(nested: Any) -> list[Value]:
     """The leaves, None among them."""
     return pytree.tree_leaves(nested, is_leaf=lambda x: x is None)
 
@@ -73,7 +73,7 @@ def _like(b: Builder, x: Value, val: Tensor) -> Value:
     return broadcast(b, converted(b, x, val.dtype), val.shape)
 
 
-def per_output(call: Call, what: Any) -> Value:
+def per_output(call: Call, what: object) -> Value:
     """The same for every output: a list where the operator has several."""
     val = call.value.meta["val"] if isinstance(call.value, fx.Node) else None
     return [what] * len(val) if isinstance(val, (tuple, list)) else what
@@ -112,7 +112,7 @@ def traced(b: Builder, call: Call, tangents: Tangents, transform: Function) -> V
     return b.inline(_RECORDED[key], [leaves[i] for i in where])
 
 
-def _restricted(target: Operator, args: Args, kwargs: Kwargs, chosen: Sequence[bool]) -> tuple[Function, list[Any]]:
+def _restricted(target: Operator, args: Args, kwargs: Kwargs, chosen: Sequence[bool]) -> tuple[Function, list[Value]]:
     """The operator as a function of the chosen ones of the leaves of its operands, and these."""
     leaves, spec = pytree.tree_flatten(args, is_leaf=lambda x: x is None)
 

@@ -36,7 +36,7 @@ class Table(Mapping[Any, list[Law]]):
         self._all: dict[Operator, list[Law]] = {}
         self._left_out: ContextVar[Collection[Law]] = ContextVar("left_out", default=())
 
-    def law(self, *targets: Any, signs: Collection[Any] | None = None) -> Callable[[Law], Law]:
+    def law(self, *targets: object, signs: Collection[object] | None = None) -> Callable[[Law], Law]:
         """Register a law for these operators; ``signs`` are those without which it has nothing to say, else they."""
 
         def register(law: Law) -> Law:

@@ -3,8 +3,6 @@
 On a small net the calls are the time. Each function dispatches to its operator and to nothing else.
 """
 
-from typing import Any
-
 import torch
 from torch import fx
 
@@ -13,7 +11,7 @@ from alpha_func.capture.builder.operands import dtype_of, is_number
 
 aten = torch.ops.aten
 
-FUNCTIONS: dict[Any, Function] = {
+FUNCTIONS: dict[Function, Function] = {
     aten.add.Tensor: torch.add,
     aten.addcmul.default: torch.addcmul,
     aten.addmm.default: torch.addmm,

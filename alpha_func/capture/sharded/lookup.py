@@ -61,5 +61,5 @@ class Lookup:
         return program, [*tree.leaves(params), *held, *tensors]
 
 
-def _alias(leaf: Any) -> Any:
+def _alias(leaf: object) -> Any:
     return leaf.detach().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf

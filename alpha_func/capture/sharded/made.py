@@ -45,7 +45,7 @@ class Gathering(NamedTuple):
 
 
 AT_USE = Gathering()
-Numbers = Sequence[Any]
+Numbers = Sequence[Tensor]
 Run = Callable[..., Numbers]
 
 

@@ -108,7 +108,7 @@ def inner(b: Builder, x: Value, y: Value) -> Value:
     return real(b, b.call(aten.sum.default, times(b, conjugate(b, x), y)))
 
 
-def _parted(b: Builder, first: list[Any], directions: list[fx.Node], second: list[Any]) -> TwoPrograms:
+def _parted(b: Builder, first: list[Value], directions: list[fx.Node], second: list[Value]) -> TwoPrograms:
     """The program cut in two: what ``first`` needs, and the rest, which is given what it shares."""
     nodes = list(b.graph.nodes)
     needed = ancestors([*first, *(node for node in nodes if is_impure(node.target))])
@@ -137,7 +137,7 @@ def ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def _copied(b: Builder, nodes: list[fx.Node], inputs: list[fx.Node], outputs: list[Any]) -> fx.GraphModule:
+def _copied(b: Builder, nodes: list[fx.Node], inputs: list[fx.Node], outputs: list[Value]) -> fx.GraphModule:
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for i, node in enumerate(inputs):

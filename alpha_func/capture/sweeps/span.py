@@ -62,7 +62,7 @@ def span_program(lowered: fx.GraphModule, parameters: int, count: int) -> fx.Gra
     return finished(b, (values.output, *outputs))
 
 
-def _bends(b: Builder, call: Call, tangents: list[Any], λ: Value) -> Iterator[tuple[tuple[int, int], Any]]:
+def _bends(b: Builder, call: Call, tangents: list[Value], λ: Value) -> Iterator[tuple[tuple[int, int], Any]]:
     """((i, j), a part of ⟨λ, D²f[tᵢ, tⱼ]⟩) for the pairs where it is not zero."""
     moving = [i for i, t in enumerate(tangents) if not all_zero(t)]
     rule = rule_of(call)
@@ -118,7 +118,7 @@ def mixed(b: Builder, call: Call, s: Value, t: Value) -> Value:
     return replay(b.traces[key], [leaves[i] for i in where], b)
 
 
-def _leaves(tangents: Any) -> list[Any]:
+def _leaves(tangents: Any) -> list[Value]:
     return pytree.tree_leaves(tangents, is_leaf=lambda x: x is None)
 
 

@@ -71,12 +71,12 @@ def corrcoef(x: Tensor) -> Tensor:
     return (c / deviation[:, None] / deviation).clamp(-1, 1)
 
 
-def not_checkpointed(module: Any, *args: object, **kwargs: object) -> Any:
+def not_checkpointed(module: object, *args: object, **kwargs: object) -> Any:
     """What ``torch.distributed``'s composable checkpoint wraps around a module: a program holds no activations."""
     yield
 
 
-BEFORE_RECORDING: dict[Any, Function] = {
+BEFORE_RECORDING: dict[Function, Function] = {
     F.gaussian_nll_loss: gaussian_nll_loss,
     torch.corrcoef: corrcoef,
     torch.cov: cov,

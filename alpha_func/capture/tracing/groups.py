@@ -65,7 +65,7 @@ def _groups(count: int, offs: Tensor) -> Tensor:
     return (torch.arange(count, device=offs.device)[:, None] >= offs).sum(1)
 
 
-BY_OPERATOR: dict[Any, Function] = {
+BY_OPERATOR: dict[Function, Function] = {
     aten._embedding_bag.default: embedding_bag,
     aten._embedding_bag_forward_only.default: embedding_bag,
 }

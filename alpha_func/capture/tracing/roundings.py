@@ -78,7 +78,7 @@ class Disturbed(fx.Interpreter):
                 return ((x == y) | ((x - y).abs() <= room * torch.maximum(x.abs(), y.abs()))) ^ _EQUALITIES[n.target]
         return tree.map(self._disturbed, super().run_node(n))
 
-    def _disturbed(self, value: Any) -> Any:
+    def _disturbed(self, value: object) -> Any:
         if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
             return value
         disturbed = value * self._factors(value)

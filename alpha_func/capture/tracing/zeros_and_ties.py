@@ -6,7 +6,6 @@ convention which of them a derivative follows: PyTorch's gradient and its forwar
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +89,7 @@ def prelu(x: Tensor, weight: Tensor) -> Tensor:
     return torch.where(x > 0, x, weight * x)
 
 
-BY_OPERATOR: dict[Any, Function] = {
+BY_OPERATOR: dict[Function, Function] = {
     aten._prelu_kernel.default: prelu,
     aten.clamp.Tensor: clamp,
     aten.clamp_max.Tensor: clamp_max,
