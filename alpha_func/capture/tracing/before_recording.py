@@ -5,13 +5,13 @@ They look at values, or would become operators of their own.
 
 import math
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alpha_func.calls import Function
 from alpha_func.capture.tracing.groups import grouped_mm
 from alpha_func.torch_private import checkpoint_generator
 
@@ -72,7 +72,7 @@ def corrcoef(x: Tensor) -> Tensor:
     return (c / deviation[:, None] / deviation).clamp(-1, 1)
 
 
-def not_checkpointed(module: Any, *args: Any, **kwargs: Any) -> Any:
+def not_checkpointed(module: object, *args: object, **kwargs: object) -> Any:
     """What ``torch.distributed``'s composable checkpoint wraps around a module: a program holds no activations."""
     yield
 
@@ -81,14 +81,14 @@ def not_hooked(model: Any) -> None:
     """What transformers does at a model's first forward: its hooks keep hidden states for who asks for them."""
 
 
-def before_recording() -> dict[Any, Callable[..., Any]]:
+def before_recording() -> dict[Any, Function]:
     """Function to composition, of what is imported by now."""
     hooking = sys.modules.get("transformers.utils.output_capturing")
     found = getattr(hooking, "maybe_install_capturing_hooks", None)
     return _OF_TORCH if found is None else {**_OF_TORCH, found: not_hooked}
 
 
-_OF_TORCH: dict[Any, Callable[..., Any]] = {
+_OF_TORCH: dict[Any, Function] = {
     F.gaussian_nll_loss: gaussian_nll_loss,
     torch.corrcoef: corrcoef,
     torch.cov: cov,
