@@ -71,6 +71,14 @@ class Point:
             directions.append(u * scale)
         return Point(moved, None if self.direction is None else directions)
 
+    def shaken(self, params: int, seed: int) -> "Point":
+        """The parameters off by about a rounding."""
+        noise, inputs = torch.Generator().manual_seed(seed), list(self.inputs)
+        for i, θ in enumerate(self.inputs[:params]):
+            eps = torch.finfo(θ.dtype).eps
+            inputs[i] = θ * (1 + eps * torch.randn(θ.shape, generator=noise).sign().to(θ))
+        return Point(inputs, self.direction)
+
     def in_double(self) -> "Point":
         """The same values in double precision."""
         return Point(list(map(doubled, self.inputs)), self.direction and list(map(doubled, self.direction)))
@@ -131,10 +139,14 @@ class Witness:
 
     def of_loss_frugally(self, at: Point) -> Numbers:
         """The same, where double backward keeps little."""
-        kept = (node.meta.get("val") for node in self._graph.graph.nodes)
-        if sum(leaf.nbytes for leaf in tree.leaves(list(kept)) if isinstance(leaf, Tensor)) > _ROOM:
+        if not self._keeps_little:
             raise NoEvidence("memory", lasting=False)
         return self.of_loss(at)
+
+    @cached_property
+    def _keeps_little(self) -> bool:
+        kept = (node.meta.get("val") for node in self._graph.graph.nodes)
+        return sum(leaf.nbytes for leaf in tree.leaves(list(kept)) if isinstance(leaf, Tensor)) <= _ROOM
 
     def forward(self, at: Point) -> Numbers:
         """Value, slope and curvature of the primitives by forward derivatives."""
@@ -169,7 +181,10 @@ class Witness:
         return self._backward(self._program, at)
 
     def slope(self, at: Point) -> Numbers:
-        """Value and slope of the loss by forward derivatives."""
+        """Value and slope of the loss: by its gradient where that keeps little, as forward mode parts from it at ties."""
+        if self._keeps_little:
+            found = self.gradient(at)
+            return {"value": found["value"], "slope": found["slope"]}
         leaves, rest, d = tuple(at.inputs[: self.count]), at.inputs[self.count :], tuple(at.direction or ())
         value, slope = func.jvp(lambda *x: self._value(list(x), rest), leaves, d)  # type: ignore[misc]
         return {"value": value, "slope": slope}

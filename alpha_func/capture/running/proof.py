@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx
 
+from alpha_func import tree
 from alpha_func.capture.running.backends import Runnable
 from alpha_func.capture.running.evidence import GRADIENT, OF_PROGRAM, NoEvidence, Numbers, Point, Witness, values_of
 from alpha_func.capture.running.vote import Side, vote
@@ -128,17 +129,19 @@ class Case:
                 found, route = self._judged(exact, witness.in_double, _EXACT, lambda: anew, away=away, votes=self.votes)
         if found is not None:
             return found
-        spread = _Spread(lambda p: self._numbers(p, point), candidate.written)
+        sides = (_Roundings(lambda p: self._numbers(p, point), candidate.written),)
         got, tolerance = self._numbers(candidate.run, point), _NEAR * coarsest(point.inputs)
-        found = _parted(got, exact, tolerance, spread)
+        found = _parted(got, exact, tolerance, sides, _floors(exact, point, witness.count))
         if found is not None or (route is self._whole and route is not None):
             return found
         own = self._evidence(witness, self._whole, away) if self._whole else None
         if own is not None and not away:  # at a tie its second derivatives may be others
             own = {name: x for name, x in own.items() if name != "curvature"}
         own = own or self._evidence(witness, self._first_order, away)
-        found = _parted(got, own or {}, tolerance, spread)
-        return found and replace(found, of_program=True)
+        found = _parted(got, own or {}, tolerance, sides, _floors(exact, point, witness.count))
+        if found is None or _is_right(witness.in_double, point.in_double(), exact, own or {}):
+            return None
+        return replace(found, of_program=True)
 
     def _judged(
         self,
@@ -152,28 +155,31 @@ class Case:
     ) -> tuple[Doubt | None, Route | None]:
         """Numbers against the evidence in the same precision: a doubt, or the route that they agree with."""
         point = self._point(away) if witness is self._witness else self._point(away).in_double()
-        spread = _Spread(lambda p: self._numbers(p, point), written)
         found = own = None
         for route in self._routes:
             expected = self._evidence(witness, route, away)
             # What is not finite says nothing: away from the call's point, or where another route gave numbers.
             if expected is None or ((away or own is not None) and not _finite(expected)):
                 continue
+            raw = expected
             if route is not self._whole and witness is self._witness:
                 expected = self._with_first_order(expected, away)
-            against, found = expected, _parted(got, expected, tolerance, spread)
+            sides = _Roundings(lambda p: self._numbers(p, point), written), _Shaken(route, witness, point, raw)
+            against, found = expected, _parted(got, expected, tolerance, sides, _floors(expected, point, witness.count))
             if found is None:
                 # A tie explains that the loss's own derivatives are others, and nothing does away from one.
                 if own is None or witness is not self._witness or not (away and votes):
                     return None, route
-                ours = not witness.detaches and vote(witness, point, got, own[1]) is Side.SCHEME
+                ours = _is_right(witness, point, got, own[1])
                 return (None if ours else replace(own[0], of_program=True)), route
             if route is self._whole:
                 own = found, expected
         if found is None and not away:
             raise NoEvidence("PyTorch cannot differentiate it twice here", lasting=True)
-        if found is None or found.of_program or not votes:
+        if found is None or not votes:
             return found, None
+        if found.of_program:  # the loss's own first derivatives are others, and may be wrong
+            return (None if _is_right(witness, point, got, against) else found), None
         return self._by_vote(witness, point, got, against, found), None
 
     def _by_vote(self, witness: Witness, point: Point, got: Numbers, expected: Numbers, found: Doubt) -> Doubt | None:
@@ -219,40 +225,83 @@ class Case:
 
 
 class _Spread:
-    """How far each number goes under roundings; nowhere where the program does not run as it was written."""
+    """How far each number goes under roundings; as many runs as a difference takes to be explained."""
 
-    def __init__(self, numbers: Callable[[Runnable], Numbers], written: Callable[[], fx.GraphModule] | None):
-        self._numbers, self._written = numbers, written
-        self._exact: Numbers = {}
+    def __init__(self) -> None:
         self._most: dict[str, float] = {}
+        self._exact: Numbers = {}
         self._runs: Iterator[Numbers] | None = None
 
+    def started(self) -> tuple[Numbers, Iterator[Numbers]]:
+        """The numbers without roundings, and runs with them."""
+        raise NotImplementedError
+
     def explains(self, name: str, difference: float) -> bool:
-        """Whether it is no larger than what roundings make; as many runs as that takes."""
+        """Whether it is no larger than what roundings make."""
         while not difference <= _FAR * self._most.get(name, 0.0):  # so for a NaN
             try:
-                run = next(self._started())
+                if self._runs is None:
+                    self._exact, self._runs = self.started()
+                run = next(self._runs)
             except Exception:  # all have run, or one failed
                 return False
-            for each, x in self._exact.items():
-                self._most[each] = max(self._most.get(each, 0.0), apart(run[each], x))
+            for each in self._exact.keys() & run.keys():
+                self._most[each] = max(self._most.get(each, 0.0), apart(run[each], self._exact[each]))
         return True
 
-    def _started(self) -> Iterator[Numbers]:
-        if self._runs is None:
-            if self._written is None:
-                return iter(())
-            program = self._written()
-            self._exact = self._numbers(program)
-            self._runs = (self._numbers(run) for run in disturbed(program, _RUNS, _SIZE))
-        return self._runs
+
+class _Roundings(_Spread):
+    """Of a scheme, as it was written; nowhere where it does not run so."""
+
+    def __init__(self, numbers: Callable[[Runnable], Numbers], written: Callable[[], fx.GraphModule] | None):
+        super().__init__()
+        self._numbers, self._written = numbers, written
+
+    def started(self) -> tuple[Numbers, Iterator[Numbers]]:
+        """Every operation rounded anew."""
+        if self._written is None:
+            return {}, iter(())
+        program = self._written()
+        return self._numbers(program), (self._numbers(run) for run in disturbed(program, _RUNS, _SIZE))
+
+
+class _Shaken(_Spread):
+    """Of the evidence: PyTorch's own formulas may cancel where the scheme's do not."""
+
+    def __init__(self, route: Route, witness: Witness, point: Point, numbers: Numbers):
+        super().__init__()
+        self._at = lambda seed: route(witness, point.shaken(witness.count, seed))
+        self._unshaken = numbers
+
+    def started(self) -> tuple[Numbers, Iterator[Numbers]]:
+        """The parameters off by a rounding."""
+        return self._unshaken, map(self._at, range(_RUNS))
+
+
+def _is_right(witness: Witness, point: Point, got: Numbers, expected: Numbers) -> bool:
+    """Whether differences give the scheme's numbers, and not the others; they see through ``detach``."""
+    return not witness.detaches and vote(witness, point, got, expected) is Side.SCHEME
+
+
+def _floors(numbers: Numbers, point: Point, count: int) -> dict[str, float]:
+    """What a rounding of the value is to its derivatives, were they of the size of the value: where they vanish."""
+    if "value" not in numbers:
+        return {}
+    θ = float(tree.norm(point.inputs[:count])) or math.inf
+    rounding = coarsest(point.inputs) * abs(float(numbers["value"])) / θ
+    grads = [x for name, x in numbers.items() if name.startswith(GRADIENT.format(""))]
+    d = float(tree.norm(point.direction or grads)) if point.direction or grads else 0.0
+    floors = {"slope": rounding * d, OF_PROGRAM: rounding * d, "curvature": rounding * d * d / θ}
+    return {name: floors.get(name, rounding) for name in numbers if name != "value"}
 
 
 def _finite(numbers: Numbers) -> bool:
     return all(x.isfinite().all() for x in numbers.values())
 
 
-def _parted(got: Numbers, expected: Numbers, tolerance: float, spread: _Spread) -> Doubt | None:
+def _parted(
+    got: Numbers, expected: Numbers, tolerance: float, sides: Sequence[_Spread], floors: dict[str, float]
+) -> Doubt | None:
     """The first number that is farther from the evidence than roundings go."""
     pairs = {name: (x, expected[name]) for name, x in got.items() if name in expected}
     if OF_PROGRAM in expected:
@@ -260,9 +309,9 @@ def _parted(got: Numbers, expected: Numbers, tolerance: float, spread: _Spread) 
     for name, pair in pairs.items():
         ours, theirs = (each.detach() for each in _said(*pair))  # of other parameters they may have a graph
         difference, size = apart(ours, theirs), float(in_double(theirs).norm())
-        if difference <= (tolerance * size if math.isfinite(size) else 0):
+        if difference <= (tolerance * size + floors.get(name, 0.0) if math.isfinite(size) else 0):
             continue
-        if spread.explains("slope" if name == OF_PROGRAM else name, difference):
+        if any(side.explains("slope" if name == OF_PROGRAM else name, difference) for side in sides):
             continue
         if ours.ndim:
             return Doubt(f"the {name} is off by {difference:.3g} of {size:.3g}")
