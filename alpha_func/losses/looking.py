@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from alpha_func import tree
-from alpha_func.errors import ImpureLossError
+from alpha_func.errors import ImpureLossError, StrategyError
 from alpha_func.losses.memory import NOWHERE, Memory, storage
 from alpha_func.torch_private import TorchDispatchMode, dispatch_modes
 from alpha_func.whereabouts import here
@@ -32,6 +32,7 @@ class Look(TorchDispatchMode):
         self._given = Memory([*given, *(("an argument", tensor) for tensor in _tensors(arguments))])
         self._parameters: list[Memory] = []
         self._made = {NOWHERE}
+        self._statistics: dict[Any, Any] = {}  # by their memory, which is not another's as long as they are here
         self.seen_by: list[Callable[[], None]] = []  # called where the look ends well
 
     def protect(self, named: Iterable[tuple[str, Tensor]], own: Iterable[Tensor] = ()) -> None:
@@ -54,7 +55,13 @@ class Look(TorchDispatchMode):
                 if tensor.numel() and storage(tensor) not in self._made:
                     what = self._given.owner(tensor) or "a tensor that it closes over"
                     raise ImpureLossError(_WRITES.format(what=what, shape=tuple(tensor.shape), of=func, here=here()))
+        if self._statistics and not func.overloadpacket.__name__.endswith("_backward"):
+            of = next((self._statistics[s] for s in map(storage, taken) if s in self._statistics), None)
+            if of is not None:
+                raise StrategyError(_STATISTICS.format(of=of[0], func=func, here=here()))
         out = func(*args, **kwargs)
+        if func.overloadpacket.__name__ in _NORMALISATIONS:
+            self._statistics.update({storage(t): (func, t) for t in out[1:] if storage(t) != NOWHERE})
         foreign = set(map(storage, taken)) - self._made  # a view of what the loss has not made is not made by it either
         self._made.update(set(map(storage, _tensors(out))) - foreign)
         return out
@@ -124,6 +131,11 @@ def _put_back_draws(before: list[tuple[str, Any, Callable[[], None]]]) -> list[s
     return moved
 
 
+_NORMALISATIONS = ("native_layer_norm", "native_group_norm", "native_batch_norm")
+_STATISTICS = (
+    "the loss uses the statistics that {of} returns ({func}{here}): PyTorch takes them for constants, through which no "
+    "derivative passes; use capture(loss), which differentiates them, or torch.var_mean"
+)
 ANOTHER_WAY = (
     "the loss reads the memory of parameter {name} other than through its argument: {what} a tensor of shape "
     "{shape}, a view, a list or a closure that holds the weight; its part in every derivative would be zero; "

@@ -181,7 +181,7 @@ class Witness:
         return self._backward(self._program, at)
 
     def slope(self, at: Point) -> Numbers:
-        """Value and slope of the loss: by its gradient where that keeps little, as forward mode parts from it at ties."""
+        """Value and slope of the loss, by its gradient where that keeps little: forward mode parts from it at ties."""
         if self._keeps_little:
             found = self.gradient(at)
             return {"value": found["value"], "slope": found["slope"]}
