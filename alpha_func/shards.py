@@ -32,12 +32,14 @@ class Layout(NamedTuple):
 
     def whole(self, local: Tensor) -> Tensor:
         """The whole tensor, of each rank's part; every rank of the mesh must ask for it."""
-        shape = torch.Size(self.shape)
-        placed = _dtensors().from_local(
-            local, self.mesh, self.placements, shape=shape, stride=self.stride, run_check=False
-        )
-        found: Tensor = placed.full_tensor()
+        found: Tensor = self.placed(local).full_tensor()
         return found
+
+    def placed(self, local: Tensor) -> Any:
+        """The DTensor of each rank's part."""
+        return _dtensors().from_local(
+            local, self.mesh, self.placements, shape=torch.Size(self.shape), stride=self.stride, run_check=False
+        )
 
     @property
     def device(self) -> torch.device:
@@ -93,6 +95,12 @@ def local(value: Tensor) -> Tensor:
     placed: Any = value.detach()
     here: Tensor = placed.to_local()
     return here
+
+
+def like(here: Tensor, value: Tensor) -> Tensor:
+    """What each rank has of a tensor as a DTensor placed as another; itself where that is whole."""
+    place = layout(value)
+    return here if place is None else place.placed(here)
 
 
 def alike(x: Tensor, y: Tensor) -> bool:

@@ -4,7 +4,7 @@ A *tree* is any nesting of containers that torch.func takes (dicts, lists, tuple
 single tensor) whose leaves are tensors. Read as one long vector, a tree can be added, scaled and multiplied: x, y are
 trees of one structure, a is a scalar.
 
-This is the only module that imports ``torch.utils._pytree``: torch has no public one (2.13), and torch.func uses this.
+torch has no public module of pytrees (2.13); torch.func uses ``torch.utils._pytree``, and so does this one.
 """
 
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from alpha_func import shards
+from alpha_func.torch_private import pytree
 
 Tree = Any  # a nesting of containers with tensors as leaves; Python's type system cannot say more
 Structure = pytree.TreeSpec

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from benchmarks.models import MODELS
 from benchmarks.ways import UNIT, WAYS
 
-LISTED = ("benchmarks.peers", "benchmarks.jax_ways")
+LISTED = ("benchmarks.forward_ways", "benchmarks.peers", "benchmarks.jax_ways")
 
 
 @dataclass(frozen=True)

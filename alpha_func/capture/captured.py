@@ -83,7 +83,8 @@ class CapturedLoss(LossOfLoss):
 
         Arguments of a shape, dtype, stride or value that has not been seen are looked up as ever; from then on, for
         such arguments, whatever else the loss reads is taken to be what it was: modes, attributes, closed-over numbers,
-        and which tensor each buffer is (its values may change). A look-up takes microseconds, whatever the loss.
+        and which tensor each buffer is (its values may change). A look-up takes microseconds, whatever the loss. A loss
+        whose program is written for the values of a mask, or of lengths, is looked up as ever.
         """
         return FrozenLoss(self)
 
@@ -183,6 +184,8 @@ class FrozenLoss(CapturedLoss):
         found = self._kept.get(key)
         if found is None:
             program, inputs = self._guarded.lookup(params, args, kwargs)
+            if program.by_value:
+                return program, inputs
             held = inputs[len(leaves) : len(inputs) - len(tensors)]
             if len(self._kept) >= MAX_RECORDINGS:
                 self._kept.clear()

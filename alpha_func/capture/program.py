@@ -26,6 +26,7 @@ from alpha_func.losses.draws import seeded_rng
 from alpha_func.losses.looking import ANOTHER_WAY
 from alpha_func.losses.memory import Memory
 from alpha_func.losses.module_loss import ModuleLoss
+from alpha_func.torch_private import OpOverload
 from alpha_func.transforms.validation import scalar_loss
 from alpha_func.tree import Tree
 
@@ -44,13 +45,17 @@ class Program:
         counts: how often each operator occurs, the most frequent first.
         seed: of the random draws of the program; None where it draws nothing.
         schemes: the programs made of this one, which the transforms run.
+        by_value: whether values of its inputs have decided how it is written.
+        of_shards: those made of it for parameters that are sharded, by where the shards are.
         apart: where parameters and state last were found to lie in memory of their own.
     """
 
     def __init__(self, graph: fx.GraphModule, params: int, seed: int | None):
         self.graph, self.params, self.seed = graph, params, seed
+        self.by_value = False
         self.counts = dict(Counter(_short(n.target) for n in graph.graph.nodes if _is_operator(n)).most_common())
         self.schemes = Schemes(graph, params, seed)
+        self.of_shards: dict[Any, Any] = {}
         self.apart: list[int] | None = None
 
     @cached_property
@@ -127,6 +132,7 @@ def program_of(
         _require_verified(graph, count)
     traced.recompile()
     program = Program(traced, count, _seed(loss, graph))
+    program.by_value = recording.by_value
     if has_values:
         require_agreement(loss, program.graph, program.seed, like, *call)
     return program, state
@@ -187,7 +193,7 @@ def _name_inputs(graph: fx.Graph, params: Tree, state: list[str]) -> None:
 
 
 def _is_operator(node: fx.Node) -> bool:
-    return node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
+    return node.op == "call_function" and isinstance(node.target, OpOverload)
 
 
 def _draws(operator: Any) -> bool:

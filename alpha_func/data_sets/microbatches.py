@@ -147,6 +147,15 @@ class Chunked(Engine):
         )
         return found[0], found[1], found[2]
 
+    def gauss_newton(self, params: Tree, direction: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Quadratic:
+        """The quadratic with the Gauss-Newton curvature, summed in float64."""
+        found = self._summed(
+            lambda some, options: self._each.gauss_newton(params, direction, some, options),
+            self._loss.chunks(args, kwargs),
+            self._loss.check(params),
+        )
+        return Quadratic(*found)
+
     def products(
         self, params: Tree, directions: Sequence[Tree], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Products:

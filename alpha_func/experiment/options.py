@@ -190,6 +190,14 @@ def _observing(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--full-data", type=_count, metavar="K", help="measure every K-th step's direction on all samples too"
     )
+    group.add_argument(
+        "--trust-radius", action="store_true",
+        help="record how many steps far the quadratic is within a tenth of itself, by its third derivative",
+    )  # fmt: skip
+    group.add_argument(
+        "--best-momentum", action="store_true",
+        help="record the learning rate and the momentum that together would have been best for the step",
+    )  # fmt: skip
     group.add_argument("--out", type=Path, metavar="FOLDER", help="a new folder for the files (default: runs/DATA)")
 
 

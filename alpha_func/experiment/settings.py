@@ -60,6 +60,7 @@ class Experiment:
         strategy: "captured" (the loss as a program, by the second-order adjoint), or a name in STRATEGIES.
         every: α* is recorded at every such step.
         holdout_batch: record the quadratic of the next mini-batch along the same direction too.
+        trust_radius, best_momentum: record what ``beyond`` says too.
         full_data: record that of all samples at every such step, a multiple of ``every``; None: never.
     """
 
@@ -93,6 +94,8 @@ class Experiment:
     every: int = 1
     holdout_batch: bool = False
     full_data: int | None = None
+    trust_radius: bool = False
+    best_momentum: bool = False
 
     def __post_init__(self) -> None:
         """Refuse settings that no run can have.

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from alpha_func import tree
 from alpha_func.optimizers.anatomy import cosine, weight_decay_share
 from alpha_func.optimizers.pure import Direction, OptimizerStep, State
 from alpha_func.quadratic import Quadratic
+from alpha_func.torch_private import added
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
 from alpha_func.transforms.strategies import Step
 from alpha_func.tree import Tree
@@ -72,7 +72,7 @@ class SteepestDescent:
 
 def _moved(params: Tree, d: Tree, lr: float) -> Tree:
     """θ + lr·d of the flat dicts that a module's parameters are: ``tree.axpy`` without the pytrees."""
-    return dict(zip(params, torch._foreach_add(list(params.values()), list(d.values()), alpha=lr), strict=True))
+    return dict(zip(params, added(params.values(), d.values(), alpha=lr), strict=True))
 
 
 class Stateful:

@@ -11,6 +11,7 @@ from torch import Tensor, func, nn
 
 from alpha_func import tree
 from alpha_func.capture import capture
+from alpha_func.experiment.beyond import Beyond
 from alpha_func.experiment.data import Data
 from alpha_func.experiment.optimizers import Algorithm
 from alpha_func.experiment.other_samples import Elsewhere
@@ -20,6 +21,7 @@ from alpha_func.experiment.steppers import Measured, Stateful, SteepestDescent, 
 from alpha_func.losses.module_loss import functional_loss
 from alpha_func.observer.record import StepRecord, agreeing, divided
 from alpha_func.quadratic import Quadratic, gain_ratio
+from alpha_func.torch_private import norms
 from alpha_func.transforms.directions import DirectionFunction
 from alpha_func.transforms.strategies import Loss, Step
 from alpha_func.transforms.validation import scalar_loss
@@ -127,23 +129,32 @@ class Training:
         self._lines = line_steps(experiment, steps_of(experiment, data))
         self._elsewhere = Elsewhere(experiment, data, loss)
         self._rate = Rate(experiment, algorithm)
+        self._beyond = Beyond(experiment, algorithm, loss, plain_loss)
 
     @property
     def state(self) -> dict[str, Any]:
         """Where it stands, for ``torch.save``; a step makes new tensors and changes none of these."""
-        return {"params": self._params, "optimizer": self._stepper.state, "rate": self._rate.state}
+        return {
+            "params": self._params,
+            "optimizer": self._stepper.state,
+            "rate": self._rate.state,
+            "last": self._beyond.last,
+        }
 
     @state.setter
     def state(self, state: Mapping[str, Any]) -> None:
         self._params, self._stepper.state, self._rate.state = state["params"], state["optimizer"], state["rate"]
+        self._beyond.last = state.get("last")
 
     def step(self, batch: Batch) -> Observation | None:
         """Take the step of a batch; None where it is not recorded."""
         x, y, algorithm = batch.inputs, batch.targets, self.algorithm
         observed = batch.step % self._experiment.every == 0
         if not observed and self._rate.is_fixed:
+            self._beyond.stepped(self._params)
             self._params = self._stepper.advance(self._params, x, y)
             return None
+        before = self._stepper.state
         params, measured = self._params, self._stepper.measure(self._params, x, y)
         after = measured.params
         if not self._rate.is_fixed:
@@ -157,11 +168,13 @@ class Training:
         if observed:
             lr = self._rate.lr
             others = self._elsewhere(params, measured, batch.held_out, batch.step, lr)
+            others |= self._beyond(params, measured, before, x, y, lr)
             record = _record(batch, algorithm, measured, others, lr, loss_after)
             line = None
             if batch.step in self._lines:
                 line = _line(record, scalar_loss(self._loss, (x, y), {}), params, measured)
             observation = Observation(record, line)
+        self._beyond.stepped(params)
         self._params = after
         return observation
 
@@ -203,17 +216,17 @@ def _stepper(
 def _record(
     batch: Batch, algorithm: Algorithm, measured: Measured, others: dict[str, float], lr: float, loss_after: Tensor
 ) -> StepRecord:
-    leaves = torch._foreach_norm(list(measured.direction.values()))
+    leaves = norms(measured.direction.values())
     numbers = torch.stack([*measured.quadratic, measured.slope, loss_after, *leaves])
-    value, slope, curvature, trained, after, *norms = numbers.tolist()  # the device is waited for once
+    value, slope, curvature, trained, after, *lengths = numbers.tolist()  # the device is waited for once
     steps = lr / measured.unit  # the step that is taken, in directions
-    slope, trained, curvature, norms = (
+    slope, trained, curvature, lengths = (
         steps * slope,
         steps * trained,
         steps * steps * curvature,
-        [steps * n for n in norms],
+        [steps * n for n in lengths],
     )
-    alpha, norm, dtype = divided(-slope, curvature), math.hypot(*norms), leaves[0].dtype
+    alpha, norm, dtype = divided(-slope, curvature), math.hypot(*lengths), leaves[0].dtype
     agrees = agreeing(trained, slope, scale=abs(divided(trained, measured.cosine)), dtype=dtype)
     return StepRecord(
         step=batch.step,
@@ -237,7 +250,7 @@ def _record(
             "epoch": batch.epoch,
             "batch": batch.batch,
             "optimizer": algorithm.label,
-            **{f"step_norm.{name}": norm for name, norm in zip(measured.direction, norms, strict=True)},
+            **{f"step_norm.{name}": norm for name, norm in zip(measured.direction, lengths, strict=True)},
             **others,
         },
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 from alpha_func import tree
 from alpha_func.errors import ImpureLossError, StrategyError
 from alpha_func.losses.memory import NOWHERE, Memory, storage
-from alpha_func.torch_private import TorchDispatchMode, dispatch_modes
+from alpha_func.torch_private import TorchDispatchMode, dispatch_modes, is_written, writes_in_place
 from alpha_func.whereabouts import here
 
 _current: ContextVar["Look | None"] = ContextVar("look", default=None)
@@ -50,8 +50,8 @@ class Look(TorchDispatchMode):
                 raise ImpureLossError(
                     ANOTHER_WAY.format(name=name, what=f"{func}{here()} takes", shape=tuple(tensor.shape))
                 )
-        if func._schema.is_mutable:
-            for tensor in _written(func, args, kwargs):
+        if writes_in_place(func):
+            for tensor in _tensors(is_written(func, args, kwargs)):
                 if tensor.numel() and storage(tensor) not in self._made:
                     what = self._given.owner(tensor) or "a tensor that it closes over"
                     raise ImpureLossError(_WRITES.format(what=what, shape=tuple(tensor.shape), of=func, here=here()))
@@ -101,13 +101,6 @@ def can_look() -> bool:
 
 def _tensors(values: Any) -> list[Tensor]:
     return [leaf for leaf in tree.leaves(values) if isinstance(leaf, Tensor)]
-
-
-def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    arguments = zip(func._schema.arguments, args, strict=False)
-    values = [value for argument, value in arguments if argument.is_write]
-    values += [kwargs[a.name] for a in func._schema.arguments if a.is_write and a.name in kwargs]
-    return _tensors(values)
 
 
 def _other_draws() -> list[tuple[str, Any, Callable[[], None]]]:

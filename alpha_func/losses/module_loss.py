@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from alpha_func.losses import backward, dropout
 from alpha_func.losses.draws import seeded_rng
+from alpha_func.losses.forms import ByFunction, OwnLoss, Supervised
 from alpha_func.losses.kinds import refuse_undifferentiable
 from alpha_func.losses.looking import can_look, look_in_progress, looking
 from alpha_func.losses.restoring import restored
@@ -103,9 +104,9 @@ def functional_loss(
                 raise ValueError(backward.COUNTS.format(what))
     model: nn.Module
     if loss_of is not None:
-        model = _ByFunction(module, loss_of)
+        model = ByFunction(module, loss_of)
     else:
-        model = _OwnLoss(module) if criterion is None else _Supervised(module, criterion)
+        model = OwnLoss(module) if criterion is None else Supervised(module, criterion)
     return ModuleLoss(model, tuple(params), seed), params
 
 
@@ -176,7 +177,7 @@ class ModuleLoss:
         if self.tied:
             state = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
             for name, value in params.items():
-                state["module." + name] = value
+                state["module." + name.replace("_orig_mod.", "")] = value
             return functional_call(self.model, state, args, kwargs, tie_weights=True)
         for name, (path, key) in zip(self.names, self.places, strict=True):
             _part(self.model, path)._parameters[key] = params[name]  # type: ignore[assignment]
@@ -248,50 +249,6 @@ class Watched(TorchFunctionMode):
 _INSTEAD = {**dropout.BY_FUNCTION, **backward.BY_FUNCTION}
 
 
-class _Supervised(nn.Module):
-    """(inputs, targets) -> criterion(module(inputs), targets); the criterion's buffers are state like the module's."""
-
-    def __init__(self, module: nn.Module, criterion: Callable[[Any, Any], Tensor]):
-        super().__init__()
-        self.module = module
-        self.criterion = criterion
-
-    def forward(self, inputs: Any, targets: Any) -> Tensor:
-        return self.criterion(self.module(inputs), targets)
-
-
-class _ByFunction(nn.Module):
-    """A loss that a function makes of the module and the batch."""
-
-    def __init__(self, module: nn.Module, loss_of: Callable[..., Tensor]):
-        super().__init__()
-        self.module = module
-        self.loss_of = loss_of
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self.loss_of(self.module, *args, **kwargs)
-
-
-class _OwnLoss(nn.Module):
-    """The module's own scalar output, or the loss that its output holds."""
-
-    def __init__(self, module: nn.Module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        output = self.module(*args, **kwargs)
-        if isinstance(output, Tensor):
-            return output
-        found = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
-        if found is None:
-            raise TypeError(
-                f"the module's output, a {type(output).__name__}, holds no loss: "
-                "pass the targets that make the module compute one (labels=...), or a criterion to functional_loss"
-            )
-        return found
-
-
 def _place(name: str) -> Place:
     *path, key = name.split(".")
     return tuple(path), key
@@ -299,9 +256,9 @@ def _place(name: str) -> Place:
 
 def _part(model: nn.Module, path: tuple[str, ...]) -> nn.Module:
     for name in path:
-        found = model._modules[name]
-        assert found is not None
-        model = found
+        found = model._modules.get(name)
+        if found is not None:  # a compiled module's ``_orig_mod`` is itself to Dynamo
+            model = found
     return model
 
 

@@ -97,10 +97,10 @@ def _empty(shape: Any, stride: Any, dtype: torch.dtype, device: torch.device) ->
 
 
 class Standing:
-    """What stands in for which DTensor of a module, for as long as a module is kept."""
+    """What stands in for which DTensor of a module."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # by the id of the DTensor, which is kept with it
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # by the id of the DTensor
 
     def of(self, value: Tensor | None) -> Tensor | None:
         """The stand-in of a parameter or buffer that is a DTensor, always the same one; anything else itself."""

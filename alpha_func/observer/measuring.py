@@ -21,7 +21,9 @@ from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, functional_loss
 from alpha_func.observer.batches import Batch, each_tensor
 from alpha_func.observer.forwards import Beginning, as_it_began, measuring
+from alpha_func.observer.trained import Trained
 from alpha_func.quadratic import Quadratic
+from alpha_func.transforms.by_autograd import double_backward
 from alpha_func.transforms.engine import Engine, Uncaptured
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import scalar_loss
@@ -110,6 +112,18 @@ class Meter:
         """What the loop says that the losses of the batches were; NaN where it does not."""
         return [math.nan if batch.loss is None else float(batch.loss) for batch in batches]
 
+    def judged(
+        self,
+        theta: dict[str, Tensor],
+        batches: Sequence[Batch],
+        parts: Sequence[Part],
+        grads: Mapping[str, Tensor],
+        trained_slope: float,
+        dtype: torch.dtype,
+    ) -> Trained | None:
+        """How the loop's gradient is made of the measured one, where that is not to be had; here it is: None."""
+        return None
+
     def give_up_programs(self, why: str) -> None:
         """Measure by double backward from now on."""
         self._strategy = BY_DOUBLE_BACKWARD
@@ -161,13 +175,9 @@ class Meter:
         """Double backward over a plain call, without torch.func."""
         params = {name: value.detach().requires_grad_() for name, value in theta.items()}
         with self._at(params, batch) as (args, kwargs), twice_differentiable():
-            value = scalar_loss(self._loss.over(theta), args, kwargs)(params)
-            grads = torch.autograd.grad(value, list(params.values()), create_graph=True, materialize_grads=True)
-            slope = tree.vdot(list(grads), list(d.values()))
-            if not slope.requires_grad:
-                return Quadratic(value.detach(), slope, torch.zeros_like(slope))
-            products = torch.autograd.grad(slope, list(params.values()), materialize_grads=True)
-            return Quadratic(value.detach(), slope.detach(), tree.vdot(list(products), list(d.values())))
+            loss = scalar_loss(self._loss.over(theta), args, kwargs)
+            grads, _, value, hd = double_backward(loss, params, lambda _: d)
+        return Quadratic(value, tree.vdot(d, grads), tree.vdot(d, hd))
 
     def _of_names(self, names: tuple[str, ...]) -> tuple[CapturedLoss | None, Callable[..., Quadratic]]:
         if names not in self._transforms:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from alpha_func.errors import CaptureError, ObserverError, StrategyError
-from alpha_func.observer import setup
+from alpha_func.observer import setup, shards
 from alpha_func.observer.batches import Batch, handed_over
 from alpha_func.observer.forwards import Watch, versions
 from alpha_func.observer.measuring import Meter
@@ -25,6 +25,7 @@ from alpha_func.observer.pending import Pending
 from alpha_func.observer.ranks import MeterOverRanks, ranks
 from alpha_func.observer.record import StepRecord
 from alpha_func.observer.recording import Recorder, Taken
+from alpha_func.observer.shards import MeterOfShards
 from alpha_func.observer.snapshot import Snapshot, gradients, snapshot, trained
 from alpha_func.observer.steps import Steps
 from alpha_func.transforms.strategies import StrategyLike
@@ -73,7 +74,7 @@ class Observer:
         loss_after: evaluate the loss where the step ended too, for the gain ratio; one forward pass.
         over_ranks: whether the record is of the global batch, the mean over the processes of torch.distributed, each
             with equally many batches a step; False: of this process's shard. None: whether the module is a
-            DistributedDataParallel. A record's ``more["ranks"]`` says of how many it is.
+            DistributedDataParallel or has sharded parameters. A record's ``more["ranks"]`` says of how many it is.
         strategy: as for ``quadratic_along``. Left out, the loss is captured, and where it cannot be, double backward
             measures it and the log says why.
         backend: of ``capture``.
@@ -116,10 +117,16 @@ class Observer:
         start: int = 0,
     ):
         wrapped = getattr(module, "_orig_mod", module)
-        if over_ranks is None:
-            over_ranks = isinstance(wrapped, nn.parallel.DistributedDataParallel)
         compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         module, self._optimizers = setup.bare_module(module), setup.bare_optimizers(optimizer)
+        of_shards = shards.ranks(module)
+        if of_shards and over_ranks is False:
+            raise ValueError(
+                "over_ranks=False: the gradient of sharded parameters is that of the global batch, and so are records; "
+                "leave it out"
+            )
+        if over_ranks is None:
+            over_ranks = isinstance(wrapped, nn.parallel.DistributedDataParallel)
         setup.check_criterion(criterion)
         setup.check_parameters(module, self._optimizers)
         self._is_due, self._logs = setup.schedule(every), setup.callables(log)
@@ -127,8 +134,8 @@ class Observer:
             setup.as_batch(measure_on)
         self._module, self._criterion = module, criterion
         self._measure_on = measure_on
-        self._ranks = ranks() if over_ranks else 1
-        kind = MeterOverRanks if self._ranks > 1 else Meter
+        self._ranks = of_shards or (ranks() if over_ranks else 1)
+        kind = MeterOfShards if of_shards else MeterOverRanks if self._ranks > 1 else Meter
         meter = kind(module, criterion, loss_of, strategy=strategy, backend=backend)
         self._recorder = Recorder(self._optimizers, meter, after=loss_after)
         self.step, self.last = start, None

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from alpha_func.observer.batches import Batch
 from alpha_func.observer.forwards import Watch
+from alpha_func.shards import local
 
 KEPT_BATCHES = 1024  # between two steps
 
@@ -50,7 +51,7 @@ class Pending:
         if not self.batches:
             return
         grads = list(self._gradients())
-        if any(bool(grad.any()) for grad in grads):
+        if any(bool(local(grad).any()) for grad in grads):  # on each rank by itself
             if _stamps(grads) != self._last_gradient:
                 self._with_gradient = len(self.batches)
         else:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from alpha_func.errors import CaptureError, ImpureLossError, ObserverError, StrategyError
+from alpha_func import tree
+from alpha_func.errors import AlphaFuncError, ObserverError
 from alpha_func.observer.batches import Batch
 from alpha_func.observer.measuring import Meter, exact
 from alpha_func.observer.record import StepRecord, divided
@@ -16,6 +17,8 @@ from alpha_func.observer.snapshot import Snapshot, given
 from alpha_func.observer.trained import Trained
 from alpha_func.observer.verdict import Seen, explained, judged
 from alpha_func.quadratic import gain_ratio
+from alpha_func.shards import any_sharded
+from alpha_func.torch_private import subtracted
 
 logger = logging.getLogger("alpha_func")
 
@@ -61,7 +64,10 @@ class Recorder:
         before, batches = taken.before, taken.batches
         theta = {name: exact(value) for name, value in before.params.items()}
         after = {name: exact(taken.params[name].detach()) for name in theta}
-        d = dict(zip(theta, torch._foreach_sub(list(after.values()), list(theta.values())), strict=True))
+        if any_sharded(theta.values()):
+            d = tree.sub(after, theta)
+        else:
+            d = dict(zip(theta, subtracted(after.values(), theta.values()), strict=True))
         end = after if self._after else None
         seen = _seen(taken)  # before the module is called for it
         try:
@@ -115,7 +121,7 @@ class Recorder:
 
     def _explain(self, error: Exception, theta: dict[str, Tensor], batches: Sequence[Batch]) -> None:
         """Raise what the loss of the batches raises by itself, in words that say what to mend."""
-        if isinstance(error, StrategyError | CaptureError | ImpureLossError | torch.OutOfMemoryError):
+        if isinstance(error, AlphaFuncError | torch.OutOfMemoryError) or any_sharded(theta.values()):
             return
         for batch in batches:
             try:

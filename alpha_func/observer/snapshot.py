@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 from alpha_func import tree
 from alpha_func.optimizers.anatomy import weight_decay_share
 from alpha_func.optimizers.pure import Direction, State, from_live_optimizer
+from alpha_func.shards import any_sharded
+from alpha_func.torch_private import norms
 
 
 class Snapshot(NamedTuple):
@@ -97,8 +99,11 @@ def given(
 
 def _norm(tensors: Iterable[Tensor]) -> Tensor:
     """The norm of them all, in float64."""
-    norms = torch._foreach_norm([t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors])
-    return torch.stack([norm.double().cpu() for norm in norms]).norm()
+    tensors = list(tensors)
+    if any_sharded(tensors):
+        return tree.norm(tensors).double().cpu()
+    found = norms(t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
+    return torch.stack([norm.double().cpu() for norm in found]).norm()
 
 
 def _decoupled(direction: Direction) -> bool:

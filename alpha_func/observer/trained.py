@@ -108,11 +108,12 @@ def _normalised(weights: list[float], bound: float) -> Trained:
         factor = share * count if abs(share * count - 1) <= bound else share * len(used)
         shares = count if factor == share * count else len(used)
         alike = [w / shares for w in rest]
-        return _with_factor(alike, factor, bound)
-    return _with_factor([w / total for w in weights], total, bound)
+        return with_factor(alike, factor, bound)
+    return with_factor([w / total for w in weights], total, bound)
 
 
-def _with_factor(weights: list[float], factor: float, bound: float) -> Trained:
+def with_factor(weights: list[float], factor: float, bound: float = 0.0) -> Trained:
+    """The weights of a sum or a mean of which the gradient is a multiple."""
     if abs(factor - 1) <= bound:
         return Trained(weights, 1.0, True)
     if factor <= 0:

@@ -74,6 +74,9 @@ def judged(
         factor = divided(given.slope, parts[0].slope)
         if clipped is not None and 0 < factor < 1:  # the very loss, and a gradient that is shortened as it was before
             return clipped._replace(factor=factor if math.isfinite(clipped.factor) else math.nan), parts
+    by_lines = meter.judged(theta, batches, parts, grads, given.slope, dtype)
+    if by_lines is not None:
+        return by_lines, parts
     measured = [meter.gradient(theta, batch) for batch in batches]
     if meter.by_program and _program_differs(measured, d, parts, given, dtype):
         meter.give_up_programs("a program's slope was not that of the loss")

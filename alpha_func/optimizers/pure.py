@@ -141,6 +141,16 @@ class Direction:
         groups = (group._replace(options={**group.options, "weight_decay": 0.0}) for group in self.groups)
         return replace(self, groups=tuple(groups))
 
+    def without_momentum(self) -> "Direction":
+        """The same optimizer at a learning rate of 1, the gradient of the step itself in place of its average.
+
+        It takes the state of the optimizer, whose averages of squares are used: Adam's is −g over their root. What it
+        returns as the state after its step is no state of the optimizer's.
+        """
+        return replace(
+            self, groups=tuple(group._replace(options=_without_momentum(group.options)) for group in self.groups)
+        )
+
     @property
     def _differentiable(self) -> bool:
         return any(group.options.get("differentiable", False) for group in self.groups)
@@ -190,6 +200,14 @@ def from_optimizer(
         shared = {} if "optimizer" in own else options
         made.append(group_of(kind, {**shared, **{name: value for name, value in own.items() if name != "optimizer"}}))
     return Direction(tuple(made), partial(matched, tuple(patterns)))
+
+
+def _without_momentum(options: Mapping[str, Any]) -> dict[str, Any]:
+    instead: dict[str, Any] = {"lr": 1.0, "momentum": 0.0, "dampening": 0.0, "nesterov": False}
+    changed = {name: value for name, value in instead.items() if name in options}
+    if "betas" in options:
+        changed["betas"] = (0.0, *options["betas"][1:])
+    return {**options, **changed}
 
 
 def from_live_optimizer(

@@ -4,6 +4,7 @@ from alpha_func.transforms.along import quadratic_in_span, taylor_along
 from alpha_func.transforms.by_group import directional_sharpness, quadratic_by_group
 from alpha_func.transforms.directions import steepest_descent
 from alpha_func.transforms.gain import gain_ratio
+from alpha_func.transforms.momentum import lr_and_momentum
 from alpha_func.transforms.strategies import (
     STRATEGIES,
     Step,
@@ -25,6 +26,7 @@ __all__ = [
     "gain_ratio",
     "grad_and_quadratic",
     "hvp",
+    "lr_and_momentum",
     "optimal_alpha",
     "quadratic_along",
     "quadratic_by_group",

@@ -101,8 +101,10 @@ def quadratic_in_span(
         check_params(params)
         given = _directions(params, directions)
         products = gram(given)
-        if peek_interpreter_stack() is None:
-            _refuse_dependent(products, given)
+        i = dependent(products, given)
+        if i is not None:
+            why = "is a combination of those before it, to rounding" if products[i, i] else "is zero"
+            raise ValueError(f"directions[{i}] {why}: leave it out")
         value, slopes, curvature = map(accumulated, engine.span(params, given, args, kwargs))
         return SpanQuadratic(value, slopes, curvature, products.to(curvature.dtype))
 
@@ -129,22 +131,28 @@ def _directions(params: Tree, directions: Sequence[Tree]) -> list[Tree]:
     return [aligned(params, d, f"directions[{i}]") for i, d in enumerate(directions)]
 
 
-def _refuse_dependent(products: Tensor, directions: Sequence[Tree]) -> None:
-    """By the pivots of Cholesky's factor of the cosines: sin² of the angle to the span of those before."""
+def dependent(products: Tensor, directions: Sequence[Tree]) -> int | None:
+    """The first direction that is a combination of those before it, to rounding; None too where there are no values.
+
+    By the pivots of Cholesky's factor of the cosines: sin² of the angle to the span of those before.
+    """
+    if peek_interpreter_stack() is not None:
+        return None
     rows: list[list[float]] = []
     lengths = products.detach().diagonal().sqrt().tolist()
     least = max(_LEAST_ANGLE, *(16 * torch.finfo(leaf.dtype).eps for leaf in tree.leaves(directions)))
     for i, row in enumerate(products.detach().tolist()):
         if lengths[i] == 0:
-            raise ValueError(f"directions[{i}] is zero: leave it out")
+            return i
         factors: list[float] = []
         for j, other in enumerate(rows):
             cosine = row[j] / (lengths[i] * lengths[j])
             factors.append((cosine - sum(map(mul, factors, other))) / other[j])
         pivot = 1 - sum(map(mul, factors, factors))
         if pivot <= least**2:  # a NaN goes through: the numbers say it
-            raise ValueError(f"directions[{i}] is a combination of those before it, to rounding: leave it out")
+            return i
         rows.append([*factors, math.sqrt(pivot)])
+    return None
 
 
 def _wide_vdot(x: Tree, y: Tree) -> Tensor:

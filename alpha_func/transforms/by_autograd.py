@@ -43,18 +43,23 @@ def _step(loss: Loss, params: Tree, direction: DirectionFunction) -> Step:
 
 def _double_backward(loss: Loss, params: Tree, direction: DirectionFunction) -> tuple[Tree, Tree, Tensor, Tree]:
     """g, d, L(θ), Hd."""
-    leaves, structure = tree.flatten(params)
     no_checkpoints = torch.autograd.graph.disable_saved_tensors_hooks("saved tensor hooks may compute at another θ")
     with torch.inference_mode(False), torch.enable_grad(), no_checkpoints:
-        at = [(leaf.clone() if leaf.is_inference() else leaf.detach()).requires_grad_() for leaf in leaves]
-        value = loss(tree.unflatten(at, structure))
-        slopes = torch.autograd.grad(value, at, create_graph=True, materialize_grads=True)
-        grads = tree.unflatten([g.detach() for g in slopes], structure)
-        d = direction(grads)
-        bent = [(g, v) for g, v in zip(slopes, tree.leaves(d), strict=True) if g.requires_grad]
-        if not bent:  # a loss that is linear in its parameters
-            return grads, d, value.detach(), tree.zeros_like(params)
-        hd = torch.autograd.grad([g for g, _ in bent], at, [v for _, v in bent], materialize_grads=True)
+        at = tree.map(lambda leaf: (leaf.clone() if leaf.is_inference() else leaf.detach()).requires_grad_(), params)
+        return double_backward(loss, at, direction)
+
+
+def double_backward(loss: Loss, params: Tree, direction: DirectionFunction) -> tuple[Tree, Tree, Tensor, Tree]:
+    """g, d, L(θ), Hd at parameters that autograd records; a checkpoint computes again with the module's own."""
+    leaves, structure = tree.flatten(params)
+    value = loss(params)
+    slopes = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
+    grads = tree.unflatten([g.detach() for g in slopes], structure)
+    d = direction(grads)
+    bent = [(g, v) for g, v in zip(slopes, tree.leaves(d), strict=True) if g.requires_grad]
+    if not bent:  # a loss that is linear in its parameters
+        return grads, d, value.detach(), tree.zeros_like(grads)
+    hd = torch.autograd.grad([g for g, _ in bent], leaves, [v for _, v in bent], materialize_grads=True)
     return grads, d, value.detach(), tree.unflatten(list(hd), structure)
 
 

@@ -6,6 +6,7 @@
     taylor(params, direction, order, args, kwargs)   the derivatives along a direction up to an order
     products(params, directions, args, kwargs)   the gradient, and Hd for each of several directions
     span(params, directions, args, kwargs)       the quadratic in the span of several directions
+    gauss_newton(params, direction, args, kwargs)   the quadratic with dᵀGd for its curvature
 
 Here is the engine of a plain function: a strategy of torch.func, behind the guard. A loss that is made of another one
 (captured, cut into chunks) brings its own, as ``loss.engine(strategy)``. Engines trust: the verbs have validated.
@@ -20,12 +21,14 @@ from torch import Tensor
 from alpha_func import tree
 from alpha_func.errors import StrategyError
 from alpha_func.losses.kernels import twice_differentiable
-from alpha_func.losses.module_loss import LossOfLoss
+from alpha_func.losses.module_loss import LossOfLoss, module_loss_of
+from alpha_func.losses.parting import parted
 from alpha_func.losses.sharding import refuse_uncaptured
 from alpha_func.quadratic import Quadratic
 from alpha_func.taylor import Taylor
 from alpha_func.transforms import by_autograd, failures
 from alpha_func.transforms.directions import DirectionFunction
+from alpha_func.transforms.gauss_newton import GaussNewton
 from alpha_func.transforms.guard import Guard, Operators, Seen, sealed
 from alpha_func.transforms.higher_orders import HigherOrders
 from alpha_func.transforms.strategies import DEFAULT_STRATEGY, Loss, Products, Step, Strategy, StrategyLike
@@ -69,6 +72,10 @@ class Engine(Protocol):
         matrix = torch.stack([torch.stack([tree.vdot(d, hd) for hd in products]) for d in directions])
         return value, slopes, (matrix + matrix.mT) / 2
 
+    def gauss_newton(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
+        """The quadratic with the Gauss-Newton curvature."""
+        raise StrategyError(_NOT_ANSWERED.format(type(self).__name__, "Gauss-Newton curvature"))
+
 
 _NOT_ANSWERED = "the engine of this loss, {}, gives no {}: use the loss that it is made of"
 
@@ -93,6 +100,7 @@ class Uncaptured(Engine):
         self._loss, self._strategy = loss, resolve_strategy(strategy or DEFAULT_STRATEGY)
         self._guard = Guard(self._strategy, operators)
         self._higher = HigherOrders()
+        self._gauss_newton: GaussNewton | None = None
         self._by_autograd = False  # whether the loss has been found not to run under torch.func
 
     def quadratic(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
@@ -173,6 +181,20 @@ class Uncaptured(Engine):
         found, seen = self._run(attempt, line, params, args, kwargs)
         third = seen.third()
         return found._replace(products=[tree.map(lambda leaf: sealed(leaf, third), hd) for hd in found.products])
+
+    def gauss_newton(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
+        """The strategy's quadratic of the criterion, along what the direction does to the outputs."""
+        if self._gauss_newton is None:
+            source = module_loss_of(self._loss)
+            assert source is not None  # the verb has told the loss apart
+            strategy = self._strategy
+
+            def quadratic(criterion: Callable[..., Tensor], z: Tree, t: Tree, targets: Args) -> Quadratic:
+                return Uncaptured(criterion, strategy).quadratic(z, t, targets, {})
+
+            self._gauss_newton = GaussNewton(source, parted(source, "gauss_newton"), quadratic)
+        with twice_differentiable():
+            return self._gauss_newton(tree.map(_dense, params), direction, *args, **kwargs)
 
     def _run(
         self,

@@ -69,7 +69,7 @@ class Guard:
             self.judge(names, "primitive")
             return Seen(None, names)
         try:
-            key = _key(loss, params, args, kwargs)
+            key = key_of(loss, params, args, kwargs)
         except RuntimeError:
             refuse_kinds(args, kwargs)  # a nested tensor, which has no shape
             raise
@@ -250,7 +250,8 @@ def _keep(kept: set[Any], new: Any) -> None:
     kept.add(new)
 
 
-def _key(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def key_of(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A signature of a call, and the mode of the module."""
     source = module_loss_of(loss)
     mode = source is not None and source.model.training
     try:

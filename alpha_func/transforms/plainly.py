@@ -68,7 +68,7 @@ class Plainly:
 
 _ANOTHER = (
     "under torch.func the {what} of the loss is {got:.9g}, called plainly it is {expected:.9g}: it is another loss "
-    "while it is differentiated. Take a derivative inside it by torch.func.grad or torch.func.vjp, not by "
+    "while it is differentiated. capture(loss), or take a derivative inside it by torch.func.grad, not by "
     "torch.autograd.grad with respect to a batch (a transform does not see its requires_grad); let nothing depend on "
     "requires_grad, or on anything that changes from call to call"
 )

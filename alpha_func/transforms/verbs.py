@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.losses.parting import parted, require_likelihood
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
 from alpha_func.transforms.engine import engine_of
@@ -20,21 +21,29 @@ from alpha_func.transforms.strategies import Step, StrategyLike
 from alpha_func.transforms.validation import LOSS_SIGNATURE, Aligned, aligned, check_params, require_callable
 from alpha_func.tree import Tree
 
+CURVATURES = ("hessian", "gauss_newton", "fisher")
 _ACCUMULATORS = frozenset((torch.float32, torch.float64))
 
 
-def quadratic_along(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None) -> Callable[..., Quadratic]:
+def quadratic_along(
+    loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None, curvature: str = "hessian"
+) -> Callable[..., Quadratic]:
     """The local quadratic of a loss along a direction: value L(θ), slope dᵀg, curvature dᵀHd, exact to rounding.
 
     Args:
         loss: pure function ``loss(params, *args, **kwargs)`` to a real 0-d tensor.
         strategy: a name in STRATEGIES, or a function ``(loss_of_params, params, direction) -> Quadratic``. Left out:
             "reverse_over_reverse"; for a captured loss, one Taylor sweep of its program.
+        curvature: of which matrix. "hessian": dᵀHd. "gauss_newton": dᵀGd = (Jd)ᵀ∇²ψ(Jd), J the Jacobian of the
+            module's outputs and ∇²ψ the Hessian of the criterion in them: never negative where the criterion is convex,
+            and H where the module is linear; of a loss of ``functional_loss(module, criterion)``. "fisher": the same
+            where G is the Fisher information, of CrossEntropyLoss, BCEWithLogitsLoss and MSELoss; else refused.
 
     Returns:
         ``(params, direction, *args, **kwargs) -> Quadratic``, where params is a non-empty pytree of real floating-point
         tensors and direction one of the same structure, shapes, dtypes and devices. α is a multiple of the direction.
         The three numbers are 0-d, float32 or better. Two to three gradients; nothing of the size of H is formed.
+        By Gauss and Newton less: of a captured loss, a forward sweep with 3 products a linear layer instead of 5.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
@@ -48,6 +57,17 @@ def quadratic_along(loss: Callable[..., Tensor], *, strategy: StrategyLike | Non
     """
     require_callable("loss", loss, LOSS_SIGNATURE)
     engine, checked = engine_of(loss, strategy), Aligned()
+    if curvature not in CURVATURES:
+        raise ValueError(f"curvature {curvature!r} is unknown: choose from {', '.join(CURVATURES)}")
+    if curvature != "hessian":
+        apart = parted(loss, curvature)
+        if curvature == "fisher":
+            require_likelihood(apart.criterion)
+
+        def gauss_newton(params: Tree, direction: Tree, inputs: Any, targets: Any) -> Quadratic:
+            return _accumulated(engine.gauss_newton(params, checked(params, direction), (inputs, targets), {}))
+
+        return gauss_newton
 
     def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
         return _accumulated(engine.quadratic(params, checked(params, direction), args, kwargs))

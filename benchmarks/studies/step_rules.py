@@ -1,6 +1,6 @@
 """Full-batch training by step rules against the best constant rate: the loss after so many steps.
 
-    python -m benchmarks.studies.step_rules [--steps 1500] [--hidden 32 32] [--loss mse] [--activation tanh]
+    python -m benchmarks.studies.step_rules [--steps 1500] [--hidden 32 32] [--loss mse] [--activation relu]
 
 Roulet et al. (2024): greedy steps win early and lose late, and CDAT with σ near 2 beats the best constant rate. The
 data is scikit-learn's digits, standardised, all 1797 at every step; float32, plain gradient descent. Constant rates are
@@ -74,7 +74,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--loss", default="mse", choices=["mse", "cross-entropy"])
-    parser.add_argument("--activation", default="tanh", choices=ACTIVATIONS)
+    parser.add_argument("--activation", default="relu", choices=ACTIVATIONS)
     options = parser.parse_args()
     experiment = Experiment(
         data=options.data,

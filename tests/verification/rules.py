@@ -1,10 +1,13 @@
 """What each rule writes, and with which rules the table of operators was made: ``rules.csv``, by ``verify_operators``.
 
-A rule is known by the calls that it writes for its case, without laws: it may be written otherwise, and stays itself.
+A rule is known by the calls that it writes for its case, without laws: it may be worded otherwise, and stays itself.
+One in torch's functions is known by the text of its module.
 """
 
 import csv
 import hashlib
+import inspect
+import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -46,6 +49,8 @@ def calls() -> dict[Operator, fx.Node]:
 def written(operator: Operator) -> str:
     """A word for what the rule of an operator writes."""
     rule, node = RULES[operator], calls()[operator]
+    if rule.replaces:  # what torch's functions are traced to depends on torch
+        return _word(inspect.getsource(sys.modules[rule.case.__module__]))
     b = Builder({}, fake_mode(node.graph.owning_module))
 
     def given(name, value):
@@ -60,7 +65,11 @@ def written(operator: Operator) -> str:
     found = [rule.first(b, call, tangents), rule.second(b, call, tangents)]
     found.append(rule.pullback and rule.pullback(b, call, active, λ))
     b.graph.output(tuple(found))
-    return hashlib.sha256(str(b.graph).encode()).hexdigest()[:8]
+    return _word(str(b.graph))
+
+
+def _word(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _moves(x: object) -> bool:

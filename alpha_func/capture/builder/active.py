@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import fx
 
 from alpha_func.capture.builder.operands import is_inexact
+from alpha_func.torch_private import OpOverload
 from alpha_func.verified.table import table
 
 # Linear or constant by definition, so never in a sample of their own.
@@ -47,11 +47,11 @@ def active_nodes(graph: fx.Graph, params: int) -> list[fx.Node]:
         if is_constant(node.target) or not is_inexact(node):
             continue
         active.add(node)
-        if isinstance(node.target, torch._ops.OpOverload):
+        if isinstance(node.target, OpOverload):
             passed.append(node)
     return passed
 
 
 def is_constant(target: Any) -> bool:
     """Whether no derivative passes through an operator, whatever its operands."""
-    return isinstance(target, torch._ops.OpOverload) and target.overloadpacket.__name__ in _CONSTANT
+    return isinstance(target, OpOverload) and target.overloadpacket.__name__ in _CONSTANT

@@ -7,19 +7,17 @@ Each node carries a fake tensor (shape, dtype, strides) in ``meta["val"]``.
     Value = Node | number       an operand of a program: a tensor, or a Python number that broadcasts
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from operator import getitem
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload
 from torch.fx.node import map_aggregate
-from torch.utils import _pytree as pytree
 
 from alpha_func.capture.builder.recorded import Recorded, Ref
-from alpha_func.torch_private import FakeTensor, FakeTensorMode, fake_tensor
+from alpha_func.torch_private import FakeTensor, FakeTensorMode, OpOverload, fake_tensor, pytree, writes_in_place
 
 Law = Callable[["Builder", tuple[Any, ...], dict[str, Any]], Any]
 Laws = Mapping[Any, Sequence[Law]]
@@ -35,13 +33,14 @@ class Builder:
     Args:
         laws: for each operator, its laws: ``law(builder, args, kwargs)`` returns what the call equals, or None.
         mode: the fake mode of the operands.
+        apart: operators each call of which is a node of its own.
     """
 
-    def __init__(self, laws: Laws, mode: FakeTensorMode):
+    def __init__(self, laws: Laws, mode: FakeTensorMode, apart: Collection[Any] = ()):
         self.graph = fx.Graph()
         self.constants: dict[str, Tensor] = {}
         self.mode = mode
-        self._laws = laws
+        self._laws, self._apart = laws, apart
         self.used_once: set[Any] = set()  # values that the program which is rewritten uses once
         self.traces: dict[Any, fx.GraphModule] = {}
         self._known: dict[Any, Any] = {}
@@ -88,9 +87,11 @@ class Builder:
 
     def write(self, target: Any, *args: Any, **kwargs: Any) -> Any:
         """The node of a call, without laws."""
-        if isinstance(target, OpOverload) and target._schema.is_mutable:
+        if isinstance(target, OpOverload) and writes_in_place(target):
             raise NotImplementedError(f"{target} writes in place: a program of pure operators was expected")
-        key = None if is_impure(target) else _key((target, args, tuple(sorted(kwargs.items()))))
+        key = (
+            None if is_impure(target) or target in self._apart else _key((target, args, tuple(sorted(kwargs.items()))))
+        )
         if key is not None and key in self._known:
             return self._known[key]
         val = self.fake_result(target, args, kwargs)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functionalize
 from torch.fx.node import map_aggregate
 
-from alpha_func.torch_private import FakeTensor, FakeTensorMode, TorchDispatchMode
+from alpha_func.torch_private import FakeTensor, FakeTensorMode, TorchDispatchMode, is_composite
 
 aten = torch.ops.aten
 
@@ -68,7 +68,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func.namespace == "prim":  # a question about a tensor
             return func(*args, **kwargs)
-        if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+        if is_composite(func):
             with self:
                 return func.decompose(*args, **kwargs)
         result = func(*args, **kwargs)

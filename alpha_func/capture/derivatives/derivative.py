@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, func, fx
-from torch.utils import _pytree as pytree
 
 from alpha_func.capture.builder.active import is_constant
 from alpha_func.capture.builder.builder import Builder
 from alpha_func.capture.builder.operands import broadcast, converted, filled
 from alpha_func.capture.builder.recorded import Recorded, recorded
 from alpha_func.capture.derivatives.rule import Call, Derivative, Operator, Tangents, Value, rule_of
+from alpha_func.torch_private import pytree
 
 aten = torch.ops.aten
 

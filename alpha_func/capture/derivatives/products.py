@@ -1,5 +1,8 @@
 """Bilinear operators and quotients: D(x·y) = t_x·y + x·t_y, D²(x·y) = 2·t_x·t_y."""
 
+from operator import getitem
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
@@ -69,6 +72,44 @@ closed_form(
     {aten.convolution.default: lambda x: F.conv1d(x.reshape(1, 1, -1), x.cos().reshape(-1)[:1].reshape(1, 1, 1))},
     bilinear=(0, 1),
 )
+
+
+def _convolution_backward(b: Builder, call: Call, t: Tangents) -> Value:
+    """D(λ ∗ w, λ ∗ x, Σλ) = (t_λ ∗ w + λ ∗ t_w, t_λ ∗ x + λ ∗ t_x, Σt_λ)."""
+    (g, x, w, *how, (of_x, of_w, _)), (along_g, along_x, along_w, *_) = call.args, t
+    parts = [
+        _parts(b, along_g, x, w, *how, call.args[-1]),
+        _parts(b, g, along_x, w, *how, [False, of_w, False]),
+        _parts(b, g, x, along_w, *how, [of_x, False, False]),
+    ]
+    return [plus(b, *of_one) for of_one in zip(*parts, strict=True)]
+
+
+def _convolution_backward_second(b: Builder, call: Call, t: Tangents) -> Value:
+    """D²(λ ∗ w, λ ∗ x, Σλ) = 2·(t_λ ∗ t_w, t_λ ∗ t_x, 0)."""
+    (_, x, w, *how, (of_x, of_w, _)), (along_g, along_x, along_w, *_) = call.args, t
+    parts = [
+        _parts(b, along_g, along_x, w, *how, [False, of_w, False]),
+        _parts(b, along_g, x, along_w, *how, [of_x, False, False]),
+    ]
+    return [times(b, plus(b, *of_one), 2) for of_one in zip(*parts, strict=True)]
+
+
+def _parts(b: Builder, g: Any, x: Any, w: Any, *how: Any) -> list[Any]:
+    """The pullback of a convolution to x, w and bias, as far as its mask asks for them; zero where an operand is."""
+    mask = how[-1]
+    if not any(mask) or any(operand is None for operand in (g, x, w)):
+        return [None, None, None]
+    found = b.call(aten.convolution_backward.default, g, x, w, *how)
+    return [b.call(getitem, found, i) if wanted else None for i, wanted in enumerate(mask)]
+
+
+def _its_backward(x: Any) -> Any:
+    image, kernel, how = x.reshape(1, 1, -1), x.cos().reshape(-1)[:1].reshape(1, 1, 1), [[1], [0], [1], False, [0], 1]
+    return aten.convolution_backward.default(image.sin(), image, kernel, None, *how, [True, True, False])[1]
+
+
+closed_form(_convolution_backward, _convolution_backward_second, {aten.convolution_backward.default: _its_backward})
 
 
 def _div(b: Builder, call: Call, t: Tangents) -> Value:

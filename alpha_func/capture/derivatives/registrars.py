@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from alpha_func.capture.builder.builder import Builder, plus, times
 from alpha_func.capture.builder.operands import conjugate, filled_like
@@ -35,6 +34,7 @@ from alpha_func.capture.derivatives.rule import (
     Value,
     always,
 )
+from alpha_func.torch_private import pytree
 
 aten = torch.ops.aten
 

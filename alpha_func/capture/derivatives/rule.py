@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from alpha_func.capture.builder.builder import Builder
 from alpha_func.capture.builder.operands import is_complex
+from alpha_func.torch_private import pytree
 
 Operator = Any  # of ``torch.ops``
 Value = Any  # a node or a number of the program that is written; None for a zero tangent; a list for several outputs

@@ -4,12 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload
-from torch.utils import _pytree as pytree
 
 from alpha_func.capture.builder.builder import Builder, Law, is_impure
 from alpha_func.capture.builder.operands import Number, dtype_of, filled, is_filled, result_shape, shape_of
 from alpha_func.capture.rewrites.table import LAWS
+from alpha_func.torch_private import OpOverload, pytree, writes_in_place
 
 aten = torch.ops.aten
 _CPU = torch.device("cpu")
@@ -18,7 +17,7 @@ _CPU = torch.device("cpu")
 @LAWS.law_of_kind
 def constants_are_folded(target: Any) -> Law | None:
     """f(full(a), full(b), ...) = full(f(a, b, ...)), f elementwise."""
-    pure = isinstance(target, OpOverload) and not target._schema.is_mutable and not is_impure(target)
+    pure = isinstance(target, OpOverload) and not writes_in_place(target) and not is_impure(target)
     if not pure or torch.Tag.pointwise not in target.tags:
         return None
 

@@ -23,6 +23,6 @@ def rewrite(program: fx.GraphModule, *tables: Table) -> fx.GraphModule:
     """
     for table in tables:
         if table.speaks_of(program):
-            b = Builder(table, fake_mode(program))
+            b = Builder(table, fake_mode(program), table.apart)
             program = finished(b, replay(program, b.inputs_of(program), b, b.count_uses))
     return program

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import fx
 
 from alpha_func.capture.builder.builder import Law
@@ -20,9 +21,14 @@ LawOfKind = Callable[[Any], Law | None]
 
 
 class Table(Mapping[Any, list[Law]]):
-    """Operator to its laws: first those of its kind, which its tags tell, then its own."""
+    """Operator to its laws: first those of its kind, which its tags tell, then its own.
 
-    def __init__(self) -> None:
+    Args:
+        apart: operators each call of which stays a node of its own in what is rewritten.
+    """
+
+    def __init__(self, apart: Collection[Any] = ()) -> None:
+        self.apart = apart
         self._of_kinds: list[LawOfKind] = []
         self._own: dict[Any, list[Law]] = {}
         self._signs: set[Any] = set()
@@ -80,4 +86,5 @@ class Table(Mapping[Any, list[Law]]):
             self._left_out.reset(token)
 
 
-LAWS, DIFFERENTIABLE, IN_PRIMITIVES, CHANNELS_LAST, FUSED = (Table() for _ in range(5))
+LAWS, IN_PRIMITIVES, CHANNELS_LAST, FUSED = (Table() for _ in range(4))
+DIFFERENTIABLE = Table(apart={torch.ops.aten.detach.default})  # each may be a leaf that the loss differentiates by

@@ -16,7 +16,7 @@ from alpha_func.capture.rewrites import CHANNELS_LAST, FUSED, IN_PRIMITIVES, rew
 from alpha_func.capture.running.binding import bind
 from alpha_func.capture.running.reusing import reuse
 from alpha_func.capture.sweeps.adjoint import ancestors
-from alpha_func.torch_private import dispatch_below_autograd
+from alpha_func.torch_private import compiled_by_inductor, dispatch_below_autograd, inductor_decompositions
 
 Runnable = Callable[..., Sequence[Any]]
 Backend = Callable[[fx.GraphModule], Runnable]
@@ -56,7 +56,7 @@ def inductor(program: fx.GraphModule) -> Runnable:
         return _compiled(program)
     if not all(isinstance(node.meta["val"], Tensor) for node in drawn_by):
         return eager(program)  # rrelu, whose draw is one of several outputs
-    draws, rest = _draws_first(program)
+    draws, rest = draws_first(program)
     draw, run_rest = draws.forward, _compiled(rest)
 
     def run(*inputs: Any) -> Sequence[Any]:
@@ -67,7 +67,7 @@ def inductor(program: fx.GraphModule) -> Runnable:
     return run
 
 
-def _draws_first(program: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
+def draws_first(program: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
     """The program in two: (*inputs) -> draws, in their order, by what they depend on; (*inputs, *draws) -> outputs."""
     draws = [node for node in program.graph.nodes if is_impure(node.target)]
     needed = ancestors(draws)
@@ -95,9 +95,6 @@ def _given(program: fx.GraphModule, nodes: list[fx.Node]) -> fx.GraphModule:
 
 
 def _compiled(program: fx.GraphModule) -> Runnable:
-    from torch._inductor.compile_fx import compile_fx_inner
-    from torch._inductor.decomposition import select_decomp_table
-
     program = rewrite(program, IN_PRIMITIVES, CHANNELS_LAST)
     mode = fake_mode(program)
     held = program.graph.find_nodes(op="get_attr")  # a trace on fake tensors takes no real ones
@@ -107,10 +104,8 @@ def _compiled(program: fx.GraphModule) -> Runnable:
     with mode:
         # One fake tensor for each input: make_fx tells them apart by identity.
         distinct = [torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device=v.device) for v in inputs]
-        traced = make_fx(program, decomposition_table=select_decomp_table())(*distinct)
-    with torch._guards.tracing(torch._guards.TracingContext(mode)):
-        compiled = compile_fx_inner(traced, distinct)
-
+        traced = make_fx(program, decomposition_table=inductor_decompositions())(*distinct)
+    compiled = compiled_by_inductor(traced, distinct, mode)
     strides = [tensor.stride() for tensor in distinct]
 
     def run(*inputs: Any) -> Sequence[Any]:

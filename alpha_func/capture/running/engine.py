@@ -26,6 +26,7 @@ from alpha_func.capture.running.proof import Case
 from alpha_func.capture.running.schemes import Scheme, Schemes
 from alpha_func.errors import CaptureError, StrategyError
 from alpha_func.losses.draws import ALONE
+from alpha_func.losses.parting import SHIFT
 from alpha_func.quadratic import Quadratic
 from alpha_func.taylor import Taylor
 from alpha_func.torch_private import peek_interpreter_stack
@@ -181,6 +182,21 @@ class Captured(Engine):
             case,
             read,
             lambda engine: engine.span(params, directions, args, kwargs),
+        )
+
+    def gauss_newton(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
+        """By one forward sweep of the program whose outputs are marked, without second coefficients before these."""
+        first = tree.leaves(params)[0]
+        marked = {**kwargs, SHIFT: torch.zeros((), dtype=first.dtype, device=first.device)}
+        schemes, inputs = self._lookup(params, args, marked)
+        d = tree.leaves(direction)
+        return self._answer(
+            schemes,
+            schemes.gauss_newton,
+            [*inputs, *d],
+            lambda: proof.gauss_newton(self._witness(schemes, (params, args, marked), inputs), d),
+            lambda found: Quadratic(*found),
+            lambda engine: engine.gauss_newton(params, direction, args, kwargs),
         )
 
     def _answer(

@@ -23,7 +23,7 @@ from alpha_func.capture.running.binding import bind
 from alpha_func.capture.tracing.outside import values
 from alpha_func.capture.tracing.roundings import seeded
 from alpha_func.losses.in_double import doubled, loss_in_double
-from alpha_func.transforms.engine import Args, Kwargs
+from alpha_func.transforms.engine import Args, Kwargs, Uncaptured
 from alpha_func.transforms.guard import twice_exact
 from alpha_func.transforms.tower import derivatives_along
 from alpha_func.transforms.validation import scalar_loss
@@ -157,6 +157,11 @@ class Witness:
 
         (value, slope), (_, curvature) = func.jvp(value_and_slope, leaves, d)  # type: ignore[misc]
         return {"value": value, "slope": slope, "curvature": curvature}
+
+    def gauss_newton(self, at: Point) -> Numbers:
+        """Value, slope and Gauss-Newton curvature of the loss, by its module and its criterion."""
+        leaves, d = (tree.unflatten(list(x), self._structure) for x in (at.inputs[: self.count], at.direction or ()))
+        return Uncaptured(self._given, None).gauss_newton(leaves, d, self._args, {})._asdict()
 
     def forward_to(self, at: Point, order: int) -> tuple[Tensor, ...]:
         """The derivatives of the primitives along the line up to an order, by forward mode as often over."""

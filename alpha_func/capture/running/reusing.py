@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload
 
 from alpha_func import tree
+from alpha_func.torch_private import allocates, memory_id, out_argument
 
 aten = torch.ops.aten
 
@@ -35,7 +35,7 @@ _ELEMENTWISE: dict[Any, Any] = {
 # They may write over their first operand.
 _ADDED_TO: dict[Any, Any] = {aten.addmm.default: aten.addmm.out, aten.baddbmm.default: aten.baddbmm.out}
 _TO = {**_ELEMENTWISE, **_ADDED_TO, aten.bmm.default: aten.bmm.out, aten.mm.default: aten.mm.out}
-_NAME = {target: next(a.name for a in out._schema.arguments if a.is_out) for target, out in _TO.items()}
+_NAME = {target: out_argument(out) for target, out in _TO.items()}
 
 
 def reuse(program: fx.GraphModule) -> fx.GraphModule:
@@ -84,22 +84,15 @@ def memory_of(nodes: list[fx.Node]) -> dict[fx.Node, set[fx.Node]]:
 
 
 def _allocates(node: fx.Node) -> bool:
-    """Whether a result shares memory with no operand: a kernel of PyTorch's own that neither its schema nor the trace
-    shows to (``unsafe_split`` hides it from its schema). What is composed of others, or foreign, may (``wait_tensor``).
+    """Whether a result shares memory with no operand: neither the schema of its operator nor the trace shows that it
+    does (``unsafe_split`` hides it from its schema).
     """
-    target = node.target
-    if not isinstance(target, OpOverload) or target.namespace != "aten":
-        return False
-    if target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
-        return False
-    if any(result.alias_info is not None for result in target._schema.returns):
-        return False
-    return _storages([node]).isdisjoint(_storages(node.all_input_nodes))
+    return allocates(node.target) and _storages([node]).isdisjoint(_storages(node.all_input_nodes))
 
 
 def _storages(nodes: list[fx.Node]) -> set[int]:
     tensors = (leaf for node in nodes for leaf in tree.leaves(node.meta.get("val")) if isinstance(leaf, Tensor))
-    return {tensor.untyped_storage()._cdata for tensor in tensors}
+    return set(map(memory_id, tensors))
 
 
 def _is_own(base: fx.Node) -> bool:

@@ -6,6 +6,7 @@
     line         (*saved, *directions) -> slope, curvature                              the rest of it
     taylor       (*inputs, *directions) -> h, h′, ..., h⁽ᵏ⁾                             one forward sweep, for every k
     span         (*inputs, *directions) -> value, *slopes, *curvatures                  of k directions (``span``)
+    gauss_newton (*inputs, *directions) -> value, slope, curvature                      dᵀGd (``gauss_newton``)
 
 Each is written at its first use, and kept with the program of the loss that it is made of.
 """
@@ -25,6 +26,7 @@ from alpha_func.capture.running.backends import BACKENDS, Runnable, below_autogr
 from alpha_func.capture.running.binding import bind
 from alpha_func.capture.running.proof import Candidate
 from alpha_func.capture.sweeps.adjoint import TwoPrograms, adjoint_program, adjoint_programs, steepest_descent_program
+from alpha_func.capture.sweeps.gauss_newton import gauss_newton_program
 from alpha_func.capture.sweeps.span import span_program
 from alpha_func.capture.sweeps.taylor import higher_program, taylor_program
 from alpha_func.capture.tracing.outside import outside
@@ -175,6 +177,11 @@ class Schemes:
         name = f"adjoint along {count} directions"
         as_line = AsLine(self.params, count)
         return self._kept(name, lambda g: span_program(rewrite(g, IN_PRIMITIVES), self.params, count), as_line)
+
+    @property
+    def gauss_newton(self) -> Scheme:
+        """The quadratic with the Gauss-Newton curvature, of a program whose last input marks the outputs."""
+        return self._kept("Gauss-Newton program", lambda g: gauss_newton_program(g, self.params))
 
     def _kept(self, name: str, form: Form, proven_as: Callable[[Candidate], Candidate] | None = None) -> Scheme:
         with ALONE:

@@ -4,7 +4,8 @@ One reduction of a few numbers over each dimension of the mesh: whether all are 
 the same in the same order, and the most that any rank says of its own.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
@@ -12,9 +13,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from alpha_func.errors import DistributedError
-from alpha_func.shards import attempt
+from alpha_func.shards import attempt, groups, layout
 
 T = TypeVar("T")
 _INTERRUPTED = 2.0
@@ -70,6 +72,17 @@ class Agreement:
                 "every rank make the same calls with the same module, one direction and batches of one kind"
             )
         return most[: len(found.most)], rest
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor]) -> "Agreement":
+        """That of the ranks which have some tensors, DTensors among them, together."""
+        layouts = [place for place in map(layout, tensors) if place is not None]
+        return cls(groups(layouts), layouts[0].device)
+
+    def mean(self, numbers: Sequence[float]) -> list[float]:
+        """The means over all ranks."""
+        count = math.prod(dist.get_world_size(group) for group in self._groups)
+        return [total / count for total in self.sum(numbers)]
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
         """The sums over all ranks."""

@@ -7,7 +7,7 @@ A loss of whole parameters has the engine of any other captured loss.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -48,7 +48,6 @@ class Ready(NamedTuple):
 
     made: Made
     inputs: list[Tensor]
-    held: list[Tensor]
     direction: list[Tensor]
 
 
@@ -66,7 +65,6 @@ class Sharded(Engine):
     ):
         self._loss, self._backend, self._strict, self._gathering = loss, backend, strict, gathering
         self._lookup = Lookup(loss, unverified)
-        self._made: dict[Any, Made] = {}
         self._warned: set[str] = set()
 
     def quadratic(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
@@ -112,11 +110,18 @@ class Sharded(Engine):
         """Refused."""
         raise StrategyError(_NOT_FORMED.format(what="the gradient"))
 
+    def products(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Products:
+        """Refused."""
+        raise StrategyError(_NOT_FORMED.format(what="Hd"))
+
+    def taylor(self, params: Tree, direction: Tree, order: int, args: Args, kwargs: Kwargs) -> Taylor:
+        """Refused."""
+        raise StrategyError(_NOT_FORMED.format(what="a derivative beyond the second"))
+
     def _agreement(self, params: Tree) -> Agreement:
         if torch_private.peek_interpreter_stack() is not None:
             raise StrategyError(_TRANSFORMED)
-        layouts = [place for place in map(layout, tree.leaves(params)) if place is not None]
-        return Agreement(shards.groups(layouts), layouts[0].device)
+        return Agreement.of(tree.leaves(params))
 
     def _ready(self, params: Tree, direction: Tree | None, args: Args, kwargs: Kwargs) -> Ready:
         """What one rank does alone: nothing in it communicates."""
@@ -131,20 +136,21 @@ class Sharded(Engine):
                 f"the second forward derivative of {', '.join(program.schemes.unswept)} has not been verified, and any "
                 "other route needs the parameters whole: write it in simpler operators"
             )
-        held = inputs[program.params :]
         layouts = tuple(map(layout, inputs))
-        key = (id(program), layouts, self._gathering)
-        if key not in self._made:
-            self._made[key] = Made(program.schemes, layouts, self._gathering)
+        if layouts not in program.of_shards:
+            program.of_shards[layouts] = Made(program.schemes, layouts, self._gathering)
         d = [] if direction is None else list(map(local, tree.leaves(direction)))
-        return Ready(self._made[key], list(map(local, inputs)), held, d)
+        return Ready(program.of_shards[layouts], list(map(local, inputs)), d)
 
     def _require_value(self, agree: Agreement, ready: Ready, args: Args, kwargs: Kwargs) -> None:
         """At the module's own parameters, whatever those of the call are: after a step they are others."""
         if not isinstance(self._loss, ModuleLoss):
             return
         loss = self._loss
-        inputs = [*map(local, own_parameters(loss)), *ready.inputs[ready.made.count :]]
+        own = own_parameters(loss)
+        if any(x.dtype != y.dtype for x, y in zip(own, ready.inputs, strict=False)):
+            return  # the call's are in another precision, which the module does not compute in
+        inputs = [*map(local, own), *ready.inputs[ready.made.count :]]
         proof.require_value(
             ready.made, agree, inputs, lambda: own_value(loss, args, kwargs), own_precisions(loss.model)
         )
@@ -191,6 +197,10 @@ class ByPlacement(Engine):
     def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Form:
         """By the engine of the parameters' kind."""
         return self._of(params).span(params, directions, args, kwargs)
+
+    def gauss_newton(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
+        """By the engine of the parameters' kind."""
+        return self._of(params).gauss_newton(params, direction, args, kwargs)
 
     def _of(self, params: Tree) -> Engine:
         return self._sharded if has_shards(params) else self._whole

@@ -67,6 +67,7 @@ class Gathered:
     Args:
         program: finished, of whole inputs, with fake tensors in ``meta["val"]``; it is changed.
         layouts: of each of its inputs; None where that is whole.
+        directions: the last so many inputs are directions of the first ones, and are gathered with them.
         ahead: how many bundles before its first use a gather begins: so many more are whole at a time.
         dtype: what floating shards are sent as; None: their own.
 
@@ -80,6 +81,7 @@ class Gathered:
         program: fx.GraphModule,
         layouts: Sequence[Layout | None],
         *,
+        directions: int = 0,
         ahead: int = 0,
         dtype: torch.dtype | None = None,
     ):
@@ -87,7 +89,8 @@ class Gathered:
         inputs = program.graph.find_nodes(op="placeholder")
         places = {node: place for node, place in zip(inputs, layouts, strict=True) if place is not None}
         family = _family(nodes, places)
-        bundles = _bundles(_stretches(nodes, places, family))
+        of = {d: θ for θ, d in zip(inputs, inputs[len(inputs) - directions :], strict=False)} if directions else {}
+        bundles = _bundles(_stretches(nodes, places, family), of)
         mode, traces = fake_mode(program), dict[Layout, fx.GraphModule]()
         for place in places.values():
             if place not in traces:
@@ -145,13 +148,19 @@ def _stretches(nodes: list[fx.Node], places: dict[fx.Node, Layout], family: dict
     return sorted(found, key=lambda stretch: stretch.first)
 
 
-def _bundles(stretches: list[Stretch]) -> list[Bundle]:
-    found: list[Bundle] = []
+def _bundles(stretches: list[Stretch], of: dict[fx.Node, fx.Node]) -> list[Bundle]:
+    """``of``: the parameter of each direction."""
+    pairs: dict[tuple[fx.Node, int], Bundle] = {}
+    seen: dict[fx.Node, int] = {}
     for stretch in stretches:
-        if found and stretch.first <= found[-1].last:
-            found[-1].stretches.append(stretch)
+        seen[stretch.source] = count = seen.get(stretch.source, 0) + 1
+        pairs.setdefault((of.get(stretch.source, stretch.source), count), Bundle([])).stretches.append(stretch)
+    found: list[Bundle] = []
+    for pair in sorted(pairs.values(), key=lambda pair: pair.first):
+        if found and pair.first <= found[-1].last:
+            found[-1].stretches += pair.stretches
         else:
-            found.append(Bundle([stretch]))
+            found.append(pair)
     most = max((bundle.size for bundle in found), default=0)
     merged: list[Bundle] = []
     for bundle in found:

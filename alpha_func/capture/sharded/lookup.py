@@ -27,7 +27,7 @@ class Lookup:
 
     def __init__(self, loss: Callable[..., Tensor], unverified: bool):
         self._loss, self._unverified = loss, unverified
-        self._recorder, self._standing = Recorder(loss), Standing()
+        self._recorder = Recorder(loss)
 
     def __call__(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
         """The program and its inputs: parameters, state as it is now, tensor arguments.
@@ -38,6 +38,7 @@ class Lookup:
         for path, leaf in tree.named_leaves(params):
             refuse_partial(f"params{path}", leaf)
         with ALONE, outside():
+            standing = Standing()
             model = self._loss.model if isinstance(self._loss, ModuleLoss) else None
             if model is not None:
                 reshard(model)
@@ -45,14 +46,14 @@ class Lookup:
                 tree.map(lambda leaf: stand_in(leaf).detach().requires_grad_(), params),
                 *tree.map(_alias, (args, kwargs)),
             )
-            with plain(model, self._standing) if model is not None else nullcontext():
+            with plain(model, standing) if model is not None else nullcontext():
                 recording, inputs = self._recorder(*call)
                 if recording.lowered is None:
                     recording.lowered = program_of(
                         self._loss, recording, inputs, call, unverified=self._unverified, has_values=False
                     )
             program, state = recording.lowered
-            held = [self._standing.meant(inputs[i]) for i in state]
+            held = [standing.meant(inputs[i]) for i in state]
             sources = [recording.sources[i] for i in state]
             require_apart(self._loss, tree.map(local, params), list(map(local, held)), sources)
         tensors = [leaf for leaf in tree.leaves((args, kwargs)) if isinstance(leaf, Tensor)]

@@ -68,8 +68,8 @@ class Made:
 
     @cached_property
     def _sweep(self) -> Gathered:
-        program = reuse(rewrite(self._schemes.quadratic.program, CHANNELS_LAST, FUSED))
-        return self._gathered(program, self._layouts + self._layouts[: self.count])
+        program = reuse(rewrite(_copied(self._schemes.quadratic.program), CHANNELS_LAST, FUSED))
+        return self._gathered(program, [*self._layouts, *self._layouts[: self.count]], self.count)
 
     @cached_property
     def _value(self) -> Gathered:
@@ -84,6 +84,12 @@ class Made:
     def order(self) -> str:
         """What is gathered by each, and when; the same on ranks that may gather together."""
         return " | ".join(each.order for each in (self._sweep, self._value, self._line))
+
+    @property
+    def rounding(self) -> float:
+        """Of what is sent, where that is said."""
+        dtype = self._gathering.dtype
+        return 0.0 if dtype is None else torch.finfo(dtype).eps
 
     def value(self, *inputs: Tensor) -> Tensor:
         """L(θ)."""
@@ -161,8 +167,9 @@ class Made:
     def _value_runs(self) -> Callable[..., Any]:
         return bind(self._value.program).forward
 
-    def _gathered(self, program: fx.GraphModule, layouts: Sequence[Layout | None]) -> Gathered:
-        return Gathered(program, layouts, ahead=self._gathering.ahead, dtype=self._gathering.dtype)
+    def _gathered(self, program: fx.GraphModule, layouts: Sequence[Layout | None], directions: int = 0) -> Gathered:
+        how = self._gathering
+        return Gathered(program, layouts, directions=directions, ahead=how.ahead, dtype=how.dtype)
 
 
 def _along(program: fx.GraphModule, count: int) -> fx.GraphModule:

@@ -10,13 +10,13 @@ from operator import getitem
 from typing import Any
 
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from alpha_func.capture.builder.active import is_constant
 from alpha_func.capture.builder.builder import Builder
 from alpha_func.capture.builder.operands import is_inexact
 from alpha_func.capture.derivatives.derivative import first
 from alpha_func.capture.derivatives.rule import Call
+from alpha_func.torch_private import pytree
 
 Derivative = Any  # a node, or a list of them for a node of several outputs; None for zero
 

@@ -16,7 +16,6 @@ from operator import getitem
 from typing import Any
 
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from alpha_func.capture.builder.builder import Builder, finished, plus, replay, times
 from alpha_func.capture.builder.operands import filled_like
@@ -26,6 +25,7 @@ from alpha_func.capture.rewrites import LAWS
 from alpha_func.capture.sweeps.adjoint import inner
 from alpha_func.capture.sweeps.along import Along
 from alpha_func.capture.sweeps.sweep import Coefficients, all_zero, backward, extend, forward, operands, started
+from alpha_func.torch_private import pytree
 
 
 def span_program(lowered: fx.GraphModule, parameters: int, count: int) -> fx.GraphModule:

@@ -8,12 +8,11 @@ All are kept by the node of the *lowered* program, for two of its nodes may have
 (``detach``). A node of several outputs has a list of each.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import getitem
 from typing import Any, NamedTuple
 
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from alpha_func.capture import derivatives  # noqa: F401  fills the table of rules
 from alpha_func.capture.builder.active import is_constant
@@ -22,6 +21,7 @@ from alpha_func.capture.builder.operands import filled_like, is_inexact
 from alpha_func.capture.derivatives.derivative import first, pullback, second
 from alpha_func.capture.derivatives.rule import Call
 from alpha_func.capture.rewrites import LAWS
+from alpha_func.torch_private import pytree
 
 Coefficients = dict[fx.Node, Any]
 
@@ -93,19 +93,33 @@ def second_terms(
 
 
 def backward(b: Builder, values: Values, parameters: int, *, of_inputs: bool = True) -> Coefficients:
-    """The adjoints of every value that depends on the parameters, and of the parameters themselves if ``of_inputs``.
+    """The adjoints of every value that depends on the parameters, and of the parameters themselves if ``of_inputs``."""
+    start = {values.result: filled_like(b, values.output, 1)}
+    return adjoints(b, values.calls, values.inputs[:parameters], start, of_inputs=of_inputs)
 
-    λ of the output is 1; λ_x = Σ Dfᵀ[λ_v] over the calls v = f(x, ...).
+
+def adjoints(
+    b: Builder,
+    calls: dict[fx.Node, Call],
+    inputs: Sequence[fx.Node],
+    start: Mapping[fx.Node, Any],
+    *,
+    of_inputs: bool = True,
+) -> Coefficients:
+    """The adjoints of every value that depends on the inputs, and of these if ``of_inputs``, from those that ``start``
+    gives.
+
+    λ_x = Σ Dfᵀ[λ_v] over the calls v = f(x, ...).
     """
-    active = _active(values, parameters)
-    adjoints: Coefficients = {values.result: filled_like(b, values.output, 1)}
-    for node, call in reversed(values.calls.items()):
-        λ = adjoints.get(node)
+    active = _active(calls, inputs)
+    found: Coefficients = dict(start)
+    for node, call in reversed(calls.items()):
+        λ = found.get(node)
         if λ is None or node not in active:
             continue
         if node.target is getitem:
             source, i = _source(node)
-            outputs = adjoints.setdefault(source, [None] * len(values.calls[source].value.meta["val"]))
+            outputs = found.setdefault(source, [None] * len(calls[source].value.meta["val"]))
             outputs[i] = plus(b, outputs[i], λ)
             continue
         wanted = pytree.tree_map(
@@ -113,11 +127,11 @@ def backward(b: Builder, values: Values, parameters: int, *, of_inputs: bool = T
         )
         if not any(pytree.tree_leaves(wanted)):
             continue
-        found = pullback(b, call, wanted, λ)
-        for operand, adjoint in zip(pytree.tree_leaves(node.args), found, strict=True):
+        parts = pullback(b, call, wanted, λ)
+        for operand, adjoint in zip(pytree.tree_leaves(node.args), parts, strict=True):
             if adjoint is not None:
-                adjoints[operand] = plus(b, adjoints.get(operand), adjoint)
-    return adjoints
+                found[operand] = plus(b, found.get(operand), adjoint)
+    return found
 
 
 def operands(node: fx.Node, coefficients: Coefficients) -> Any:
@@ -132,10 +146,10 @@ def _source(node: fx.Node) -> tuple[fx.Node, int]:
     return source, i
 
 
-def _active(values: Values, parameters: int) -> set[fx.Node]:
-    """The nodes that a change of the parameters may change smoothly."""
-    active = set(values.inputs[:parameters])
-    for node, call in values.calls.items():
+def _active(calls: dict[fx.Node, Call], inputs: Sequence[fx.Node]) -> set[fx.Node]:
+    """The nodes that a change of the inputs may change smoothly."""
+    active = set(inputs)
+    for node, call in calls.items():
         if is_constant(node.target):
             continue
         if not active.isdisjoint(node.all_input_nodes) and is_inexact(call.value):

@@ -58,10 +58,12 @@ def require_agreement(
     if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in inputs):
         return
     with aside():
-        operands, params = tree.map(Tensor.detach, (inputs, params))
+        operands = tree.map(Tensor.detach, inputs)
         if seed is not None and any(tensor.is_cuda for tensor in operands):
             return  # CUDA's own dropout has another mask than that of torch.func
-        expected = loss(params, *args, **kwargs).detach()
+        with torch.enable_grad():  # the loss may differentiate within
+            leaves = tree.map(lambda leaf: leaf.detach().requires_grad_(), params)
+            expected = loss(leaves, *args, **kwargs).detach()
         with seeded(seed):
             got = program(*operands).detach()
         if _near(got, expected, operands):

@@ -4,13 +4,11 @@ Each has the arguments and outputs of the operator it stands for; what it differ
 """
 
 import cmath
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from alpha_func.errors import CaptureError
 from alpha_func.torch_private import get_decompositions
@@ -144,21 +142,6 @@ def view_as_complex(x: Tensor) -> Tensor:
     return torch.complex(x.select(-1, 0), x.select(-1, 1))
 
 
-def gaussian_nll_loss(
-    input: Tensor, target: Tensor, var: Tensor, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
-) -> Tensor:
-    """``F.gaussian_nll_loss`` without its check that no variance is negative, which a program cannot make."""
-    if isinstance(var, float):
-        var = torch.full_like(input, var)
-    if var.shape != input.shape and input.shape[:-1] == var.shape:
-        var = var.unsqueeze(-1)
-    var = torch.where(var.detach() < eps, var + (eps - var).detach(), var)  # its clamp is outside autograd
-    loss = (var.log() + (input - target) ** 2 / var) / 2
-    if full:
-        loss = loss + math.log(2 * math.pi) / 2
-    return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
-
-
 def log_sigmoid_backward(grad: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
     """PyTorch's own goes by way of ``buffer``, an output of the forward that has no derivative."""
     return grad * torch.sigmoid(-x)
@@ -201,22 +184,6 @@ def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int) -> tuple[T
     return reduced, is_target.to(x.dtype).reshape(target.shape)
 
 
-def linear_cross_entropy(
-    input: Tensor,
-    linear_weight: Tensor,
-    target: Tensor,
-    *,
-    linear_bias: Tensor | None = None,
-    ignore_index: int | None = None,
-    options: Any = None,
-    **kwargs: Any,
-) -> Tensor:
-    """``F.linear_cross_entropy`` without its chunks, which are an operator of their own."""
-    logits = torch.tensordot(input, linear_weight, ([-1], [-1]))
-    logits = logits if linear_bias is None else logits + linear_bias
-    return F.cross_entropy(logits, target, ignore_index=-100 if ignore_index is None else ignore_index, **kwargs)
-
-
 def cdist(x: Tensor, y: Tensor, p: float, compute_mode: int | None) -> Tensor:
     """Distances between rows. PyTorch's has no second derivative; this takes the memory of all differences."""
     return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, dim=-1)
@@ -243,35 +210,6 @@ def normal(mean: Tensor | float, std: Tensor | float = 1.0, generator: None = No
     return torch.randn(shape, dtype=like.dtype, device=like.device) * std + mean
 
 
-def embedding_bag(
-    weight: Tensor,
-    indices: Tensor,
-    offsets: Tensor,
-    scale_grad_by_freq: bool = False,
-    mode: int = 0,
-    sparse: bool = False,
-    per_sample_weights: Tensor | None = None,
-    include_last_offset: bool = False,
-    padding_idx: int = -1,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sums or means of looked-up rows, a bag from each offset to the next."""
-    if scale_grad_by_freq or mode == 2:
-        option = "scale_grad_by_freq=True" if scale_grad_by_freq else "mode='max'"
-        raise CaptureError(f"embedding_bag with {option} has no composition here; look up and reduce instead")
-    starts = offsets[:-1] if include_last_offset else offsets
-    places = torch.arange(indices.shape[0], dtype=starts.dtype, device=starts.device)
-    bag = (places.unsqueeze(1) >= starts).sum(1) - 1
-    rows = aten.embedding.default(weight, indices)
-    counted = (indices != padding_idx).to(rows.dtype).unsqueeze(1)
-    if per_sample_weights is not None:
-        rows = rows * per_sample_weights.unsqueeze(1)
-    out = rows.new_zeros(starts.shape[0], weight.shape[1]).index_add(0, bag, rows * counted)
-    if mode == 1:
-        counts = counted.new_zeros(starts.shape[0], 1).index_add(0, bag, counted)
-        out = out / counts.clamp_min(1)
-    return out, bag, bag, bag
-
-
 def triangular_solve(
     b: Tensor, a: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -283,8 +221,6 @@ def triangular_solve(
 
 BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten._cdist_forward.default: cdist,
-    aten._embedding_bag.default: embedding_bag,
-    aten._embedding_bag_forward_only.default: embedding_bag,
     aten._euclidean_dist.default: euclidean_dist,
     aten._native_batch_norm_legit.default: native_batch_norm,
     aten._pdist_forward.default: pdist,
@@ -307,8 +243,3 @@ BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten.pow.Scalar: pow_of_a_number,
     aten.view_as_complex.default: view_as_complex,
 }
-
-# Python functions of torch, before they get into a recording: they look at values, or become operators of their own.
-BEFORE_RECORDING: dict[Any, Callable[..., Any]] = {F.gaussian_nll_loss: gaussian_nll_loss}
-if hasattr(F, "linear_cross_entropy"):  # from torch 2.13 on
-    BEFORE_RECORDING[F.linear_cross_entropy] = linear_cross_entropy

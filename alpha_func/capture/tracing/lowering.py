@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from alpha_func.capture.tracing import compositions, zeros_and_ties
-from alpha_func.torch_private import get_decompositions
+from alpha_func.capture.tracing import compositions, groups, zeros_and_ties
+from alpha_func.torch_private import get_decompositions, registered
 
 aten = torch.ops.aten
 
@@ -21,9 +21,11 @@ _LOWERED = (
     aten._batch_norm_no_update,
     aten._batch_norm_with_update,
     aten._fused_rms_norm,
+    aten._fused_rms_norm_backward,
     aten._log_softmax_backward_data,
     aten._native_batch_norm_legit_functional,
     aten._native_batch_norm_legit_no_training,
+    aten._prelu_kernel_backward,
     aten._softmax_backward_data,
     aten._weight_norm_interface,
     aten.addbmm,
@@ -32,6 +34,7 @@ _LOWERED = (
     aten.addmv,
     aten.addr,
     aten.binary_cross_entropy_with_logits,
+    aten.diagonal_backward,
     aten.elu_backward,
     aten.fill,
     aten.gelu_backward,
@@ -40,7 +43,9 @@ _LOWERED = (
     aten.hardsigmoid,
     aten.hardsigmoid_backward,
     aten.hardswish_backward,
+    aten.huber_loss_backward,
     aten.leaky_relu_backward,
+    aten.logit_backward,
     aten.mish_backward,
     aten.mse_loss,
     aten.mse_loss_backward,
@@ -50,19 +55,31 @@ _LOWERED = (
     aten.native_dropout,
     aten.native_group_norm_backward,
     aten.native_layer_norm_backward,
+    aten.nll_loss2d_backward,
     aten.nll_loss2d_forward,
     aten.nll_loss_forward,
+    aten.reflection_pad1d_backward,
+    aten.reflection_pad2d_backward,
+    aten.reflection_pad3d_backward,
+    aten.select_backward,
     aten.sigmoid_backward,
     aten.silu_backward,
+    aten.smooth_l1_loss_backward,
     aten.soft_margin_loss,
     aten.softplus_backward,
     aten.tanh_backward,
     aten.threshold_backward,
+    aten.unfold_backward,
     aten.zero,
 )
 
 
-@cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """The table that ``make_fx`` lowers by: operator overload to its composition."""
-    return {**get_decompositions(_LOWERED), **compositions.BY_OPERATOR, **zeros_and_ties.BY_OPERATOR}
+    return {**_decompositions(), **registered(groups.OF_OTHERS)}
+
+
+@cache
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    ours = compositions.BY_OPERATOR, groups.BY_OPERATOR, zeros_and_ties.BY_OPERATOR
+    return {operator: way for table in (get_decompositions(_LOWERED), *ours) for operator, way in table.items()}

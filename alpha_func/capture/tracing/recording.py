@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import torch_private
-from alpha_func.capture.tracing.compositions import BEFORE_RECORDING
+from alpha_func.capture.tracing.before_recording import BEFORE_RECORDING
+from alpha_func.capture.tracing.otherwise import changes
 from alpha_func.capture.tracing.refusal import EAGER, not_recorded
 from alpha_func.errors import CaptureError
 from alpha_func.losses.draws import ALONE
@@ -47,20 +48,23 @@ class Recording:
         self._reads_fast_path = torch.backends.mha.get_fastpath_enabled.__code__ in self._code
         self._methods: list[tuple[type, str, types.CodeType]] = []
         self._hooks = _global_hooks()
+        self._reads = [(read, _at(read.sources)) for read in torch_private.reads_of_this_graph()]
+        self._function: types.FunctionType = _calls_the_loss  # type: ignore[assignment]
         self._guards: Callable[[dict[str, Any]], bool] | None = None
         self._read: Callable[..., Sequence[Any]] | None = None
 
     def ask_directly(self, function: types.FunctionType, names: dict[str, Any], inputs: Sequence[Any]) -> bool:
         """Whether guards and inputs, those of this call, can be had without a call of the function."""
         try:
-            read = eval(f"lambda L, G: ({''.join(f'{source}, ' for source in self.sources)})")
+            read = _at(self.sources)
             if all(map(is_, read(names, function.__globals__), inputs)):
                 self._read, self._guards = read, torch_private.guards_of(function, names)
+                self._function = function
         except Exception:  # a source that is no expression of these
             pass
         return self._guards is not None
 
-    def inputs(self, function: types.FunctionType, names: dict[str, Any]) -> Sequence[Any] | None:
+    def inputs(self, names: dict[str, Any]) -> Sequence[Any] | None:
         """The inputs for a call; None where the guards do not hold for it."""
         assert self._guards is not None
         assert self._read is not None
@@ -69,7 +73,22 @@ class Recording:
                 holds = self._guards(names)
         else:
             holds = self._guards(names)
-        return self._read(names, function.__globals__) if holds and self.holds() else None
+        if holds and self.holds() and self.reads_the_same(names, self._function):
+            return self._read(names, self._function.__globals__)
+        return None
+
+    def reads_the_same(self, names: dict[str, Any], function: types.FunctionType) -> bool:
+        """Whether the values that the loss reads on its way, by which its graph was written, are what they were."""
+        for read, at in self._reads:
+            value = read(*at(names, function.__globals__))
+            if value.shape != read.value.shape or not torch.equal(value, read.value):
+                return False
+        return True
+
+    @property
+    def by_value(self) -> bool:
+        """Whether there are any."""
+        return bool(self._reads)
 
     def run(self, *inputs: Any) -> None:
         """What Dynamo calls with the inputs of the graph when its guards hold."""
@@ -105,6 +124,7 @@ class Recorder:
         self._loss = loss
         self._frame: Callable[..., Any] | None = None
         self._function: types.FunctionType = _calls_the_loss  # type: ignore[assignment]
+        self._others: list[Any] = []  # frames whose recordings read other values
         self._asked: list[Recording] = []  # those whose guards are asked without a call
 
     def __call__(
@@ -141,7 +161,7 @@ class Recorder:
                 return self.known(names)
         with ALONE:
             for recording in self._asked:
-                inputs = recording.inputs(self._function, names)
+                inputs = recording.inputs(names)
                 if inputs is not None:
                     return recording, inputs
         return None
@@ -155,7 +175,9 @@ class Recorder:
             except _Found as found:
                 recording, inputs = found.args
                 if recording.holds():
-                    return recording, inputs
+                    if recording.reads_the_same(self.names(*call), self._function):
+                        return recording, inputs
+                    self._others = [*self._others[-MAX_RECORDINGS + 1 :], frame]  # it may be right again
             except limit_reached:  # Dynamo drops none of its graphs
                 pass
             except Exception as error:  # Dynamo's, of whatever kind: the loss itself does not run
@@ -179,16 +201,17 @@ class Recorder:
         # Dynamo keeps and counts its graphs by code object: each loss has one of its own.
         code = _calls_the_loss.__code__.replace(co_name="loss")
         names = {**globals(), "the_loss": torch_private.allowed_in_graph(the_loss)}
-        self._function, self._asked = types.FunctionType(code, names, "loss"), []
+        self._function = types.FunctionType(code, names, "loss")
         never_changes = self._loss.CONSTANT if type(self._loss) is ModuleLoss else ()
         constants = tuple(f"L['loss'].{name}" for name in never_changes)
-        self._frame = torch_private.recorded_by(backend, guarded, self._function, MAX_RECORDINGS, constants)
+        self._frame = torch_private.recorded_by(backend, guarded, self._function, changes(), MAX_RECORDINGS, constants)
         return self._frame
 
 
 def the_loss(value: Tensor) -> Tensor:
-    """The value, its node marked in Dynamo's graph: side effects of the loss may be outputs as well."""
-    return value
+    """A node of Dynamo's graph at the value, side effects of the loss being outputs as well; nobody is to
+    differentiate the output, without which Dynamo would not let the loss differentiate within."""
+    return value.detach()
 
 
 def _calls_the_loss(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -196,6 +219,14 @@ def _calls_the_loss(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, 
 
 
 _NAMES = _calls_the_loss.__code__.co_varnames[: _calls_the_loss.__code__.co_argcount]
+
+
+def _at(sources: list[str]) -> Callable[[dict[str, Any], dict[str, Any]], Sequence[Any]]:
+    """What stands at these sources, by the names that they begin with."""
+    found: Callable[[dict[str, Any], dict[str, Any]], Sequence[Any]] = eval(
+        f"lambda L, G: ({''.join(f'{source}, ' for source in sources)})"
+    )
+    return found
 
 
 def _global_hooks() -> tuple[Any, ...]:

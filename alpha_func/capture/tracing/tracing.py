@@ -17,7 +17,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from alpha_func import torch_private, tree
 from alpha_func.capture.rewrites import DIFFERENTIABLE, rewrite
 from alpha_func.capture.rewrites.renamed import RENAMED
+from alpha_func.capture.sweeps.inner_gradients import gradient, write_a_gradient
 from alpha_func.capture.tracing.lowering import decompositions
+from alpha_func.capture.tracing.reads import BY_COUNT, COUNT
 from alpha_func.capture.tracing.recording import the_loss
 from alpha_func.capture.tracing.refusal import EAGER, line_of
 from alpha_func.errors import CaptureError
@@ -27,8 +29,10 @@ from alpha_func.torch_private import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensorMode,
+    OpOverload,
     TorchDispatchMode,
     UnsupportedOperatorException,
+    writes_in_place,
 )
 
 aten = torch.ops.aten
@@ -72,7 +76,7 @@ def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx
         with FakeTensorMode():
             inputs = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in like]
         try:
-            if any(torch_private.enters_a_transform(node) for node in recording.graph.nodes):
+            if any(map(torch_private.levels_opened, recording.graph.nodes)):
                 # It counts its levels of torch.func from the first: functionalize would be one around them.
                 traced = _functional(_in_operators(function, inputs), inputs)
             else:
@@ -80,10 +84,13 @@ def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx
             if any(_changes_something(node) for node in traced.graph.nodes):
                 # Composites that functionalize does not see into, RNNs for one, write in place within themselves.
                 traced = _functional(traced, inputs)
+            program = rewrite(_cleaned(traced), DIFFERENTIABLE)
+            while write_a_gradient(program):
+                program = rewrite(_cleaned(_functional(program, inputs)), DIFFERENTIABLE)
         except Exception:
             torch_private.close_levels(depth, level)
             raise
-    return rewrite(_cleaned(traced), DIFFERENTIABLE)
+    return program
 
 
 class _Lowered(fx.Interpreter):
@@ -92,10 +99,12 @@ class _Lowered(fx.Interpreter):
     def __init__(self, recording: fx.GraphModule):
         super().__init__(recording)
         self.extra_traceback = False
+        self._dispatched = _Dispatched()  # type: ignore[no-untyped-call]
+        self._levels = 0  # of torch.func, whose own gradients are run
 
     def loss(self, *inputs: Tensor) -> Tensor:
         """The value of the loss."""
-        with _Dispatched(), Watched():  # type: ignore[no-untyped-call]
+        with self._dispatched, Watched():
             self.run(*inputs)
         return self._loss
 
@@ -104,13 +113,20 @@ class _Lowered(fx.Interpreter):
         try:
             if torch_private.drops_a_backward(n):
                 raise CaptureError(_AUTOGRAD_FUNCTION)
+            self._levels += torch_private.levels_opened(n)
+            self._dispatched.count = n.meta.get(COUNT)
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            if n.target is torch.autograd.grad and not self._levels:
+                return gradient(*args, **kwargs)
+            if torch_private.sets_requires_grad(n) and not self._levels:  # which tensors do, no operator sees
+                return args[0]
             result = super().run_node(n)
         except CaptureError as error:
             raise CaptureError(f"{error} ({line_of(n).strip()})") from error
         except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
             raise CaptureError(_depends_on_values(error, line_of(n))) from error
         if n.target is the_loss:
-            self._loss = result
+            (self._loss,) = args
         # ``.data`` is a detach to derivatives, which its own call is not to make_fx.
         return result.detach() if torch_private.reads_data(n) else result
 
@@ -124,7 +140,7 @@ def _in_operators(function: Callable[..., Tensor], inputs: list[Tensor]) -> fx.G
 
 
 def _changes_something(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    return isinstance(node.target, OpOverload) and writes_in_place(node.target)
 
 
 @contextmanager
@@ -165,7 +181,13 @@ def _without_onednn() -> Iterator[None]:
 
 
 class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Every operator as it is about to be recorded: writes ``no_grad`` as ``detach``."""
+    """Every operator as it is about to be recorded: writes ``no_grad`` as ``detach``.
+
+    Attributes:
+        count: how many places of the masks of this call are true, where it takes entries by masks.
+    """
+
+    count: int | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -178,7 +200,8 @@ class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise CaptureError(
                 f"{func} checks values and gives none: a program would drop it; leave it out, or {EAGER}"
             )
-        out = func(*args, **kwargs)
+        by_count = BY_COUNT.get(func) if self.count is not None else None
+        out = func(*args, **kwargs) if by_count is None else by_count(self.count, *args)
         if not torch.is_grad_enabled():
             out = tree.map(lambda t: t.detach() if isinstance(t, Tensor) else t, out)
         return out

@@ -6,10 +6,42 @@ import torch
 from alpha_func import torch_private
 from alpha_func.capture.tracing.recording import Recorder
 
+aten = torch.ops.aten
+
 
 @pytest.mark.parametrize("name", torch_private.__all__)
 def test_a_private_name_is_there(name):
-    assert callable(getattr(torch_private, name))
+    assert getattr(torch_private, name) is not None
+
+
+def test_schemas_say_what_is_written_and_what_may_share_memory():
+    x, y = torch.ones(2), torch.ones(2)
+    assert torch_private.writes_in_place(aten.add_.Tensor)
+    assert not torch_private.writes_in_place(aten.add.Tensor)
+    assert torch_private.is_written(aten.add.out, (x, x), {"out": y}) == [y]
+    assert torch_private.out_argument(aten.gelu_backward.grad_input) == "grad_input"
+    alike = (aten.mul.Tensor, aten.view.default, aten.reshape.default)
+    assert [*map(torch_private.allocates, alike)] == [True, False, False]
+
+
+def test_lists_of_tensors_are_taken_in_one_call():
+    x, y = [torch.tensor([3.0, 4.0])], [torch.tensor([1.0, 1.0])]
+    assert [each.tolist() for each in torch_private.norms(x)] == [5.0]
+    assert [each.tolist() for each in torch_private.added(x, y, alpha=2)] == [[5.0, 6.0]]
+    assert [each.tolist() for each in torch_private.subtracted(x, y)] == [[2.0, 3.0]]
+
+
+def test_a_view_is_in_the_memory_of_its_base_and_a_clone_is_not():
+    x = torch.ones(2)
+    assert torch_private.memory_id(x) == torch_private.memory_id(x[1:]) != torch_private.memory_id(x.clone())
+
+
+def test_inductor_is_where_it_was():
+    from torch._guards import TracingContext, tracing
+    from torch._inductor.compile_fx import compile_fx_inner
+
+    assert torch_private.inductor_decompositions()
+    assert all(map(callable, (TracingContext, tracing, compile_fx_inner)))
 
 
 @pytest.mark.parametrize("name", torch_private.STRICT)

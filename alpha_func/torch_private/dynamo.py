@@ -1,14 +1,13 @@
-"""What the library uses of PyTorch that PyTorch does not promise to keep, in one room.
+"""TorchDynamo: how it is told to record, and what its graphs and guards say.
 
-``tests/test_torch_private.py`` fails by name where a release takes one of them away. TorchDynamo is imported at its
-first use: it takes as long to import as torch itself.
+It is imported at its first use: it takes as long to import as torch itself.
 """
 
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cache
 from types import CodeType
 from typing import Any
@@ -16,58 +15,6 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx
-from torch._C import _AutoDispatchBelowAutograd as dispatch_below_autograd
-from torch._C import _current_graph_task_id as current_graph_task_id
-from torch._C import _get_mkldnn_enabled as get_mkldnn_enabled
-from torch._C import _is_any_autocast_enabled as any_autocast_enabled
-from torch._C import _len_torch_dispatch_stack as dispatch_modes
-from torch._C import _set_mkldnn_enabled as set_mkldnn_enabled
-from torch._C._functorch import get_dynamic_layer_stack_depth as transform_depth
-from torch._C._functorch import (
-    get_unwrapped,
-    is_batchedtensor,
-    is_functorch_wrapped_tensor,
-    maybe_get_bdim,
-    peek_interpreter_stack,
-    pop_dynamic_layer_stack_and_undo_to_depth,
-)
-from torch._decomp import get_decompositions
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensor,
-    FakeTensorMode,
-    UnsupportedOperatorException,
-)
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._python_dispatch import _disable_current_modes as modes_disabled
-
-__all__ = [
-    "DataDependentOutputException",
-    "DynamicOutputShapeException",
-    "FakeTensor",
-    "FakeTensorMode",
-    "TorchDispatchMode",
-    "UnsupportedOperatorException",
-    "any_autocast_enabled",
-    "current_graph_task_id",
-    "dispatch_below_autograd",
-    "dispatch_modes",
-    "fake_tensor",
-    "get_decompositions",
-    "get_mkldnn_enabled",
-    "get_unwrapped",
-    "is_batchedtensor",
-    "is_functorch_wrapped_tensor",
-    "maybe_get_bdim",
-    "modes_disabled",
-    "peek_interpreter_stack",
-    "set_mkldnn_enabled",
-    "temporarily_clear_interpreter_stack",
-    "transform_depth",
-]
 
 # What TorchDynamo leaves out of its guards for speed is in them here; what it would guess or skip is an error. It reads
 # these when it records, not when it evaluates guards. A release that lacks one has it built in, or has not got it.
@@ -89,12 +36,7 @@ STRICT: dict[str, Any] = {
     "trace_autograd_ops": True,
     "use_recursive_dict_tags_for_guards": False,
 }
-GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
-    torch.nn.modules.module._global_forward_hooks,
-    torch.nn.modules.module._global_forward_pre_hooks,
-)
-# What ``fully_shard`` leaves in a module for Dynamo, which then guards nothing of it.
-FSDP_MARKS = frozenset(("_is_fsdp_managed_module", "_fsdp_use_orig_params"))
+Changes = list[tuple[Any, str, Callable[..., Any]]]
 Backend = Callable[[fx.GraphModule, list[Tensor]], Callable[..., Any]]
 
 
@@ -102,6 +44,7 @@ def recorded_by(
     backend: Backend,
     guarded: Callable[[list[Any]], None],
     function: Callable[..., Any],
+    changes: Changes,
     limit: int,
     constants: tuple[str, ...] = (),
 ) -> Callable[..., Any]:
@@ -111,6 +54,7 @@ def recorded_by(
         backend: takes the graph and gives what is called with its inputs as long as the guards hold.
         guarded: is given every object that a guard of the new graph is on.
         function: a function with a code object of its own, on which Dynamo keeps its graphs.
+        changes: methods of Dynamo's that are others while it records: owner, name, and ours in terms of the method.
         limit: how many graphs are kept; the next one raises ``RecordingLimit``.
         constants: what begins the sources of all that is known never to change, and is not guarded.
     """
@@ -122,7 +66,7 @@ def recorded_by(
         return [not entry.orig_guard.name.startswith(constants) for entry in entries]
 
     context = optimize_assert(backend, hooks=Hooks(guard_filter_fn=every_guard))
-    context.callback = _Strictly(context.callback, limit)
+    context.callback = _Strictly(context.callback, changes, limit)
     return context(function)
 
 
@@ -170,38 +114,21 @@ def laid_out_as(tensors: Sequence[Any]) -> Callable[[list[Any]], bool] | None:
 class _Strictly:
     """Dynamo's callback, which is called when no graph's guards hold, with our settings around it."""
 
-    def __init__(self, callback: Any, limit: int):
-        self.callback, self._limit = callback, limit
+    def __init__(self, callback: Any, changes: Changes, limit: int):
+        self.callback, self._changes, self._limit = callback, changes, limit
         self._torchdynamo_orig_backend = callback._torchdynamo_orig_backend
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from torch._dynamo import config
-        from torch._dynamo.symbolic_convert import InliningInstructionTranslator as Inlined
 
-        own = _own_globals(Inlined.get_globals_source_and_value)
         known = {name: value for name, value in STRICT.items() if hasattr(config, name)}
-        with config.patch(**known, recompile_limit=self._limit, ignore_logging_functions=_talk()):  # noqa: SIM117
-            with warnings.catch_warnings(), patch.object(Inlined, "get_globals_source_and_value", own):
-                warnings.simplefilter("ignore")  # Dynamo's own
-                return self.callback(*args, **kwargs)
-
-
-def _own_globals(of_module: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
-    """Let Dynamo read a function's globals where they are: it takes the module of their ``__name__``, which for code
-    that was exec'd is another one, or none.
-    """
-    from torch._dynamo.source import DictGetItemSource, GlobalSource
-    from torch._dynamo.variables.builder import VariableBuilder
-
-    def found(translator: Any, name: str) -> Any:
-        names = translator.f_globals
-        module = sys.modules.get(names.get("__name__", ""))
-        if module is not None and vars(module) is names:
-            return of_module(translator, name)
-        source = GlobalSource(translator.output.install_global_by_id("___unnamed_scope", names))
-        return names, VariableBuilder(translator, source)(names), DictGetItemSource(source, name)
-
-    return found
+        with ExitStack() as stack:
+            stack.enter_context(config.patch(**known, recompile_limit=self._limit, ignore_logging_functions=_talk()))
+            for owner, name, ours in self._changes:
+                stack.enter_context(patch.object(owner, name, ours(getattr(owner, name))))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # Dynamo's own
+            return self.callback(*args, **kwargs)
 
 
 def _talk() -> set[Any]:
@@ -242,7 +169,22 @@ def traced_code() -> set[CodeType]:
 
 def source_of(placeholder: fx.Node) -> str:
     """Where Dynamo reads an input of its graph, as Python would write it."""
-    return str(placeholder._dynamo_source.name)  # type: ignore[attr-defined]
+    source = getattr(placeholder, "_dynamo_source", None) or placeholder.meta["grapharg"].source  # while it records
+    return str(source.name)
+
+
+def example_of(placeholder: fx.Node) -> Any:
+    """What Dynamo records an input of its graph with, while it does."""
+    return placeholder.meta["grapharg"].example
+
+
+def reads_of_this_graph() -> list[Any]:
+    """While Dynamo records, and within a backend: a list that is this graph's own."""
+    context = torch._guards.TracingContext.get()
+    if not hasattr(context, "alpha_func_reads"):
+        context.alpha_func_reads = []  # type: ignore[attr-defined]
+    found: list[Any] = context.alpha_func_reads  # type: ignore[attr-defined]
+    return found
 
 
 def drops_a_backward(node: fx.Node) -> bool:
@@ -255,54 +197,12 @@ def reads_data(node: fx.Node) -> bool:
     return "_get_data_attr" in str(node.target)
 
 
-def enters_a_transform(node: fx.Node) -> bool:
-    """Whether a node of Dynamo's graph opens a level of torch.func."""
-    return getattr(node.target, "__name__", "").endswith("_increment_nesting")
+def sets_requires_grad(node: fx.Node) -> bool:
+    """Whether a node of Dynamo's graph calls ``requires_grad_``, or allows it."""
+    return node.target in ("requires_grad_", torch._C._functorch.set_inplace_requires_grad_allowed)
 
 
-def fake_tensor(
-    shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype, device: torch.device, mode: FakeTensorMode
-) -> Tensor:
-    """A fake tensor with memory of its own, without a call through the dispatcher of ``mode``."""
-    return FakeTensor(mode, torch.empty_strided(shape, stride, dtype=dtype, device="meta"), device)
-
-
-@contextmanager
-def saved_tensors_hooks_allowed() -> Iterator[None]:
-    """Hooks on what a graph saves (checkpointing), which a transform of torch.func around forbids."""
-    autograd = torch._C._autograd
-    message = autograd._saved_tensors_hooks_get_disabled_error_message()
-    autograd._saved_tensors_hooks_enable()
-    try:
-        yield
-    finally:
-        if message is not None:
-            autograd._saved_tensors_hooks_disable(message)
-
-
-def plain_beneath(tensor: Tensor) -> Tensor:
-    """The tensor beneath the transforms of torch.func."""
-    while is_functorch_wrapped_tensor(tensor):
-        tensor = get_unwrapped(tensor)
-    return tensor
-
-
-def forward_level() -> int:
-    """How many levels of forward-mode differentiation are open, less one."""
-    return int(forward_ad._current_level)
-
-
-def close_levels(depth: int, level: int) -> None:
-    """Close what a graph that failed half-way has left open: levels of torch.func above ``depth``, of forward mode."""
-    pop_dynamic_layer_stack_and_undo_to_depth(depth)
-    while forward_ad._current_level > level:
-        forward_ad.exit_dual_level()  # type: ignore[no-untyped-call]
-
-
-def fsdp_computes_in(module: torch.nn.Module) -> torch.dtype | None:
-    """The dtype that ``fully_shard`` casts the parameters of a module to, if it does."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is None or not isinstance(module, fsdp.FSDPModule):
-        return None
-    found: torch.dtype | None = module._get_fsdp_state()._mp_policy.param_dtype
-    return found
+def levels_opened(node: fx.Node) -> int:
+    """How many levels of torch.func a node of Dynamo's graph opens: 1, 0, or −1 where it closes one."""
+    name = getattr(node.target, "__name__", "")
+    return name.endswith("_increment_nesting") - name.endswith("_decrement_nesting")

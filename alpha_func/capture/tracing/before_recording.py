@@ -1,0 +1,88 @@
+"""Python functions of torch in other operators, before they get into a recording.
+
+They look at values, or would become operators of their own.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alpha_func.capture.tracing.groups import grouped_mm
+from alpha_func.torch_private import checkpoint_generator
+
+
+def gaussian_nll_loss(
+    input: Tensor, target: Tensor, var: Tensor, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+) -> Tensor:
+    """``F.gaussian_nll_loss`` without its check that no variance is negative, which a program cannot make."""
+    if isinstance(var, float):
+        var = torch.full_like(input, var)
+    if var.shape != input.shape and input.shape[:-1] == var.shape:
+        var = var.unsqueeze(-1)
+    var = torch.where(var.detach() < eps, var + (eps - var).detach(), var)  # its clamp is outside autograd
+    loss = (var.log() + (input - target) ** 2 / var) / 2
+    if full:
+        loss = loss + math.log(2 * math.pi) / 2
+    return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    ignore_index: int | None = None,
+    options: Any = None,
+    **kwargs: Any,
+) -> Tensor:
+    """``F.linear_cross_entropy`` without its chunks, which are an operator of their own."""
+    logits = torch.tensordot(input, linear_weight, ([-1], [-1]))
+    logits = logits if linear_bias is None else logits + linear_bias
+    return F.cross_entropy(logits, target, ignore_index=-100 if ignore_index is None else ignore_index, **kwargs)
+
+
+def cov(x: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None) -> Tensor:
+    """``torch.cov`` without its checks of the weights, which look at values."""
+    x = x.reshape(1, -1) if x.ndim < 2 else x
+    given = [w for w in (fweights, aweights) if w is not None]
+    if not given:
+        centred = x - x.mean(1, keepdim=True)
+        return (centred @ centred.mH / max(x.shape[1] - correction, 0)).squeeze()
+    w = given[0] if len(given) == 1 else given[0] * given[1]
+    total = w.sum()
+    divisor = total - correction
+    if aweights is not None and correction:
+        divisor = total - correction * (w * aweights).sum() / total
+    centred = x - (x * w).sum(1, keepdim=True) / total
+    return (centred * w @ centred.mH / divisor.clamp(min=0)).squeeze()
+
+
+def corrcoef(x: Tensor) -> Tensor:
+    """``torch.corrcoef`` of that."""
+    c = cov(x)
+    if not c.ndim:
+        return c / c
+    deviation = c.diagonal().real.sqrt()
+    return (c / deviation[:, None] / deviation).clamp(-1, 1)
+
+
+def not_checkpointed(module: Any, *args: Any, **kwargs: Any) -> Any:
+    """What ``torch.distributed``'s composable checkpoint wraps around a module: a program holds no activations."""
+    yield
+
+
+BEFORE_RECORDING: dict[Any, Callable[..., Any]] = {
+    F.gaussian_nll_loss: gaussian_nll_loss,
+    torch.corrcoef: corrcoef,
+    torch.cov: cov,
+    checkpoint_generator: not_checkpointed,
+}
+if hasattr(torch, "_grouped_mm"):
+    BEFORE_RECORDING[torch._grouped_mm] = grouped_mm
+if hasattr(F, "linear_cross_entropy"):  # from torch 2.13 on
+    BEFORE_RECORDING[F.linear_cross_entropy] = linear_cross_entropy

@@ -1,0 +1,130 @@
+"""What TorchDynamo does otherwise while it records a loss: each is a method of its, and ours in terms of that.
+
+Nobody sees what a recorded loss does to its inputs, and no graph is broken: so some of what Dynamo leaves to Python it
+can record here.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alpha_func import torch_private, tree
+from alpha_func.capture.tracing import reads
+from alpha_func.capture.tracing.reads import read_of
+
+
+def changes() -> list[tuple[Any, str, Callable[..., Any]]]:
+    """The owner, the name of its method, and ours of that."""
+    from torch._dynamo.symbolic_convert import InliningInstructionTranslator
+    from torch._dynamo.variables import builder
+    from torch._dynamo.variables.tensor import TensorVariable
+    from torch._dynamo.variables.torch import TorchInGraphFunctionVariable
+
+    return [
+        (InliningInstructionTranslator, "get_globals_source_and_value", _own_globals),
+        (TensorVariable, "method_requires_grad_", _inputs_may_require_grad),
+        (TorchInGraphFunctionVariable, "call_function", _leaves_may_be_made),
+        (TensorVariable, "method_item", _numbers_are_read),
+        (TensorVariable, "method_tolist", _numbers_are_read),
+        (builder, "get_fake_value", _masks_are_counted),
+    ]
+
+
+def _own_globals(of_module: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    """Read a function's globals where they are: Dynamo takes the module of their ``__name__``, which for code that was
+    exec'd is another one, or none.
+    """
+    from torch._dynamo.source import DictGetItemSource, GlobalSource
+    from torch._dynamo.variables.builder import VariableBuilder
+
+    def found(translator: Any, name: str) -> Any:
+        names = translator.f_globals
+        module = sys.modules.get(names.get("__name__", ""))
+        if module is not None and vars(module) is names:
+            return of_module(translator, name)
+        source = GlobalSource(translator.output.install_global_by_id("___unnamed_scope", names))
+        return names, VariableBuilder(translator, source)(names), DictGetItemSource(source, name)
+
+    return found
+
+
+def _inputs_may_require_grad(of_intermediates: Callable[..., Any]) -> Callable[..., Any]:
+    """Record ``requires_grad_`` of an input, which is an alias here."""
+
+    def requires_grad_(self: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
+        source, self.source = self.source, None
+        try:
+            return of_intermediates(self, tx, *args, **kwargs)
+        finally:
+            self.source = source
+
+    return requires_grad_
+
+
+def _leaves_may_be_made(call_function: Callable[..., Any]) -> Callable[..., Any]:
+    """Record ``torch.zeros(..., requires_grad=True)`` as the two calls that it is."""
+
+    def call(self: Any, tx: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        wanted = kwargs.get("requires_grad")
+        if wanted is None or not wanted.is_python_constant() or not wanted.as_python_constant():
+            return call_function(self, tx, args, kwargs)
+        made = call_function(self, tx, args, {name: value for name, value in kwargs.items() if value is not wanted})
+        return made.call_method(tx, "requires_grad_", [], {}) if made.is_tensor() else made
+
+    return call
+
+
+def _numbers_are_read(as_symbols: Callable[..., Any]) -> Callable[..., Any]:
+    """The whole number, or list of numbers, that a tensor holds, as it is in this call."""
+    from torch._dynamo.variables.base import VariableTracker
+
+    def numbers(self: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
+        node = self.as_proxy().node
+        whole = not (node.meta["example_value"].is_floating_point() or node.meta["example_value"].is_complex())
+        read = read_of(node) if whole and not args and not kwargs else None
+        if read is None:
+            return as_symbols(self, tx, *args, **kwargs)
+        torch_private.reads_of_this_graph().append(read)
+        return VariableTracker.build(tx, read.value.tolist())
+
+    return numbers
+
+
+def _masks_are_counted(get_fake_value: Callable[..., Any]) -> Callable[..., Any]:
+    """The shape that entries taken by a mask have in this call."""
+    from torch._dynamo.utils import run_node
+
+    def found(node: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
+        masks = reads.masks_of(node) if "example_value" not in node.meta else []
+        counts = [read_of(mask, torch.count_nonzero) for mask in masks]
+        counted = [read for read in counts if read is not None]
+        if not masks or len(counted) < len(counts):
+            return get_fake_value(node, tx, *args, **kwargs)
+        count = int(counted[0].value)
+        like = torch.fx.map_arg((node.args, node.kwargs), lambda n: _with_places(n, count if n in masks else None))
+        with torch.no_grad(), torch_private.modes_disabled():
+            shapes = run_node(tx.output, node, *like, None)
+        torch_private.reads_of_this_graph().extend(counted)
+        node.meta[reads.COUNT] = count
+        with_grad = torch.is_grad_enabled() and any(n.meta["example_value"].requires_grad for n in node.all_input_nodes)
+        with tx.fake_mode:
+            return tree.map(lambda like: _entries(like, with_grad), shapes)
+
+    return found
+
+
+def _with_places(node: Any, count: int | None) -> Tensor:
+    """A tensor like the value of a node, with so many places that are not zero."""
+    value = node.meta["example_value"]
+    zero = torch.zeros((), dtype=value.dtype, device=value.device).expand(value.shape)
+    if count is None:
+        return zero
+    return (torch.arange(zero.numel(), device=value.device) < count).reshape(value.shape).to(value.dtype)
+
+
+def _entries(like: Tensor, with_grad: bool) -> Tensor:
+    entries = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+    return entries.requires_grad_(with_grad and like.is_floating_point())

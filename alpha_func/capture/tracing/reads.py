@@ -1,0 +1,126 @@
+"""Values that a loss reads on its way: a number (``lengths.tolist()``), or how many places of a mask are true.
+
+A program is the same for all values of its inputs but these: they are what its shapes and its calls have been made for.
+Each is computed anew at every call, from the inputs that it depends on, and the program is another one
+where it has changed. No value that depends on the parameters is read so: it would change with every step.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from alpha_func import torch_private
+
+aten = torch.ops.aten
+
+COUNT = "alpha_func_count"  # in the ``meta`` of a node: how many places of its masks are true
+
+
+class Read:
+    """A value, and how it is computed.
+
+    Args:
+        node: of the graph that TorchDynamo is writing, whose value it is.
+        then: what of it is read.
+
+    Attributes:
+        value: as it is now.
+    """
+
+    def __init__(self, node: fx.Node, then: Callable[[Tensor], Tensor]):
+        self.sources: list[str] = []
+        graph, env, examples = fx.Graph(), dict[fx.Node, fx.Node](), list[Tensor]()
+        for n in _ancestors(node):
+            env[n] = graph.node_copy(n, env.__getitem__)
+            if n.op == "placeholder":
+                self.sources.append(torch_private.source_of(n))
+                examples.append(torch_private.example_of(n))
+        graph.output(graph.call_function(then, (env[node],)))
+        self._run = fx.GraphModule({}, graph)
+        self.value = self(*examples)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The value for these inputs."""
+        with torch.no_grad(), torch_private.modes_disabled():
+            found: Tensor = self._run(*inputs)
+            return found
+
+
+def read_of(node: fx.Node, then: Callable[[Tensor], Tensor] = torch.clone) -> Read | None:
+    """A read of the value of a node; None where it depends on a parameter, a draw or a write."""
+    for n in _ancestors(node):
+        written = any(str(user.target).rstrip("_") != str(user.target) for user in n.users)
+        if n.op == "placeholder":
+            if not isinstance(torch_private.example_of(n), Tensor) or torch_private.example_of(n).requires_grad:
+                return None
+        elif n.op not in ("call_function", "call_method") or n.target is torch.empty or "rand" in str(n.target):
+            return None
+        if written:
+            return None
+    return Read(node, then)
+
+
+def masks_of(node: fx.Node) -> list[fx.Node]:
+    """The masks by whose true places a call of a graph of TorchDynamo's takes entries; empty where it does not."""
+    if node.target is operator.getitem:
+        return [n for n in node.all_input_nodes[1:] if _is_mask(n)]
+    name = getattr(node.target, "__name__", node.target)
+    if name == "masked_select":
+        return [n for n in node.all_input_nodes if _is_mask(n)]
+    if name in ("nonzero", "argwhere") or (name == "where" and len(node.args) == 1):
+        return list(node.all_input_nodes[:1])
+    return []
+
+
+def _is_mask(node: fx.Node) -> bool:
+    value = node.meta.get("example_value")
+    return isinstance(value, Tensor) and value.dtype in (torch.bool, torch.uint8)
+
+
+def _ancestors(node: fx.Node) -> list[fx.Node]:
+    """What a node is computed from, and itself, in order."""
+    wanted, waiting = {node}, [node]
+    while waiting:
+        for n in waiting.pop().all_input_nodes:
+            if n not in wanted:
+                wanted.add(n)
+                waiting.append(n)
+    return [n for n in node.graph.nodes if n in wanted]
+
+
+# In a program: entries at a number of places that is known. Another number of them is an error, never another value.
+
+
+def _places(mask: Tensor, count: int) -> Tensor:
+    places = aten.nonzero_static.default(mask, size=count)
+    return places + (mask.count_nonzero() != count) * _NOWHERE
+
+
+def _nonzero(count: int, x: Tensor) -> Tensor:
+    return _places(x, count)
+
+
+def _masked_select(count: int, x: Tensor, mask: Tensor) -> Tensor:
+    own = mask.numel()
+    x, mask = torch.broadcast_tensors(x, mask)  # type: ignore[no-untyped-call]
+    count *= mask.numel() // max(own, 1)
+    return aten.index.Tensor(x.reshape(-1), [_places(mask.reshape(-1), count)[:, 0]])
+
+
+def _index(count: int, x: Tensor, indices: list[Tensor | None]) -> Tensor:
+    found: list[Tensor | None] = []
+    for index in indices:
+        is_mask = index is not None and index.dtype in (torch.bool, torch.uint8)
+        found += _places(index, count).unbind(1) if is_mask and index is not None else [index]
+    return aten.index.Tensor(x, found)
+
+
+BY_COUNT: dict[Any, Callable[..., Tensor]] = {
+    aten.index.Tensor: _index,
+    aten.masked_select.default: _masked_select,
+    aten.nonzero.default: _nonzero,
+}
+_NOWHERE = 2**40

@@ -1,0 +1,81 @@
+"""A loss told apart: the outputs z = f(θ, x) of a module, and the criterion ψ(z, y) on them.
+
+Only a loss of ``functional_loss(module, criterion)`` says which is which. Called with a ``shift``, a zero, it adds that
+to the outputs: a captured program then shows where they are.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alpha_func.losses.forms import Supervised
+from alpha_func.losses.module_loss import ModuleLoss, module_loss_of
+
+SHIFT = "shift"  # the keyword of ``Supervised``
+
+_APART = (
+    "curvature={!r} is of the outputs of a module and a criterion on them, and this loss, {}, does not tell them "
+    "apart: make it by functional_loss(module, criterion)"
+)
+_NO_LIKELIHOOD = (
+    "curvature='fisher' needs a criterion that is the negative log-likelihood of its targets in natural parameters, "
+    "whose Hessian does not depend on them: CrossEntropyLoss, BCEWithLogitsLoss or MSELoss; {}. "
+    "curvature='gauss_newton' takes any criterion"
+)
+
+
+class Parted(NamedTuple):
+    """f and ψ: ``outputs(params, inputs)``, and ``criterion(outputs, targets)``."""
+
+    outputs: Callable[..., Any]
+    criterion: Callable[..., Tensor]
+
+
+def parted(loss: Callable[..., Tensor], curvature: str) -> Parted:
+    """The two that a loss is made of.
+
+    Raises:
+        ValueError: it does not say.
+    """
+    source = module_loss_of(loss)
+    if source is None or not isinstance(source.model, Supervised):
+        what = "a function" if source is None else "the module's own or of loss_of"
+        raise ValueError(_APART.format(curvature, what))
+    return Parted(ModuleLoss(_Outputs(source.model.module), source.names, source.seed), source.model.criterion)
+
+
+def require_likelihood(criterion: Callable[..., Tensor]) -> None:
+    """Refuse a criterion of which the Fisher information is not its own Hessian, whatever the targets.
+
+    With p(y|z) ∝ exp(−ψ(z, y)) in natural parameters z, E_y ∇ψ∇ψᵀ = E_y ∇²ψ = ∇²ψ. For a squared error that is the
+    Gaussian of variance ½.
+    """
+    if criterion in (F.cross_entropy, F.binary_cross_entropy_with_logits, F.mse_loss):
+        return
+    name = type(criterion).__name__
+    if isinstance(criterion, nn.CrossEntropyLoss):
+        why = None if criterion.weight is None else "the class weights make its Hessian depend on the targets"
+    elif isinstance(criterion, nn.BCEWithLogitsLoss):
+        why = None if criterion.pos_weight is None else "pos_weight makes its Hessian depend on the targets"
+    elif isinstance(criterion, nn.MSELoss):
+        why = None
+    elif isinstance(criterion, nn.NLLLoss | nn.BCELoss):
+        instead = "CrossEntropyLoss" if isinstance(criterion, nn.NLLLoss) else "BCEWithLogitsLoss"
+        why = f"{name} takes probabilities: use {instead}, on the outputs before them"
+    else:
+        why = f"got {getattr(criterion, '__name__', name)}"
+    if why is not None:
+        raise ValueError(_NO_LIKELIHOOD.format(why))
+
+
+class _Outputs(nn.Module):
+    """The outputs alone."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: Any) -> Any:
+        return self.module(inputs)

@@ -1,0 +1,143 @@
+"""What the library uses of PyTorch that PyTorch does not promise to keep, in one room.
+
+``tests/torch_private`` fails by name where a release takes one of them away.
+"""
+
+from torch._C import _AutoDispatchBelowAutograd as dispatch_below_autograd
+from torch._C import _current_graph_task_id as current_graph_task_id
+from torch._C import _get_mkldnn_enabled as get_mkldnn_enabled
+from torch._C import _is_any_autocast_enabled as any_autocast_enabled
+from torch._C import _len_torch_dispatch_stack as dispatch_modes
+from torch._C import _set_mkldnn_enabled as set_mkldnn_enabled
+from torch._C._functorch import get_dynamic_layer_stack_depth as transform_depth
+from torch._C._functorch import (
+    get_unwrapped,
+    is_batchedtensor,
+    is_functorch_wrapped_tensor,
+    maybe_get_bdim,
+    peek_interpreter_stack,
+)
+from torch._decomp import get_decompositions
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import _disable_current_modes as modes_disabled
+from torch.utils.checkpoint import _checkpoint_without_reentrant_generator as checkpoint_generator
+
+from alpha_func.torch_private.dynamo import (
+    STRICT,
+    Backend,
+    allowed_in_graph,
+    drops_a_backward,
+    example_of,
+    guards_of,
+    laid_out_as,
+    levels_opened,
+    limit_reached,
+    reads_data,
+    reads_of_this_graph,
+    recorded_by,
+    sets_requires_grad,
+    source_of,
+    substitute,
+    traced_code,
+)
+from alpha_func.torch_private.levels import (
+    close_levels,
+    forward_level,
+    plain_beneath,
+    saved_tensors_hooks_allowed,
+)
+from alpha_func.torch_private.modules import (
+    FSDP_MARKS,
+    GLOBAL_HOOKS,
+    fsdp_computes_in,
+)
+from alpha_func.torch_private.operators import (
+    allocates,
+    compiled_by_inductor,
+    inductor_decompositions,
+    is_composite,
+    is_written,
+    out_argument,
+    registered,
+    writes_in_place,
+)
+from alpha_func.torch_private.tensors import (
+    added,
+    fake_tensor,
+    memory_id,
+    norms,
+    subtracted,
+)
+
+__all__ = [
+    "FSDP_MARKS",
+    "GLOBAL_HOOKS",
+    "STRICT",
+    "Backend",
+    "DataDependentOutputException",
+    "DynamicOutputShapeException",
+    "FakeTensor",
+    "FakeTensorMode",
+    "OpOverload",
+    "TorchDispatchMode",
+    "UnsupportedOperatorException",
+    "added",
+    "allocates",
+    "allowed_in_graph",
+    "any_autocast_enabled",
+    "checkpoint_generator",
+    "close_levels",
+    "compiled_by_inductor",
+    "current_graph_task_id",
+    "dispatch_below_autograd",
+    "dispatch_modes",
+    "drops_a_backward",
+    "example_of",
+    "fake_tensor",
+    "forward_level",
+    "fsdp_computes_in",
+    "get_decompositions",
+    "get_mkldnn_enabled",
+    "get_unwrapped",
+    "guards_of",
+    "inductor_decompositions",
+    "is_batchedtensor",
+    "is_composite",
+    "is_functorch_wrapped_tensor",
+    "is_written",
+    "laid_out_as",
+    "levels_opened",
+    "limit_reached",
+    "maybe_get_bdim",
+    "memory_id",
+    "modes_disabled",
+    "norms",
+    "out_argument",
+    "peek_interpreter_stack",
+    "plain_beneath",
+    "pytree",
+    "reads_data",
+    "reads_of_this_graph",
+    "recorded_by",
+    "registered",
+    "saved_tensors_hooks_allowed",
+    "set_mkldnn_enabled",
+    "sets_requires_grad",
+    "source_of",
+    "substitute",
+    "subtracted",
+    "temporarily_clear_interpreter_stack",
+    "traced_code",
+    "transform_depth",
+    "writes_in_place",
+]

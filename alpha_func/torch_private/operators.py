@@ -1,0 +1,65 @@
+"""Operators of ``torch.ops``: what their schemas say, and how a program of them is compiled."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+
+def writes_in_place(operator: OpOverload) -> bool:
+    """Whether an operator writes to an operand."""
+    return bool(operator._schema.is_mutable)
+
+
+def is_written(operator: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
+    """The operands of a call that it writes to."""
+    arguments = operator._schema.arguments
+    given = [*zip(arguments, args, strict=False), *((a, kwargs[a.name]) for a in arguments if a.name in kwargs)]
+    return [value for argument, value in given if argument.is_write]
+
+
+def out_argument(operator: OpOverload) -> str:
+    """The name of the operand that takes the result."""
+    return next(a.name for a in operator._schema.arguments if a.is_out)
+
+
+def is_composite(operator: OpOverload) -> bool:
+    """Whether an operator is composed of others that autograd sees."""
+    return bool(operator.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd))
+
+
+def allocates(operator: Any) -> bool:
+    """Whether an operator is a kernel of PyTorch's own whose schema says that its results share no memory. What is
+    composed of others, or foreign, may (``wait_tensor``).
+    """
+    if not isinstance(operator, OpOverload) or operator.namespace != "aten":
+        return False
+    if is_composite(operator):
+        return False
+    return all(result.alias_info is None for result in operator._schema.returns)
+
+
+def inductor_decompositions() -> dict[Any, Callable[..., Any]]:
+    """The compositions by which TorchInductor lowers operators."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    return select_decomp_table()
+
+
+def compiled_by_inductor(
+    program: fx.GraphModule, inputs: Sequence[Tensor], mode: FakeTensorMode
+) -> Callable[[list[Any]], Sequence[Any]]:
+    """What runs a program in the operators of ``inductor_decompositions``, for inputs like these fake ones."""
+    from torch._inductor.compile_fx import compile_fx_inner
+
+    with torch._guards.tracing(torch._guards.TracingContext(mode)):
+        return compile_fx_inner(program, inputs)
+
+
+def registered(by_name: dict[str, Any]) -> dict[Any, Any]:
+    """The same table by operator, of those that some package has registered."""
+    found = [name.partition("::") for name in torch._C._dispatch_get_all_op_names() if name in by_name]
+    return {getattr(getattr(torch.ops, room), name).default: by_name[f"{room}::{name}"] for room, _, name in found}

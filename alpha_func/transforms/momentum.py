@@ -1,0 +1,73 @@
+"""The learning rate and the momentum of a step that together are best: where the quadratic in their span is least.
+
+    θ⁺ = θ + lr·d + momentum·δ        d the step without momentum, δ = θ − θ₋ the step before
+
+The rule of Martens and Grosse, Optimizing Neural Networks with Kronecker-factored Approximate Curvature (2015), section
+7, with the Hessian itself for its curvature matrix.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from alpha_func.span import SpanQuadratic
+from alpha_func.transforms.along import dependent, gram, quadratic_in_span
+from alpha_func.transforms.strategies import StrategyLike
+from alpha_func.transforms.validation import aligned, check_params
+from alpha_func.tree import Tree
+
+
+class LRMomentum(NamedTuple):
+    """What a step is to be multiplied by, and the last one; and the quadratic that says so.
+
+    Attributes:
+        lr: the multiple of d.
+        momentum: the multiple of δ.
+        quadratic: in the span of d and δ; of d alone where δ is zero or a multiple of it.
+    """
+
+    lr: Tensor
+    momentum: Tensor
+    quadratic: SpanQuadratic
+
+
+def lr_and_momentum(
+    loss: Callable[..., Tensor], *, damping: float = 0.0, strategy: StrategyLike | None = None
+) -> Callable[..., LRMomentum]:
+    """The learning rate and momentum at which the quadratic of a loss is least, for a step with momentum.
+
+    lr, momentum minimise q(lr·d + momentum·δ) + ½·damping·‖lr·d + momentum·δ‖². For SGD, d = −g; for Adam, −g over the
+    root of its second moments: ``from_optimizer(...).without_momentum()`` gives it of any optimizer.
+
+    Args:
+        loss: as for ``quadratic_along``.
+        damping: λ ≥ 0, that keeps the step short where the curvature is small.
+        strategy: as for ``quadratic_in_span``.
+
+    Returns:
+        ``(params, direction, previous, *args, **kwargs) -> LRMomentum``, direction and previous trees as params. Where
+        previous is zero, as before a first step, or a multiple of direction, momentum is 0 and lr is α*. Where the
+        curvature is not positive definite (``quadratic.is_minimum``) they are a saddle's: damp it. Costs and errors are
+        those of ``quadratic_in_span``.
+
+    >>> import torch
+    >>> loss = lambda x: (torch.tensor([1.0, 9.0]) * x**2).sum() / 2
+    >>> best = lr_and_momentum(loss)(torch.tensor([2.0, 1.0]), torch.tensor([-2.0, -9.0]), torch.tensor([1.0, 0.0]))
+    >>> best.lr, best.momentum  # one step from there to the minimum
+    (tensor(0.1111), tensor(-1.7778))
+    """
+    if not damping >= 0:
+        raise ValueError(f"damping is {damping}: give a number of at least 0")
+    span = quadratic_in_span(loss, strategy=strategy)
+
+    def best(params: Tree, direction: Tree, previous: Tree, *args: Any, **kwargs: Any) -> LRMomentum:
+        check_params(params)
+        d, δ = aligned(params, direction, "direction"), aligned(params, previous, "previous")
+        alone = dependent(gram([d, δ]), [d, δ]) == 1
+        found = span(params, [d] if alone else [d, δ], *args, **kwargs)
+        c = found.minimizer(damping=damping)
+        return LRMomentum(c[0], torch.zeros_like(c[0]) if alone else c[1], found)
+
+    return best

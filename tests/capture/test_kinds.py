@@ -1,0 +1,144 @@
+"""Kinds of losses that a tracer finds hard, captured and exact against double backward."""
+
+import importlib.util
+
+import pytest
+import torch
+from torch import distributions as D
+from torch import nn
+from torch.nn import functional as F
+
+from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along, tree
+from tests.helpers.cases import mlp, squared_error
+from tests.helpers.reference import assert_close, double_backward
+from tests.helpers.whole import a_few_of
+
+
+def assert_captured_exactly(loss, params, *args, tolerance=1e-10, truth_of=None, **kwargs):
+    """The captured loss, both of whose schemes give the quadratic of double backward."""
+    torch.manual_seed(1)
+    d = tree.map(torch.randn_like, params)
+    truth, norm = double_backward(truth_of or loss, params, d, *args, **kwargs)
+    scale = tree.norm(d) * norm
+    captured = capture(loss, strict=True)
+    by_adjoint = grad_and_quadratic(captured, lambda _: d)(params, *args, **kwargs).quadratic
+    for got in (quadratic_along(captured)(params, d, *args, **kwargs), by_adjoint):
+        assert_close(got.value, truth.value, tolerance)
+        assert_close(got.slope, truth.slope, tolerance, tree.norm(d) * tree.norm(by_gradient(captured, params, args)))
+        assert_close(got.curvature, truth.curvature, tolerance, scale)
+    return captured
+
+
+def by_gradient(loss, params, args):
+    return torch.func.grad(loss)(params, *args)
+
+
+def of_outputs(criterion, *args, module=None):
+    """The criterion of a small net's outputs, (6, 2), and ``args``."""
+    torch.manual_seed(0)
+    loss, params = functional_loss((module or mlp([3, 5, 2])).double(), criterion)
+    return loss, params, torch.randn(6, 3).double(), *args
+
+
+X = torch.rand(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def surrogate(outputs, args):
+    actions, before, advantage = args
+    policy = D.Categorical(logits=outputs)
+    ratio = (policy.log_prob(actions) - before).exp()
+    return -torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean() - 0.01 * policy.entropy().mean()
+
+
+DISTRIBUTIONS = {
+    "a normal": lambda out, x: -D.Normal(out, F.softplus(out)).log_prob(x).mean(),
+    "a mixture": lambda out, x: (
+        -D.MixtureSameFamily(D.Categorical(logits=out), D.Normal(out, F.softplus(out) + 0.1)).log_prob(x[:, 0]).mean()
+    ),
+    "a Gaussian with a covariance": lambda out, x: (
+        -D.MultivariateNormal(out.mean(0), out.T @ out + torch.eye(2).double()).log_prob(x).mean()
+    ),
+    "a flow": lambda out, x: (
+        -D.TransformedDistribution(D.Normal(out, 1.0), [D.TanhTransform(cache_size=1)]).log_prob(x / 2).mean()
+    ),
+    "a divergence": lambda out, x: D.kl_divergence(D.Normal(out, 1 + out**2), D.Normal(x, 1.0)).mean(),
+    "PPO": lambda out, x: surrogate(out, ((x[:, 0] > 0.5).long(), x[:, 1].log(), x[:, 0] - 0.5)),
+}
+
+
+@pytest.mark.parametrize("name", a_few_of(DISTRIBUTIONS, {"a mixture", "a flow", "PPO"}))
+def test_distributions_with_their_own_validation(name):
+    assert_captured_exactly(*of_outputs(DISTRIBUTIONS[name], X))
+
+
+STATISTICS = {
+    "cov": lambda out, x: torch.cov(out.T).square().sum(),
+    "cov with weights": lambda out, x: (
+        torch.cov(out.T, correction=1, fweights=torch.arange(1, 7), aweights=x[:, 0]).exp().sum()
+    ),
+    "corrcoef": lambda out, x: torch.corrcoef(out.T).exp().sum(),
+}
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_covariances(name):
+    assert_captured_exactly(*of_outputs(STATISTICS[name], X))
+
+
+class PartlyCompiled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.compile(nn.Linear(3, 4)), mlp([4, 2])
+        self.b.compile()
+
+    def forward(self, x):
+        return self.b(self.a(x).tanh())
+
+
+@pytest.mark.parametrize("make", [lambda: torch.compile(mlp([3, 5, 2])), PartlyCompiled])
+def test_compiled_modules_are_what_they_were_made_of(make):
+    assert_captured_exactly(*of_outputs(squared_error, X, module=make()))
+
+
+def test_a_composable_checkpoint_is_captured_as_the_module_that_it_wraps():
+    composable = pytest.importorskip("torch.distributed._composable")
+    wrapped = mlp([3, 5, 2])
+    loss, params, *args = of_outputs(squared_error, X, module=wrapped)
+    expected = quadratic_along(capture(loss))(params, params, *args)
+    composable.checkpoint(wrapped[0])
+    got = quadratic_along(capture(functional_loss(wrapped, squared_error)[0]))(params, params, *args)
+    assert got == expected
+
+
+@pytest.mark.parametrize("rows", [(2, 0, 3, 1), (1, 1, 1, 1)])
+def test_grouped_products_are_those_of_each_group(rows):
+    torch.manual_seed(0)
+    x, w = torch.randn(6, 8), torch.randn(4, 8, 4)
+    offs = torch.tensor(rows).cumsum(0).int()
+
+    def in_groups(p, x, offs):
+        return F.grouped_mm(x, p, offs=offs)[: sum(rows)].square().sum()
+
+    def one_by_one(p, x, offs):
+        starts = [0, *offs[:-1].tolist()]
+        return sum((x[a:b] @ w).square().sum() for a, b, w in zip(starts, offs.tolist(), p, strict=True))
+
+    assert_captured_exactly(in_groups, w, x, offs, tolerance=1e-5, truth_of=one_by_one)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the extra 'transformers'")
+def test_a_mixture_of_experts_is_captured():
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.MixtralConfig(vocab_size=20, num_key_value_heads=1, num_local_experts=3, **sizes)
+    model = transformers.MixtralForCausalLM(config).eval()
+    ids = torch.randint(2, 20, (2, 6))
+    loss, params = functional_loss(model)
+    captured = capture(loss, strict=True)
+    by_groups = quadratic_along(captured)(params, params, input_ids=ids, labels=ids)
+    model.set_experts_implementation("eager")
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        truth, norm = double_backward(loss, params, params, input_ids=ids, labels=ids)
+    assert_close(by_groups.curvature, truth.curvature, 1e-5, tree.norm(params) * norm)

@@ -1,0 +1,104 @@
+"""Values that decide how a program is written: numbers that the loss reads, and how many places of a mask are true."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from alpha_func import capture, quadratic_along
+from alpha_func.errors import CaptureError
+from tests.helpers.reference import assert_close, double_backward
+
+X = torch.linspace(-1, 2, 12).double().reshape(6, 2)
+P = torch.tensor([0.3, -0.7]).double()
+MASK = torch.tensor([True, False, True, True, False, True])
+FEWER = torch.tensor([True, False, True, False, False, True])
+OTHERS = MASK.flip(0)
+
+
+def by_index(p, mask):
+    return (X * p)[mask].tanh().square().mean()
+
+
+def by_select(p, mask):
+    return torch.masked_select(X * p, mask[:, None]).exp().mean()
+
+
+def by_nonzero(p, mask):
+    places = mask.nonzero().squeeze(1)
+    return F.cross_entropy((X * p)[places], places % 2)
+
+
+def by_where(p, mask):
+    (places,) = torch.where(mask)
+    return (X * p).index_select(0, places).sin().std()
+
+
+def of_two_dimensions(p, mask):
+    return (X * p)[mask[:, None].expand(6, 2)].cosh().mean()
+
+
+def by_count(p, mask):
+    return (X * p).exp()[: int(mask.sum())].mean() / mask.sum().item()
+
+
+def by_lengths(p, mask):
+    steps = [(X[i] * p).tanh().sum() ** k for i, k in enumerate((mask.long() + 1).tolist())]
+    return torch.stack(steps).mean()
+
+
+LOSSES = [by_index, by_select, by_nonzero, by_where, of_two_dimensions, by_count, by_lengths]
+
+
+def assert_right(captured, mask):
+    truth, norm = double_backward(captured.loss, P, P, mask)
+    got = quadratic_along(captured)(P, P, mask)
+    assert_close(got.value, truth.value, 1e-12)
+    assert_close(got.curvature, truth.curvature, 1e-10, P.norm() * norm)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_program_holds_for_the_values_that_it_was_written_for(loss):
+    captured = capture(loss, strict=True)
+    for mask in (MASK, FEWER, MASK, FEWER):
+        assert_right(captured, mask)
+    assert captured.captured == 2
+
+
+@pytest.mark.parametrize("loss", [by_index, by_nonzero])
+def test_another_mask_of_the_same_count_has_the_same_program(loss):
+    captured = capture(loss, strict=True)
+    assert_right(captured, MASK)
+    assert_right(captured, OTHERS)
+    assert captured.captured == 1
+
+
+def test_a_frozen_loss_counts_as_well():
+    captured = capture(by_index).frozen()
+    for mask in (MASK, FEWER, OTHERS):
+        assert_close(captured(P, mask), by_index(P, mask), 1e-12)
+
+
+@pytest.mark.parametrize("loss", [by_index, by_select, by_nonzero, by_where])
+def test_a_batch_of_masks_of_several_counts_is_an_error(loss):
+    captured = capture(loss)
+    masks = torch.stack([MASK, FEWER])
+    with pytest.raises((RuntimeError, IndexError)):
+        torch.func.vmap(lambda mask: quadratic_along(captured)(P, P, mask).curvature)(masks)
+
+
+def test_a_mask_in_a_closure_is_counted_anew():
+    masks = [MASK]
+    captured = capture(lambda p: by_index(p, masks[0]))
+    for mask in (MASK, FEWER):
+        masks[0] = mask
+        assert_close(captured(P), by_index(P, mask), 1e-12)
+    FEWER_THEN = MASK.clone()
+    masks[0] = FEWER_THEN
+    captured(P)
+    FEWER_THEN[0] = False
+    assert_close(captured(P), by_index(P, FEWER_THEN), 1e-12)
+
+
+def test_a_mask_of_the_parameters_is_refused_with_a_remedy_that_runs():
+    with pytest.raises(CaptureError, match="use the uncaptured loss, which runs"):
+        capture(lambda p: p[p > 0].square().sum())(P)

@@ -1,0 +1,253 @@
+"""dᵀGd against the dense Jᵀ ∇²ψ J, by autograd in plain loops; and the losses that do not tell G."""
+
+import pytest
+import torch
+from torch import func, nn
+from torch.nn import functional as F
+
+from alpha_func import capture, functional_loss, quadratic_along, tree
+from alpha_func.capture.derivatives.rule import RULES
+from alpha_func.capture.sweeps.gauss_newton import gauss_newton_program
+from alpha_func.data_sets import microbatched
+from alpha_func.errors import CaptureError, CaptureWarning, StrategyError
+from tests.capture.sweeps.test_counts import NETS, products
+from tests.helpers.cases import MODULES, line, mlp, mse_net
+from tests.helpers.reference import assert_close, double_backward, flat
+from tests.helpers.whole import a_few_of
+from tests.helpers.wrong_rules import plant
+
+aten = torch.ops.aten
+WAYS = {
+    "plain": lambda loss: loss,
+    "captured": lambda loss: capture(loss, strict=True),
+    "chunked": lambda loss: microbatched(loss, 10),
+}
+every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+CRITERIA = {
+    "cross entropy": (nn.CrossEntropyLoss(), lambda n, k: torch.arange(n) % k),
+    "smoothed": (nn.CrossEntropyLoss(label_smoothing=0.1, ignore_index=1), lambda n, k: torch.arange(n) % k),
+    "mse": (nn.MSELoss(), torch.randn),
+    "mse by name": (F.mse_loss, torch.randn),
+    "bce": (nn.BCEWithLogitsLoss(), torch.rand),
+    "huber": (nn.HuberLoss(), torch.randn),
+    "poisson": (nn.PoissonNLLLoss(), torch.rand),
+    "own": (lambda z, y: ((z - y).tanh() ** 2).mean() + z.exp().mean(), torch.randn),
+}
+LIKELIHOODS = ("cross entropy", "smoothed", "mse", "mse by name", "bce")
+
+
+def case_of(name, net=None, n=12, dtype=torch.float64):
+    torch.manual_seed(0)
+    criterion, targets = CRITERIA[name]
+    return line(net or mlp([4, 5, 3]), criterion, torch.randn(n, 4), targets(n, 3), dtype=dtype)
+
+
+def dense_gauss_newton(case):
+    """dᵀ Jᵀ ∇²ψ J d, of an explicit J and an explicit ∇²ψ."""
+    model, (inputs, targets) = case.loss.model, case.args
+    params = {name: p.clone().requires_grad_() for name, p in case.params.items()}
+    z = func.functional_call(model.module, params, (inputs,))
+    J = torch.stack([
+        flat(torch.autograd.grad(entry, list(params.values()), retain_graph=True, materialize_grads=True))
+        for entry in z.reshape(-1)
+    ])  # fmt: skip
+    at = z.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(model.criterion(at, targets), at, create_graph=True)
+    rows = [torch.autograd.grad(s, at, retain_graph=True)[0].reshape(-1) for s in slope.reshape(-1)]
+    t = J @ flat(case.direction)
+    return t @ torch.stack(rows) @ t
+
+
+@every_way
+@pytest.mark.parametrize("name", a_few_of(CRITERIA, ["cross entropy", "mse", "bce", "own"]))
+def test_gauss_newton_is_that_of_the_dense_jacobian_with(name, way):
+    case = case_of(name)
+    verb = quadratic_along(way(case.loss), curvature="gauss_newton")
+    whole, norm = double_backward(case.loss, case.params, case.direction, *case.args)
+    expected = dense_gauss_newton(case)
+    for _ in range(2):  # proven at its own values, and then away from them
+        got = verb(case.params, case.direction, *case.args)
+        assert_close(got.curvature, expected, 1e-12)
+        assert_close(got.value, whole.value, 1e-13)
+        assert_close(got.slope, whole.slope, 1e-11, abs(whole.slope) + norm)
+
+
+@pytest.mark.parametrize("name", a_few_of(MODULES, ["layer_norm", "batch_norm_train", "attention", "dropout"]))
+def test_gauss_newton_goes_through_every_layer_captured_as_plainly_on(name):
+    case = MODULES[name]()
+    plain, captured = (
+        quadratic_along(loss, curvature="gauss_newton")(case.params, case.direction, *case.args)
+        for loss in (case.loss, capture(case.loss, strict=True))
+    )
+    torch.testing.assert_close(captured, plain, rtol=1e-11, atol=0)
+    assert plain.curvature >= 0  # mean squares and cross entropies are convex
+    whole = quadratic_along(case.loss)(case.params, case.direction, *case.args)
+    torch.testing.assert_close(plain[:2], whole[:2], rtol=1e-10, atol=1e-12)
+
+
+@every_way
+@pytest.mark.parametrize("name", a_few_of(CRITERIA, ["cross entropy", "own"]))
+def test_of_a_linear_module_gauss_newton_is_the_hessian_with(name, way):
+    case = case_of(name, nn.Linear(4, 3))
+    got = quadratic_along(way(case.loss), curvature="gauss_newton")(case.params, case.direction, *case.args)
+    expected, _ = double_backward(case.loss, case.params, case.direction, *case.args)
+    assert_close(got.curvature, expected.curvature, 1e-12)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_the_fisher_information_is_the_mean_over_the_models_targets_with(name):
+    case = case_of(name)
+    got = quadratic_along(case.loss, curvature="fisher")(case.params, case.direction, *case.args)
+    z, t = func.jvp(
+        lambda p: func.functional_call(case.loss.model.module, p, (case.args[0],)), (case.params,), (case.direction,)
+    )
+    if name in ("cross entropy", "smoothed"):
+        p = z.softmax(-1)
+        scores = torch.eye(3, dtype=z.dtype) - p[:, None]  # of each class that may be drawn
+        expected = (p * (scores @ t[..., None])[..., 0] ** 2).sum(-1)
+        kept = case.args[1] != case.loss.model.criterion.ignore_index
+        expected = expected[kept].mean()
+    elif name == "bce":
+        p = z.sigmoid()
+        expected = (p * ((1 - p) * t) ** 2 + (1 - p) * (p * t) ** 2).mean()
+    else:
+        expected = (2 * t**2).mean()  # E (2(z − y)t)² of a Gaussian of variance ½
+    assert_close(got.curvature, expected, 1e-12)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_gauss_newton_costs_three_products_a_layer_two_the_first_on(name):
+    make, layers, firsts, activation_products = NETS[name]
+    case = make()
+    zero = torch.zeros((), dtype=torch.float64)
+    program = capture(case.loss).program(case.params, *case.args, shift=zero)
+    made = gauss_newton_program(program.graph, len(tree.leaves(case.params)))
+    assert products(made) == (3 * layers + 2 * firsts, 3 * activation_products)
+
+
+@every_way
+def test_gauss_newton_goes_through_vmap_and_grad(way):
+    case = mse_net(activation=nn.Tanh)
+    verb = quadratic_along(way(case.loss), curvature="gauss_newton")
+    once = verb(case.params, case.direction, *case.args)
+    stacked = tree.map(lambda leaf: torch.stack([leaf, 3 * leaf]), case.direction)
+    many = func.vmap(lambda d: verb(case.params, d, *case.args))(stacked)
+    assert_close(many.curvature[1], 9 * once.curvature, 1e-12)
+    step = 1e-5
+
+    def along(a):
+        return verb(tree.axpy(a, case.direction, case.params), case.direction, *case.args).curvature
+
+    slope = func.grad(along)(torch.zeros((), dtype=torch.float64))
+    assert_close(slope, (along(step) - along(-step)) / (2 * step), 1e-6, abs(once.curvature))
+
+
+def test_a_module_without_forward_mode_is_pushed_by_two_pullbacks():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.lstm(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    case = line(Recurrent(), nn.MSELoss(), torch.randn(4, 5, 3), torch.randn(4, 2))
+    plain, captured = (
+        quadratic_along(loss, curvature="gauss_newton")(case.params, case.direction, *case.args)
+        for loss in (case.loss, capture(case.loss, strict=True))
+    )
+    torch.testing.assert_close(captured, plain, rtol=1e-11, atol=0)
+
+
+def test_outputs_may_be_nested():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 1)
+
+        def forward(self, x):
+            return {"class": self.a(x).tanh(), "size": (self.b(x), x[:, :3].argmax(-1))}
+
+    def criterion(z, y):
+        size, index = z["size"]
+        return F.cross_entropy(z["class"] * size.exp(), index) + (size - y).square().mean()
+
+    torch.manual_seed(0)
+    case = line(Two(), criterion, torch.randn(6, 4), torch.randn(6, 1))
+    plain, captured = (
+        quadratic_along(loss, curvature="gauss_newton")(case.params, case.direction, *case.args)
+        for loss in (case.loss, capture(case.loss, strict=True))
+    )
+    torch.testing.assert_close(captured, plain, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_results_are_float32_or_better(dtype):
+    case = case_of("mse", dtype=dtype)
+    for loss in (case.loss, capture(case.loss)):
+        got = quadratic_along(loss, curvature="gauss_newton")(case.params, case.direction, *case.args)
+        assert {number.dtype for number in got} == {torch.float32}
+
+
+def test_a_wrong_rule_is_found_by_the_proof_of_gauss_newton(monkeypatch):
+    right = RULES[aten._log_softmax.default].second
+    plant(monkeypatch, aten._log_softmax.default, second=lambda b, *x: b.call(aten.mul.Tensor, right(b, *x), 2))
+    case = case_of("cross entropy")
+    with pytest.warns(CaptureWarning, match="the Gauss-Newton program .* To blame is the rule of aten._log_softmax"):
+        got = quadratic_along(capture(case.loss), curvature="gauss_newton")(case.params, case.direction, *case.args)
+    assert_close(got.curvature, dense_gauss_newton(case), 1e-12)
+
+
+# What is refused.
+
+
+def no_criterion():
+    class Own(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).square().mean()
+
+    return functional_loss(Own(3, 2))
+
+
+REFUSED = {
+    "a function": (lambda p: p.sum(), "gauss_newton", "this loss, a function, does not tell them apart: make it by"),
+    "a module's own": (no_criterion()[0], "gauss_newton", "this loss, the module's own or of loss_of, does not tell"),
+    "no such matrix": (case_of("mse").loss, "ggn", "curvature 'ggn' is unknown: choose from hessian, gauss_newton"),
+    "fisher of a huber": (case_of("huber").loss, "fisher", r"needs a criterion that is the negative .*; got HuberLoss"),
+    "fisher of an own": (case_of("own").loss, "fisher", "got <lambda>"),
+    "fisher of class weights": (
+        functional_loss(nn.Linear(3, 2), nn.CrossEntropyLoss(weight=torch.ones(2)))[0],
+        "fisher",
+        "the class weights make its Hessian depend on the targets",
+    ),
+    "fisher of pos_weight": (
+        functional_loss(nn.Linear(3, 2), nn.BCEWithLogitsLoss(pos_weight=torch.ones(2)))[0],
+        "fisher",
+        "pos_weight makes its Hessian depend on the targets",
+    ),
+    "fisher of probabilities": (
+        functional_loss(nn.Linear(3, 2), nn.BCELoss())[0],
+        "fisher",
+        "BCELoss takes probabilities: use BCEWithLogitsLoss",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("way", [WAYS["plain"], WAYS["captured"]], ids=["plain", "captured"])
+def test_a_matrix_is_refused_of(kind, way):
+    loss, curvature, message = REFUSED[kind]
+    with pytest.raises(ValueError, match=message):
+        quadratic_along(way(loss), curvature=curvature)
+
+
+@pytest.mark.parametrize("way", [WAYS["plain"], WAYS["captured"]], ids=["plain", "captured"])
+def test_a_criterion_that_reads_the_parameters_is_refused(way):
+    torch.manual_seed(0)
+    net = nn.Linear(4, 3)
+    case = line(
+        net, lambda z, y: (z - y).square().mean() + net.weight.square().sum(), torch.randn(6, 4), torch.randn(6, 3)
+    )
+    with pytest.raises((StrategyError, CaptureError), match="so that the two cannot be told apart"):
+        quadratic_along(way(case.loss), curvature="gauss_newton")(case.params, case.direction, *case.args)
