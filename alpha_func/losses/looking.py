@@ -127,7 +127,7 @@ def _put_back_draws(before: list[tuple[str, Any, Callable[[], None]]]) -> list[s
 _NORMALISATIONS = ("native_layer_norm", "native_group_norm", "native_batch_norm")
 _STATISTICS = (
     "the loss uses the statistics that {of} returns ({func}{here}): PyTorch takes them for constants, through which no "
-    "derivative passes; use capture(loss), which differentiates them, or torch.var_mean"
+    "derivative passes; use torch.var_mean, which it differentiates"
 )
 ANOTHER_WAY = (
     "the loss reads the memory of parameter {name} other than through its argument: {what} a tensor of shape "

@@ -205,6 +205,12 @@ def twice_exact(value: Tensor) -> bool:
     return all(known.get(name, {}).get("reverse_over_reverse") == "exact" for name in names)
 
 
+def known_wrong(value: Tensor) -> bool:
+    """Whether double backward is known to be wrong through one of them."""
+    known = table("derivative")
+    return any(known.get(name, {}).get("reverse_over_reverse") in _WRONG for name in nodes_of(value))
+
+
 def sealed(number: Tensor, third: tuple[str, ...]) -> Tensor:
     """A second derivative that raises when it is differentiated, where a third derivative of an operator is wrong."""
     return _Sealed.apply(number, ", ".join(third)) if third else number  # type: ignore[no-untyped-call]

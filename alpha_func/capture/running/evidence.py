@@ -24,7 +24,7 @@ from alpha_func.capture.tracing.outside import values
 from alpha_func.capture.tracing.roundings import seeded
 from alpha_func.losses.in_double import doubled, loss_in_double
 from alpha_func.transforms.engine import Args, Kwargs, Uncaptured
-from alpha_func.transforms.guard import twice_exact
+from alpha_func.transforms.guard import known_wrong, twice_exact
 from alpha_func.transforms.tower import derivatives_along
 from alpha_func.transforms.validation import scalar_loss
 from alpha_func.tree import Tree
@@ -118,6 +118,7 @@ class Witness:
             lambda v: _recordable(values(v)) if isinstance(v, Tensor) else v, (args, kwargs)
         )
         self._primitives = bind(primitives).forward
+        self.is_known_wrong = False  # until the loss's own gradient is found to be made by a formula that is wrong
 
     @property
     def count(self) -> int:
@@ -199,6 +200,7 @@ class Witness:
         with torch.enable_grad(), _no_checkpoints():
             leaves = [leaf.clone().requires_grad_() for leaf in at.inputs[: self.count]]
             value = self._value(leaves, at.inputs[self.count :])
+            self.is_known_wrong = known_wrong(value)
             grads = _gradient(value, leaves)
         slope = tree.vdot(at.direction or [-g for g in grads], grads)
         return {"value": value.detach(), "slope": slope, **self._named(GRADIENT, grads)}
