@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import torch_private
+from alpha_func.calls import Args, Function, Kwargs
 from alpha_func.capture.tracing.before_recording import BEFORE_RECORDING
 from alpha_func.capture.tracing.otherwise import changes
 from alpha_func.capture.tracing.refusal import EAGER, not_recorded
@@ -26,6 +27,7 @@ from alpha_func.errors import CaptureError
 from alpha_func.losses.draws import ALONE
 from alpha_func.losses.kernels import layers_by_parts
 from alpha_func.losses.module_loss import ModuleLoss
+from alpha_func.losses.restoring import no_global_backward_hooks
 from alpha_func.tree import Tree
 
 MAX_RECORDINGS = 32  # of one loss
@@ -122,14 +124,12 @@ class Recorder:
 
     def __init__(self, loss: Callable[..., Tensor]):
         self._loss = loss
-        self._frame: Callable[..., Any] | None = None
+        self._frame: Function | None = None
         self._function: types.FunctionType = _calls_the_loss  # type: ignore[assignment]
         self._others: list[Any] = []  # frames whose recordings read other values
         self._asked: list[Recording] = []  # those whose guards are asked without a call
 
-    def __call__(
-        self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Recording, Sequence[Tensor]]:
+    def __call__(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Recording, Sequence[Tensor]]:
         """Look a call up, or record it; outside of transforms and modes.
 
         Args:
@@ -140,8 +140,9 @@ class Recorder:
             CaptureError: Dynamo cannot record the loss.
         """
         names = self.names(params, args, kwargs)
-        # Dynamo's caches are for one thread at a time, and no other has its parameters in a module then.
-        with ALONE, layers_by_parts, torch.enable_grad():  # the loss's own no_grad is to be told from the caller's
+        # Dynamo's caches are for one thread at a time, and no other has its parameters in a module then. The loss's own
+        # no_grad is to be told from the caller's.
+        with ALONE, layers_by_parts, no_global_backward_hooks(), torch.enable_grad():
             found = self.known(names)
             if found is not None:
                 return found
@@ -150,7 +151,7 @@ class Recorder:
                 self._asked = [*self._asked[-MAX_RECORDINGS + 1 :], recording]
         return recording, inputs
 
-    def names(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def names(self, params: Tree, args: Args, kwargs: Kwargs) -> dict[str, Any]:
         """A call as ``known`` takes it."""
         return dict(zip(_NAMES, (self._loss, params, args, kwargs), strict=True))
 
@@ -186,7 +187,7 @@ class Recorder:
                 raise CaptureError(f"{_SWITCHED_OFF}, or {EAGER}")
             self._frame = None
 
-    def _new_frame(self) -> Callable[..., Any]:
+    def _new_frame(self) -> Function:
         for function, composition in BEFORE_RECORDING.items():
             torch_private.substitute(function, composition)
         recorded: list[Recording] = []
@@ -214,7 +215,7 @@ def the_loss(value: Tensor) -> Tensor:
     return value.detach()
 
 
-def _calls_the_loss(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _calls_the_loss(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> Tensor:
     return the_loss(loss(params, *args, **kwargs))
 
 
