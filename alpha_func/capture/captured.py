@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from alpha_func import torch_private, tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.program import Call, Program, program_of, raise_its_own_error, require_apart
 from alpha_func.capture.running.engine import Captured
 from alpha_func.capture.running.first_use import FirstUse
@@ -57,7 +58,7 @@ class CapturedLoss(LossOfLoss):
         }
         return partial(capture, **options), (self.loss,)
 
-    def __call__(self, params: Tree, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, params: Tree, *args: object, **kwargs: object) -> Tensor:
         """The loss, by its program."""
         if torch.compiler.is_dynamo_compiling():  # a loss of a loss is captured whole
             return self.loss(params, *args, **kwargs)
@@ -74,7 +75,7 @@ class CapturedLoss(LossOfLoss):
         whole = Captured(self.loss, self._schemes, self.backend, self._first_use, by_strategy)
         return ByPlacement(whole, self._sharded)
 
-    def program(self, params: Tree, *args: Any, **kwargs: Any) -> Program:
+    def program(self, params: Tree, *args: object, **kwargs: object) -> Program:
         """The program of this call, captured now if it has not been; print it to read it."""
         return self.lookup(params, args, kwargs)[0]
 
@@ -88,7 +89,7 @@ class CapturedLoss(LossOfLoss):
         """
         return FrozenLoss(self)
 
-    def lookup(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
+    def lookup(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Program, list[Tensor]]:
         """The program for these arguments and its inputs: parameters, state as it is now, tensor arguments."""
         _refuse_autocast()
         flat = type(params) is dict and is_outside()
@@ -114,11 +115,11 @@ class CapturedLoss(LossOfLoss):
             self._stand_ins.keep(names, tensors, lambda: self._recorder.names(*tree.map(stand_in, call)))
         return program, [*leaves[:count], *state, *[leaf for leaf in leaves[count:] if isinstance(leaf, Tensor)]]
 
-    def _schemes(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Schemes, list[Tensor]]:
+    def _schemes(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Schemes, list[Tensor]]:
         program, inputs = self.lookup(params, args, kwargs)
         return program.schemes, inputs
 
-    def _recorded(self, call: Call) -> tuple[Recording, Sequence[Any]]:
+    def _recorded(self, call: Call) -> tuple[Recording, Sequence[object]]:
         """The recording of a call, lowered, and its inputs."""
         try:
             recording, inputs = self._recorder(*call)
@@ -135,7 +136,7 @@ class CapturedLoss(LossOfLoss):
                 message = tried(str(error), lambda strategy: by(strategy).quadratic(params, params, *call[1:]))
             raise CaptureError(message) from error
 
-    def _program(self, recording: Recording, inputs: Sequence[Any], params: Tree) -> tuple[Program, list[Tensor]]:
+    def _program(self, recording: Recording, inputs: Sequence[object], params: Tree) -> tuple[Program, list[Tensor]]:
         """The program of a recording, and the tensors that it reads besides its arguments."""
         program, state = recording.lowered
         held = [inputs[i] for i in state]
@@ -167,7 +168,7 @@ class FrozenLoss(CapturedLoss):
     def __reduce__(self) -> Any:
         return FrozenLoss, (self._guarded,)
 
-    def lookup(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
+    def lookup(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Program, list[Tensor]]:
         """The program for such arguments and its inputs: parameters, state as it was found, tensor arguments."""
         _refuse_autocast()
         flat = type(params) is dict
@@ -250,14 +251,14 @@ def _refuse_autocast() -> None:
         )
 
 
-def _refuse_kinds(leaves: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _refuse_kinds(leaves: list[Any], args: Args, kwargs: Kwargs) -> None:
     """At every call: Dynamo's guards on a nested tensor end the process."""
     for leaf in leaves:
         if isinstance(leaf, Tensor) and (leaf.is_nested or leaf.is_quantized):
             refuse_kinds(args, kwargs)
 
 
-def _operators(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[str]:
+def _operators(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> set[str]:
     assert isinstance(loss, CapturedLoss)
     program = loss.program(params, *args, **kwargs)
     if program.schemes.misled:

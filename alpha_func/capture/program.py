@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.active import active_nodes, operator_name
 from alpha_func.capture.builder.active import unverified as unverified_in
 from alpha_func.capture.running.schemes import Schemes
@@ -31,7 +32,7 @@ from alpha_func.transforms.validation import scalar_loss
 from alpha_func.tree import Tree
 
 _NAMES = re.compile(r"[^\W\d]\w*")
-Call = tuple[Tree, tuple[Any, ...], dict[str, Any]]  # params, args, kwargs
+Call = tuple[Tree, Args, Kwargs]  # params, args, kwargs
 
 
 class Program:
@@ -141,7 +142,7 @@ def program_of(
 def raise_its_own_error(loss: Callable[..., Tensor], call: Call) -> None:
     """Raise the error that the loss itself raises, or that its value is not a loss, where there is one."""
 
-    def copied(leaf: Any) -> Any:  # a loss may differentiate within, or write to what is no leaf of a graph
+    def copied(leaf: object) -> Any:  # a loss may differentiate within, or write to what is no leaf of a graph
         return leaf.detach().requires_grad_(leaf.requires_grad).clone() if isinstance(leaf, Tensor) else leaf
 
     with aside(), torch.enable_grad():

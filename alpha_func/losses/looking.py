@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.errors import ImpureLossError
 from alpha_func.losses.memory import NOWHERE, Memory, storage
 from alpha_func.torch_private import TorchDispatchMode, dispatch_modes, is_written, writes_in_place
@@ -41,7 +42,7 @@ class Look(TorchDispatchMode):
         self._parameters.append(Memory(named))
         self._made.update(map(storage, own))
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         """The operator, if it may run."""
         kwargs = kwargs or {}
         taken = _tensors((args, kwargs))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.errors import ImpureLossError, StrategyError, warn
 from alpha_func.losses.kinds import refuse_kinds
 from alpha_func.losses.looking import looking
@@ -32,7 +33,7 @@ _DIFFERENTIATE_A_BACKWARD = ("forward_over_reverse", "reverse_over_reverse")
 _warned: set[str] = set()
 
 
-Operators = Callable[[Callable[..., Tensor], Tree, tuple[Any, ...], dict[str, Any]], set[str]]
+Operators = Callable[[Callable[..., Tensor], Tree, Args, Kwargs], set[str]]
 
 # Not formulas: the bookkeeping of autograd for in-place writes and casts, and what stands for no gradient.
 _BOOKKEEPING = {"CopyBackwards", "CopySlices", "NotImplemented", "UndefinedGrad", "ToCopyBackward0", "AliasBackward0"}
@@ -59,9 +60,7 @@ class Guard:
         self._looked_at: set[Any] = set()
         self._judged: set[frozenset[str]] = set()
 
-    def __call__(
-        self, loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> "Seen":
+    def __call__(self, loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> "Seen":
         """Look at one call of the loss."""
         if self._name is None:  # the caller's own strategy
             return Seen(None)
@@ -187,9 +186,7 @@ class Seen:
         return tuple(operator_of(name) for name in sorted(self._names & _WRONG_THIRD))
 
 
-def formulas(
-    loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[set[str], Plainly | None]:
+def formulas(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> tuple[set[str], Plainly | None]:
     """PyTorch's formulas that a backward pass of the loss runs, and the loss as plain autograd has it."""
     leaves = requiring_grad(params)
     with torch.enable_grad(), Watched():
@@ -252,7 +249,7 @@ def _keep(kept: set[Any], new: Any) -> None:
     kept.add(new)
 
 
-def key_of(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def key_of(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> Any:
     """A signature of a call, and the mode of the module."""
     source = module_loss_of(loss)
     mode = source is not None and source.model.training

@@ -4,13 +4,13 @@ They look at values, or would become operators of their own.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alpha_func.calls import Function
 from alpha_func.capture.tracing.groups import grouped_mm
 from alpha_func.torch_private import checkpoint_generator
 
@@ -71,12 +71,12 @@ def corrcoef(x: Tensor) -> Tensor:
     return (c / deviation[:, None] / deviation).clamp(-1, 1)
 
 
-def not_checkpointed(module: Any, *args: Any, **kwargs: Any) -> Any:
+def not_checkpointed(module: object, *args: object, **kwargs: object) -> Any:
     """What ``torch.distributed``'s composable checkpoint wraps around a module: a program holds no activations."""
     yield
 
 
-BEFORE_RECORDING: dict[Any, Callable[..., Any]] = {
+BEFORE_RECORDING: dict[Function, Function] = {
     F.gaussian_nll_loss: gaussian_nll_loss,
     torch.corrcoef: corrcoef,
     torch.cov: cov,

@@ -4,12 +4,11 @@ Each has the arguments and outputs of the operator it stands for; what it differ
 """
 
 import cmath
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from alpha_func.calls import Function
 from alpha_func.errors import CaptureError
 from alpha_func.torch_private import get_decompositions
 
@@ -206,7 +205,7 @@ def triangular_solve(
     return x, a.expand(*x.shape[:-2], *a.shape[-2:]).clone()
 
 
-BY_OPERATOR: dict[Any, Callable[..., Any]] = {
+BY_OPERATOR: dict[Function, Function] = {
     aten._cdist_forward.default: cdist,
     aten._euclidean_dist.default: euclidean_dist,
     aten._native_batch_norm_legit.default: native_batch_norm,

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from alpha_func import torch_private, tree
+from alpha_func.calls import Args, Function, Kwargs
 from alpha_func.capture.tracing import reads
 from alpha_func.capture.tracing.reads import read_of
 
 
-def changes() -> list[tuple[Any, str, Callable[..., Any]]]:
+def changes() -> list[tuple[Any, str, Function]]:
     """The owner, the name of its method, and ours of that."""
     from torch._dynamo.symbolic_convert import InliningInstructionTranslator
     from torch._dynamo.variables import builder
@@ -51,10 +52,10 @@ def _own_globals(of_module: Callable[[Any, str], Any]) -> Callable[[Any, str], A
     return found
 
 
-def _inputs_may_require_grad(of_intermediates: Callable[..., Any]) -> Callable[..., Any]:
+def _inputs_may_require_grad(of_intermediates: Function) -> Function:
     """Record ``requires_grad_`` of an input, which is an alias here."""
 
-    def requires_grad_(self: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
+    def requires_grad_(self: Any, tx: Any, *args: object, **kwargs: object) -> Any:
         source, self.source = self.source, None
         try:
             return of_intermediates(self, tx, *args, **kwargs)
@@ -64,10 +65,10 @@ def _inputs_may_require_grad(of_intermediates: Callable[..., Any]) -> Callable[.
     return requires_grad_
 
 
-def _leaves_may_be_made(call_function: Callable[..., Any]) -> Callable[..., Any]:
+def _leaves_may_be_made(call_function: Function) -> Function:
     """Record ``torch.zeros(..., requires_grad=True)`` as the two calls that it is."""
 
-    def call(self: Any, tx: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    def call(self: Any, tx: Any, args: Args, kwargs: Kwargs) -> Any:
         wanted = kwargs.get("requires_grad")
         if wanted is None or not wanted.is_python_constant() or not wanted.as_python_constant():
             return call_function(self, tx, args, kwargs)
@@ -77,11 +78,11 @@ def _leaves_may_be_made(call_function: Callable[..., Any]) -> Callable[..., Any]
     return call
 
 
-def _numbers_are_read(as_symbols: Callable[..., Any]) -> Callable[..., Any]:
+def _numbers_are_read(as_symbols: Function) -> Function:
     """The whole number, or list of numbers, that a tensor holds, as it is in this call."""
     from torch._dynamo.variables.base import VariableTracker
 
-    def numbers(self: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
+    def numbers(self: Any, tx: Any, *args: object, **kwargs: object) -> Any:
         node = self.as_proxy().node
         whole = not (node.meta["example_value"].is_floating_point() or node.meta["example_value"].is_complex())
         read = read_of(node) if whole and not args and not kwargs else None
@@ -93,11 +94,11 @@ def _numbers_are_read(as_symbols: Callable[..., Any]) -> Callable[..., Any]:
     return numbers
 
 
-def _masks_are_counted(get_fake_value: Callable[..., Any]) -> Callable[..., Any]:
+def _masks_are_counted(get_fake_value: Function) -> Function:
     """The shape that entries taken by a mask have in this call."""
     from torch._dynamo.utils import run_node
 
-    def found(node: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
+    def found(node: Any, tx: Any, *args: object, **kwargs: object) -> Any:
         masks = reads.masks_of(node) if "example_value" not in node.meta else []
         counts = [read_of(mask, torch.count_nonzero) for mask in masks]
         counted = [read for read in counts if read is not None]

@@ -6,10 +6,11 @@ convention which of them a derivative follows: PyTorch's gradient and its forwar
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from alpha_func.calls import Function
 
 aten = torch.ops.aten
 
@@ -88,7 +89,7 @@ def prelu(x: Tensor, weight: Tensor) -> Tensor:
     return torch.where(x > 0, x, weight * x)
 
 
-BY_OPERATOR: dict[Any, Callable[..., Any]] = {
+BY_OPERATOR: dict[Function, Function] = {
     aten._prelu_kernel.default: prelu,
     aten.clamp.Tensor: clamp,
     aten.clamp_max.Tensor: clamp_max,
