@@ -101,12 +101,22 @@ def unrounded(x):
     return (x * 1e6).square().sum() - 1e12 * x.square().sum()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def normal(dtype):
+    return torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+
+
+def test_a_cancellation_in_float16_is_not_refused():
+    x = normal(torch.float16)
+
+    def loss(x):
+        return (x * 3).sum() - 3 * x.sum()
+
+    assert abs(capture(loss)(x) - loss(x)) <= 1e-2 * x.abs().sum()
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype is not torch.float16], ids=str)
 def test_a_loss_near_zero_by_cancellation_is_not_refused(dtype, monkeypatch):
-    x = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
-    if dtype is torch.float16:
-        capture(lambda x: (x * 3).sum() - 3 * x.sum())(x)
-        return
+    x = normal(dtype)
     program = capture(unrounded).program(x).graph
     monkeypatch.setattr(agreement, "_near", lambda *_: False)  # its value and the loss's are the same to the last bit
     spread = agreement.spread_of(program, None, [x], program(x))
