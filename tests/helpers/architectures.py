@@ -121,9 +121,9 @@ def verdict(example: Example, direction: Tree, truth: Truths, way: str) -> str:
     loss, params = functional_loss(example.module, loss_of=example.loss_of)
     if not way.startswith("captured"):
         return checked(loss, params, example, direction, truth)
-    cell = checked(capture(loss, strict=True), params, example, direction, truth)
+    cell = checked(capture(loss, strict=True, trust=example.trust), params, example, direction, truth)
     if cell.startswith("unswept"):
-        slower = checked(capture(loss), params, example, direction, truth)
+        slower = checked(capture(loss, trust=example.trust), params, example, direction, truth)
         return f"{slower}, by double backward{cell.removeprefix('unswept')}" if slower == "yes" else slower
     return cell
 

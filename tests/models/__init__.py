@@ -15,11 +15,15 @@ Make = Callable[[], "Example"]
 
 
 class Example(NamedTuple):
-    """A module, its batch, and the loss that is made of both; without ``loss_of``, the module's own."""
+    """A module, its batch, and the loss that is made of both; without ``loss_of``, the module's own.
+
+    trust: what ``capture`` is to trust.
+    """
 
     module: nn.Module
     batch: tuple[Any, ...] | dict[str, Any]
     loss_of: Callable[..., Any] | None = None
+    trust: tuple[Any, ...] = ()
 
     @property
     def call(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -36,7 +40,7 @@ class Example(NamedTuple):
                 return {key: cast(x) for key, x in value.items()}
             return type(value)(map(cast, value)) if isinstance(value, list | tuple) else value
 
-        return Example(copy.deepcopy(self.module).to(dtype), cast(self.batch), self.loss_of)
+        return self._replace(module=copy.deepcopy(self.module).to(dtype), batch=cast(self.batch))
 
 
 class Architecture(NamedTuple):

@@ -68,7 +68,6 @@ causal(
     max_position_embeddings=16,
     word_embed_proj_dim=8,
 )
-causal("BLOOM", "bloom", hidden_size=8, n_layer=1, n_head=2)
 causal("Falcon", "falcon", hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
 causal("MPT", "mpt", d_model=8, n_layers=1, n_heads=2, max_seq_len=16)
 causal("Llama", "llama", **LLAMA)
@@ -127,3 +126,12 @@ translating(
     max_encoder_position_embeddings=16,
     max_decoder_position_embeddings=16,
 )
+
+
+@architecture("BLOOM", f"{PADDED}, trust=[GeLUFunction]")
+def bloom():
+    """Le Scao et al., 2022. Its activation is an autograd.Function in train mode."""
+    model = tiny("bloom", "BloomForCausalLM", **TOKENS, hidden_size=8, n_layer=1, n_head=2)
+    from transformers.models.bloom.modeling_bloom import GeLUFunction
+
+    return Example(model, padded(), trust=(GeLUFunction,))

@@ -32,16 +32,19 @@ def waves() -> torch.Tensor:
     return torch.randn(2, 160)
 
 
-def sound_classifier(name: str, kind: str, head: str, **config: Any) -> None:
-    """Enter a classifier of sounds."""
-    architecture(name, "labels")(
-        lambda: Example(
-            tiny(kind, head, num_labels=3, **WAV, **config), {"input_values": waves(), "labels": torch.tensor([0, 2])}
-        )
-    )
+def sound_classifier(name: str, kind: str, head: str, frozen: bool = True, **config: Any) -> None:
+    """Enter a classifier of sounds; ``frozen``: its convolutions are, as fine-tuning has them."""
+
+    @architecture(name, "labels, feature encoder frozen" if frozen else "labels")
+    def make():
+        model = tiny(kind, head, num_labels=3, **WAV, **config)
+        if frozen:
+            model.freeze_feature_encoder()
+        return Example(model, {"input_values": waves(), "labels": torch.tensor([0, 2])})
 
 
 sound_classifier("Wav2Vec2", "wav2vec2", "Wav2Vec2ForSequenceClassification")
+sound_classifier("Wav2Vec2, all of it trained", "wav2vec2", "Wav2Vec2ForSequenceClassification", frozen=False)
 sound_classifier("HuBERT", "hubert", "HubertForSequenceClassification")
 sound_classifier("WavLM", "wavlm", "WavLMForSequenceClassification", num_buckets=8, max_bucket_distance=16)
 sound_classifier("SEW", "sew", "SEWForSequenceClassification", squeeze_factor=2)
