@@ -14,7 +14,7 @@ from alpha_func.capture import capture
 from alpha_func.experiment.beyond import Beyond
 from alpha_func.experiment.data import Data
 from alpha_func.experiment.optimizers import Algorithm
-from alpha_func.experiment.other_samples import Elsewhere
+from alpha_func.experiment.other_samples import OtherSamples
 from alpha_func.experiment.rate import Rate
 from alpha_func.experiment.settings import CAPTURED, Experiment
 from alpha_func.experiment.steppers import Measured, Stateful, SteepestDescent, Stepper
@@ -127,7 +127,7 @@ class Training:
         self._experiment, self._loss = experiment, loss
         self._stepper = _stepper(experiment, algorithm, loss, func.grad(plain_loss))
         self._lines = line_steps(experiment, steps_of(experiment, data))
-        self._elsewhere = Elsewhere(experiment, data, loss)
+        self._other_samples = OtherSamples(experiment, data, loss)
         self._rate = Rate(experiment, algorithm)
         self._beyond = Beyond(experiment, algorithm, loss, plain_loss)
 
@@ -167,7 +167,7 @@ class Training:
             self._rate.gained(measured, loss_after)
         if observed:
             lr = self._rate.lr
-            others = self._elsewhere(params, measured, batch.held_out, batch.step, lr)
+            others = self._other_samples(params, measured, batch.held_out, batch.step, lr)
             others |= self._beyond(params, measured, before, x, y, lr)
             record = _record(batch, algorithm, measured, others, lr, loss_after)
             line = None

@@ -99,7 +99,7 @@ class Meter:
         """The gradient at θ of the loss itself, by no program."""
         params = {name: value.detach().requires_grad_() for name, value in theta.items()}
         with self._at(params, batch) as (args, kwargs):
-            with Watched():  # hooks on gradients are no part of it
+            with Watched():  # hooks on gradients do not belong to it
                 value = scalar_loss(self._loss.over(theta), args, kwargs)(params)
             grads = torch.autograd.grad(value, list(params.values()), materialize_grads=True)
         return dict(zip(theta, grads, strict=True))

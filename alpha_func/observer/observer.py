@@ -1,7 +1,7 @@
 """α* of the steps of a training loop that exists already.
 
     θ, θ⁺   the parameters before and after a step of the optimizer
-    d       the step that was taken, θ⁺ − θ: α = 1 is the step as it is
+    d       the step that was taken, θ⁺ − θ: α = 1 is the step itself
 
 The observer sits on the optimizer's step hooks: it keeps θ before a step that is to be measured, and measures after it.
 So d is the very step that the loop took, whatever made it: any optimizer, clipping, a GradScaler, a scheduler.

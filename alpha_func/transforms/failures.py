@@ -48,7 +48,7 @@ def run(
 ) -> T:
     """``attempt(strategy)``, a failure of PyTorch's in it raised as a StrategyError.
 
-    An error of the loss itself comes through as it is, and so does one whose operator cannot be named. So does one in
+    An error of the loss itself comes through unchanged, and so does one whose operator cannot be named. So does one in
     ``own``, where the attempt puts the errors of the caller's code that it ran besides the loss. ``captured`` is the
     attempt on the captured loss.
     """

@@ -178,7 +178,7 @@ class Seen:
         """The operators of the program, or the formulas that have been seen."""
         return self._operators | self._names
 
-    def third(self) -> tuple[str, ...]:
+    def wrong_thrice(self) -> tuple[str, ...]:
         """The operators whose third derivative is wrong; warns of those that nobody knows, now that they have run."""
         for unknown in sorted(self._names.difference(table("derivative"), _BOOKKEEPING)):
             if not unknown.endswith(ONCE):
@@ -204,9 +204,9 @@ def twice_exact(value: Tensor) -> bool:
     return all(known.get(name, {}).get("reverse_over_reverse") == "exact" for name in names)
 
 
-def sealed(number: Tensor, third: tuple[str, ...]) -> Tensor:
+def sealed(number: Tensor, wrong_thrice: tuple[str, ...]) -> Tensor:
     """A second derivative that raises when it is differentiated, where a third derivative of an operator is wrong."""
-    return _Sealed.apply(number, ", ".join(third)) if third else number  # type: ignore[no-untyped-call]
+    return _Sealed.apply(number, ", ".join(wrong_thrice)) if wrong_thrice else number  # type: ignore[no-untyped-call]
 
 
 class _Sealed(torch.autograd.Function):

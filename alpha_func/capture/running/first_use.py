@@ -85,7 +85,7 @@ class FirstUse:
             warn(message + _INSTEAD, CaptureWarning)
 
     def _unproven(self, scheme: Scheme, backend: str, lacking: NoEvidence) -> Runnable:
-        """The scheme as it is: there is nothing to compare it with, here or at any call."""
+        """The scheme unproven: there is nothing to compare it with, here or at any call."""
         run = scheme.ready(backend)
         if lacking.lasting:
             if self.strict:
@@ -105,7 +105,7 @@ class FirstUse:
             return "the sweep"
         with aside():
             return culprit(
-                scheme.whole,
+                scheme.with_before,
                 operators,
                 backend,
                 lambda run, program: compared.doubt(_like(scheme, run, program), away=away) is None,
