@@ -116,7 +116,7 @@ def check_quadratic(
     plain = checked = loss_in_double(loss.loss if isinstance(loss, CapturedLoss) else loss)
     params, direction, args, kwargs = tree.map(doubled, (params, direction, args, kwargs))
     if isinstance(loss, CapturedLoss):
-        checked = capture(plain, backend=loss.backend, unverified=True)
+        checked = loss.over(plain)
     quadratic = quadratic_along(checked, strategy=strategy)(params, direction, *args, **kwargs)
     route, other = _independent(plain, captured, strategy or DEFAULT_STRATEGY, params, direction, args, kwargs)
 

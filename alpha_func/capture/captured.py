@@ -1,6 +1,6 @@
 """A captured loss: the programs that it is, looked up at every call, and what answers for it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from alpha_func.capture.sharded.made import AT_USE, Gathering
 from alpha_func.capture.tracing.outside import is_outside, outside, plain, stand_in
 from alpha_func.capture.tracing.recording import MAX_RECORDINGS, Recorder, Recording
 from alpha_func.capture.tracing.refusal import tried
+from alpha_func.capture.trust import Trusted, names_of, require_right, require_trust
 from alpha_func.errors import CaptureError, StrategyError, warn
 from alpha_func.losses.draws import ALONE
 from alpha_func.losses.kinds import refuse_kinds
@@ -37,12 +38,21 @@ class CapturedLoss(LossOfLoss):
     """What ``capture`` returns: a loss, and the programs it has been captured as."""
 
     def __init__(
-        self, loss: Callable[..., Tensor], *, backend: str, strict: bool, unverified: bool, gathering: Gathering
+        self,
+        loss: Callable[..., Tensor],
+        *,
+        backend: str,
+        strict: bool,
+        unverified: bool,
+        gathering: Gathering,
+        trust: frozenset[Any] = frozenset(),
+        checked: bool = False,
     ):
         self.loss, self.backend = loss, backend
         self._first_use = FirstUse(strict)
         self._unverified = unverified
-        self._recorder = Recorder(loss)
+        self._trust, self._checked = trust, checked
+        self._recorder = Recorder(loss, trust)
         self._stand_ins = Layouts[dict[str, Any]]()  # calls without values, for the guards to look at
         self._gathering = gathering
         self._sharded = Sharded(loss, backend=backend, strict=strict, unverified=unverified, gathering=gathering)
@@ -55,6 +65,7 @@ class CapturedLoss(LossOfLoss):
             "strict": self._first_use.strict,
             "unverified": self._unverified,
             "gathering": self._gathering,
+            "trust": self._trust,
         }
         return partial(capture, **options), (self.loss,)
 
@@ -78,6 +89,18 @@ class CapturedLoss(LossOfLoss):
     def program(self, params: Tree, *args: object, **kwargs: object) -> Program:
         """The program of this call, captured now if it has not been; print it to read it."""
         return self.lookup(params, args, kwargs)[0]
+
+    def over(self, loss: Callable[..., Tensor]) -> "CapturedLoss":
+        """Another loss captured in the same way, but for what is refused: that is not asked again."""
+        return CapturedLoss(
+            loss,
+            backend=self.backend,
+            strict=False,
+            unverified=True,
+            gathering=self._gathering,
+            trust=self._trust,
+            checked=True,
+        )
 
     def frozen(self) -> "FrozenLoss":
         """The same loss for a caller who knows that nothing changes but the arguments: looked up by these alone.
@@ -126,8 +149,13 @@ class CapturedLoss(LossOfLoss):
             if recording.lowered is None:
                 with ALONE:
                     if recording.lowered is None:
-                        recording.lowered = program_of(self.loss, recording, inputs, call, unverified=self._unverified)
+                        allowed = names_of(self._trust)
+                        recording.lowered = program_of(
+                            self.loss, recording, inputs, call, unverified=self._unverified, trusted=allowed
+                        )
                         self._count()
+                        if self._trust and not self._checked:
+                            require_right(self.loss, self.over, *call)
             return recording, inputs
         except CaptureError as error:
             raise_its_own_error(self.loss, call)
@@ -168,6 +196,10 @@ class FrozenLoss(CapturedLoss):
     def __reduce__(self) -> Any:
         return FrozenLoss, (self._guarded,)
 
+    def over(self, loss: Callable[..., Tensor]) -> CapturedLoss:
+        """As of the loss that is frozen."""
+        return self._guarded.over(loss)
+
     def lookup(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Program, list[Tensor]]:
         """The program for such arguments and its inputs: parameters, state as it was found, tensor arguments."""
         _refuse_autocast()
@@ -203,6 +235,7 @@ def capture(
     strict: bool = False,
     unverified: bool = False,
     gathering: Gathering = AT_USE,
+    trust: Collection[Trusted] | Trusted = (),
 ) -> CapturedLoss:
     """The loss as a program of primitive operators, whose derivatives of every order are right.
 
@@ -220,6 +253,8 @@ def capture(
         backend: what runs the programs of the transforms: "eager", operator by operator, or "inductor", compiled.
         strict: raise where a transform's program cannot be proven, instead of a warning and double backward.
         unverified: allow operators whose second derivatives have not been verified.
+        trust: functions (subclasses of ``torch.autograd.Function``) and operators (``torch.ops.library.name``) whose
+            derivatives are those of their values; ``check_quadratic`` checks it at the first call of every program.
         gathering: of parameters that are sharded (DTensors, docs/many_processes.md): how far ahead, and in which dtype.
 
     Returns:
@@ -240,7 +275,8 @@ def capture(
     require_callable("loss", loss, "(params, *args, **kwargs)")
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown: choose from {', '.join(BACKENDS)}")
-    return CapturedLoss(loss, backend=backend, strict=strict, unverified=unverified, gathering=gathering)
+    trusted = require_trust(trust)
+    return CapturedLoss(loss, backend=backend, strict=strict, unverified=unverified, gathering=gathering, trust=trusted)
 
 
 def _refuse_autocast() -> None:

@@ -6,7 +6,7 @@ ones are. A recorded loss is lowered to primitives before anything is differenti
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -85,6 +85,7 @@ def program_of(
     call: LossCall,
     *,
     unverified: bool,
+    trusted: Collection[str] = (),
     has_values: bool = True,
 ) -> tuple[Program, list[int]]:
     """A recording as a program, whose value has been compared with the loss's own.
@@ -130,7 +131,7 @@ def program_of(
         raise CaptureError(f"loss must return a real scalar, got shape {tuple(value.shape)}, {value.dtype}")
     _name_inputs(graph, params, [recording.sources[i] for i in state])
     if not unverified:
-        _require_verified(graph, count)
+        _require_verified(graph, count, trusted)
     traced.recompile()
     program = Program(traced, count, _seed(loss, graph))
     program.by_value = recording.by_value
@@ -172,12 +173,12 @@ def _seed(loss: Callable[..., Tensor], graph: fx.Graph) -> int | None:
     )
 
 
-def _require_verified(graph: fx.Graph, params: int) -> None:
-    found = unverified_in(graph, params)
+def _require_verified(graph: fx.Graph, params: int, trusted: Collection[str]) -> None:
+    found = [name for name in unverified_in(graph, params) if name not in trusted]
     if found:
         raise CaptureError(
             f"{', '.join(found)}: no decomposition into simpler operators, and no verified second derivative; write it "
-            "in simpler operators, or use capture(..., unverified=True) and check the result with check_quadratic"
+            "in simpler operators, or use capture(..., trust=[the operator]), which is then checked, or unverified=True"
         )
 
 

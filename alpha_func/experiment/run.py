@@ -18,19 +18,12 @@ from alpha_func.experiment import lines, other_samples
 from alpha_func.experiment.data import Data, load
 from alpha_func.experiment.folder import CONFIGURATION, LINES, STATE, STEPS, new_run, old_run, written_whole
 from alpha_func.experiment.interrupts import Interrupts
+from alpha_func.experiment.minibatches import Batch, batches, steps_of
 from alpha_func.experiment.optimizers import InputError
 from alpha_func.experiment.record_files import read_records
 from alpha_func.experiment.settings import Experiment, check_memory, network
 from alpha_func.experiment.summary import Course, cost, course
-from alpha_func.experiment.training import (
-    Batch,
-    Observation,
-    Training,
-    batches,
-    plain_step_seconds,
-    steps_of,
-    training_loss,
-)
+from alpha_func.experiment.training import Observation, Training, plain_step_seconds, training_loss
 from alpha_func.observer.line_file import LineFile
 from alpha_func.observer.loggers import CSVLog
 

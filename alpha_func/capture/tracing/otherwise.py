@@ -5,7 +5,10 @@ can record here.
 """
 
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -17,20 +20,23 @@ from alpha_func.capture.tracing import reads
 from alpha_func.capture.tracing.reads import read_of
 
 
-def changes() -> list[tuple[Any, str, Function]]:
-    """The owner, the name of its method, and ours of that."""
-    from torch._dynamo.symbolic_convert import InliningInstructionTranslator
+def changes(trust: Collection[Any]) -> list[tuple[Any, str, Function]]:
+    """The owner, the name of its method, and ours of that; ``trust``: functions that are recorded as their forward."""
+    from torch._dynamo.symbolic_convert import InliningInstructionTranslator, InstructionTranslatorBase
     from torch._dynamo.variables import builder
+    from torch._dynamo.variables.misc import AutogradFunctionVariable
     from torch._dynamo.variables.tensor import TensorVariable
     from torch._dynamo.variables.torch import TorchInGraphFunctionVariable
 
     return [
+        (InstructionTranslatorBase, "setup_or_before_with", _locks_are_entered),
         (InliningInstructionTranslator, "get_globals_source_and_value", _own_globals),
         (TensorVariable, "method_requires_grad_", _inputs_may_require_grad),
         (TorchInGraphFunctionVariable, "call_function", _leaves_may_be_made),
         (TensorVariable, "method_item", _numbers_are_read),
         (TensorVariable, "method_tolist", _numbers_are_read),
         (builder, "get_fake_value", _masks_are_counted),
+        (AutogradFunctionVariable, "call_apply", partial(_trusted_are_their_forward, trust)),
     ]
 
 
@@ -50,6 +56,18 @@ def _own_globals(of_module: Callable[[Any, str], Any]) -> Callable[[Any, str], A
         return names, VariableBuilder(translator, source)(names), DictGetItemSource(source, name)
 
     return found
+
+
+def _locks_are_entered(enter: Callable[..., None]) -> Callable[..., None]:
+    """Record what runs under a lock: no other thread is in a recording."""
+    from torch._dynamo.variables.ctx_manager import NullContextVariable
+
+    def entered(self: Any, *args: Any) -> None:
+        if isinstance(getattr(self.stack[-1], "value", None), _LOCKS):
+            self.stack[-1] = NullContextVariable()
+        enter(self, *args)
+
+    return entered
 
 
 def _inputs_may_require_grad(of_intermediates: Function) -> Function:
@@ -74,6 +92,24 @@ def _leaves_may_be_made(call_function: Function) -> Function:
             return call_function(self, tx, args, kwargs)
         made = call_function(self, tx, args, {name: value for name, value in kwargs.items() if value is not wanted})
         return made.call_method(tx, "requires_grad_", [], {}) if made.is_tensor() else made
+
+    return call
+
+
+def _trusted_are_their_forward(trust: Collection[Any], with_its_backward: Function) -> Function:
+    """Record the forward of a trusted ``autograd.Function`` like any other function."""
+    from torch._dynamo.source import AttrSource
+    from torch._dynamo.variables.base import VariableTracker
+    from torch._dynamo.variables.misc import AutogradFunctionContextVariable
+
+    def call(self: Any, tx: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        if self.fn_cls not in trust:
+            return with_its_backward(self, tx, args, kwargs)
+        forward = self.fn_cls.forward
+        if len(signature(forward).parameters) > len(args) + len(kwargs):  # no setup_context
+            args = [AutogradFunctionContextVariable.create(tx, args, kwargs), *args]
+        source = AttrSource(self.source, "forward") if self.source else None
+        return VariableTracker.build(tx, forward, source=source, realize=True).call_function(tx, args, kwargs)
 
     return call
 
@@ -115,6 +151,9 @@ def _masks_are_counted(get_fake_value: Function) -> Function:
             return tree.map(lambda like: _entries(like, with_grad), shapes)
 
     return found
+
+
+_LOCKS = (type(threading.Lock()), type(threading.RLock()))
 
 
 def _with_places(node: Any, count: int | None) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, fx
 
 from alpha_func import torch_private
 from alpha_func.calls import Args, Function, Kwargs
-from alpha_func.capture.tracing.before_recording import BEFORE_RECORDING
+from alpha_func.capture.tracing.before_recording import before_recording
 from alpha_func.capture.tracing.otherwise import changes
 from alpha_func.capture.tracing.refusal import EAGER, not_recorded
 from alpha_func.errors import CaptureError
@@ -120,10 +120,11 @@ class Recorder:
 
     Args:
         loss: the loss; it is neither run nor changed.
+        trust: the functions (``autograd.Function``) that are recorded as their forward.
     """
 
-    def __init__(self, loss: Callable[..., Tensor]):
-        self._loss = loss
+    def __init__(self, loss: Callable[..., Tensor], trust: frozenset[Any] = frozenset()):
+        self._loss, self._trust = loss, trust
         self._frame: Function | None = None
         self._function: types.FunctionType = _calls_the_loss  # type: ignore[assignment]
         self._others: list[Any] = []  # frames whose recordings read other values
@@ -188,7 +189,7 @@ class Recorder:
             self._frame = None
 
     def _new_frame(self) -> Function:
-        for function, composition in BEFORE_RECORDING.items():
+        for function, composition in before_recording().items():
             torch_private.substitute(function, composition)
         recorded: list[Recording] = []
 
@@ -205,7 +206,9 @@ class Recorder:
         self._function = types.FunctionType(code, names, "loss")
         never_changes = self._loss.CONSTANT if type(self._loss) is ModuleLoss else ()
         constants = tuple(f"L['loss'].{name}" for name in never_changes)
-        self._frame = torch_private.recorded_by(backend, guarded, self._function, changes(), MAX_RECORDINGS, constants)
+        self._frame = torch_private.recorded_by(
+            backend, guarded, self._function, changes(self._trust), MAX_RECORDINGS, constants
+        )
         return self._frame
 
 

@@ -246,7 +246,7 @@ def _fill_a_tensor_of_its_own(draw: fx.Node) -> None:
 
 _AUTOGRAD_FUNCTION = (
     "an autograd.Function is called: its backward may differ from the derivative of its forward, which a program would "
-    f"hold; write it in torch operators, or {EAGER}"
+    f"hold; if it does not, capture(..., trust=[the function]); else write it in torch operators, or {EAGER}"
 )
 
 
