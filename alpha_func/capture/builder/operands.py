@@ -46,7 +46,7 @@ def is_filled(x: Value) -> bool:
 def is_inexact(x: Value) -> bool:
     """Whether x is of floating point, real or complex: algebra holds for it (integers wrap around, and the sum of two
     bools is a bool), and it can have a tangent; of several tensors, whether one is."""
-    val = x.meta["val"] if isinstance(x, fx.Node) else x
+    val = x.meta.get("val") if isinstance(x, fx.Node) else x  # none of a check, which gives nothing
     if isinstance(val, (list, tuple)):
         return any(map(is_inexact, val))
     return isinstance(val, torch.Tensor) and (val.is_floating_point() or val.is_complex())
