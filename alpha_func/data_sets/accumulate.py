@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from alpha_func.capture.sharded.engine import has_shards
 from alpha_func.data_sets.additivity import Passed, PointedOut
 from alpha_func.data_sets.batches import arguments
+from alpha_func.data_sets.ranks import Idle
 from alpha_func.data_sets.weights import Weighing, Weight, weighing
 from alpha_func.errors import warn
 from alpha_func.quadratic import Quadratic
@@ -123,13 +125,16 @@ class Accumulated:
         point_out = PointedOut(self._loss, weigh, self._passed)
         earlier = _Sum(torch.zeros(3, dtype=torch.float64), 0.0, 0)
         recent: list[tuple[float, Quadratic | None]] = []
-        complete = True
+        complete, together = True, has_shards(params)
         try:
             for batch in _shown(batches) if progress else batches:
-                args, kwargs = arguments(batch)
-                w = weigh(args, kwargs)
-                found = self._along(params, direction, *args, **kwargs) if w else None  # the mean over nothing is NaN
-                if found is not None:
+                args, kwargs = arguments(batch.batch if isinstance(batch, Idle) else batch)
+                w = 0.0 if isinstance(batch, Idle) else weigh(args, kwargs)
+                # The mean over nothing is NaN; but what is sharded is gathered by all ranks together.
+                found = self._along(params, direction, *args, **kwargs) if w or together else None
+                if not w:
+                    found = None
+                if found is not None and not together:
                     point_out(params, args, kwargs, found.value)
                 recent.append((w, found))  # at once: Ctrl-C finds either all of a batch or nothing
                 if len(recent) == _RECENT:

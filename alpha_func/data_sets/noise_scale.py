@@ -95,6 +95,7 @@ def noise_scale(
     loss: Callable[..., Tensor],
     *,
     size: int = 1,
+    whole: bool = False,
     chunk_size: int = 16,
     strategy: StrategyLike | None = None,
 ) -> Callable[..., NoiseScale]:
@@ -104,6 +105,8 @@ def noise_scale(
         loss: as for ``quadratic_along``; capture it.
         size: of the pieces whose gradients are compared, in examples. Larger pieces cost less and tell less: the noise
             of a piece is that of an example over its size.
+        whole: whether the batch is all that there is, the data set that batches are drawn from: its gradient is then G
+            itself, and nothing is uncertain. Otherwise it is a sample, whose own noise is taken out.
         chunk_size: as many pieces at a time. Each takes the memory of a sweep over the whole batch; every piece keeps
             a gradient.
         strategy: as for ``quadratic_along``.
@@ -153,10 +156,10 @@ def noise_scale(
             vmap(tree.vdot, in_dims=dims)(grads, other)
             for other, dims in ((mean, (0, None)), (h_mean, (0, None)), (grads, (0, 0)))
         )
-        curved = _moments(curvatures, h_with_mean, size)
-        straight = _moments(squares, with_mean, size)
-        whole, without = (torch.cat(both, -1) for both in zip(curved, straight, strict=True))
-        return NoiseScale(whole, without)
+        moments = _of_all if whole else _moments
+        curved, straight = moments(curvatures, h_with_mean, size), moments(squares, with_mean, size)
+        found, without = (torch.cat(both, -1) for both in zip(curved, straight, strict=True))
+        return NoiseScale(found, without)
 
     return scale
 
@@ -172,6 +175,13 @@ def _moments(a: Tensor, s: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
     square_of_sum = n * s.sum()  # n²·ḡᵀHḡ
     return moments(square_of_sum, a.sum(), n), moments(square_of_sum - 2 * n * s + a, a.sum() - a, n - 1)
+
+
+def _of_all(a: Tensor, s: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """As ``_moments``, of pieces that are all there are: ḡ is G."""
+    mean_of_squares, form = a.detach().cpu().double().mean(), s.detach().cpu().double().mean()
+    moments = torch.stack([size * (mean_of_squares - form), form])
+    return moments, moments.expand(len(a), 2)
 
 
 def _cut(

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from alpha_func import tree
@@ -20,6 +21,7 @@ from alpha_func.losses.memory import NOWHERE, Memory, storage
 from alpha_func.torch_private import TorchDispatchMode, dispatch_modes, is_written, writes_in_place
 from alpha_func.whereabouts import here
 
+_FEW = 2**16
 _current: ContextVar["Look | None"] = ContextVar("look", default=None)
 
 
@@ -52,12 +54,22 @@ class Look(TorchDispatchMode):
         if writes_in_place(func):
             for tensor in _tensors(is_written(func, args, kwargs)):
                 if tensor.numel() and storage(tensor) not in self._made:
-                    what = self._given.owner(tensor) or "a tensor that it closes over"
-                    raise ImpureLossError(_WRITES.format(what=what, shape=tuple(tensor.shape), of=func, here=here()))
+                    self._refuse_write(func, tensor)
+        before = [(t, t.clone()) for t in taken if _is_small(t) and storage(t) not in self._made]
         out = func(*args, **kwargs)
+        # The schema of native_batch_norm does not say that it writes its statistics.
+        changed = [(tensor, value) for tensor, value in before if bool(((tensor != value) & (value == value)).any())]
+        for tensor, value in changed:
+            tensor.copy_(value)
+        if changed:
+            self._refuse_write(func, changed[0][0])
         foreign = set(map(storage, taken)) - self._made  # a view of what the loss has not made is not made by it either
         self._made.update(set(map(storage, _tensors(out))) - foreign)
         return out
+
+    def _refuse_write(self, func: Any, tensor: Tensor) -> None:
+        what = self._given.owner(tensor) or "a tensor that it closes over"
+        raise ImpureLossError(_WRITES.format(what=what, shape=tuple(tensor.shape), of=func, here=here()))
 
 
 @contextmanager
@@ -90,6 +102,12 @@ def look_in_progress() -> Look | None:
 def can_look() -> bool:
     """Whether nobody else, a tracer for one, watches this call."""
     return not dispatch_modes()
+
+
+def _is_small(tensor: Tensor) -> bool:
+    """Whether its values can be compared, and are few, as those are that an operator writes and does not say so."""
+    plain = type(tensor) in tree.PLAIN and tensor.layout is torch.strided and not tensor.is_meta
+    return plain and tensor.numel() < _FEW
 
 
 def _tensors(values: Any) -> list[Tensor]:

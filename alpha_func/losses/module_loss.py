@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from alpha_func import tree
 from alpha_func.losses import backward, dropout
 from alpha_func.losses.draws import seeded_rng
+from alpha_func.losses.forms import ByFunction, OwnLoss, Supervised
 from alpha_func.losses.kinds import refuse_undifferentiable
 from alpha_func.losses.looking import can_look, look_in_progress, looking
 from alpha_func.losses.restoring import restored
@@ -104,9 +104,9 @@ def functional_loss(
                 raise ValueError(backward.COUNTS.format(what))
     model: nn.Module
     if loss_of is not None:
-        model = _ByFunction(module, loss_of)
+        model = ByFunction(module, loss_of)
     else:
-        model = _OwnLoss(module) if criterion is None else Supervised(module, criterion)
+        model = OwnLoss(module) if criterion is None else Supervised(module, criterion)
     return ModuleLoss(model, tuple(params), seed), params
 
 
@@ -247,58 +247,6 @@ class Watched(TorchFunctionMode):
 
 
 _INSTEAD = {**dropout.BY_FUNCTION, **backward.BY_FUNCTION}
-
-
-class Supervised(nn.Module):
-    """(inputs, targets) -> criterion(module(inputs), targets); the criterion's buffers are state like the module's."""
-
-    def __init__(self, module: nn.Module, criterion: Callable[[Any, Any], Tensor]):
-        super().__init__()
-        self.module = module
-        self.criterion = criterion
-
-    def forward(self, inputs: Any, targets: Any, *, shift: Tensor | None = None) -> Tensor:
-        """The loss, the outputs shifted by a number: ``losses.parting``."""
-        outputs = self.module(inputs)
-        if shift is not None:
-            outputs = tree.map(partial(_shifted, shift), outputs)
-        return self.criterion(outputs, targets)
-
-
-def _shifted(shift: Tensor, leaf: Any) -> Any:
-    return leaf + shift if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) else leaf
-
-
-class _ByFunction(nn.Module):
-    """A loss that a function makes of the module and the batch."""
-
-    def __init__(self, module: nn.Module, loss_of: Callable[..., Tensor]):
-        super().__init__()
-        self.module = module
-        self.loss_of = loss_of
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self.loss_of(self.module, *args, **kwargs)
-
-
-class _OwnLoss(nn.Module):
-    """The module's own scalar output, or the loss that its output holds."""
-
-    def __init__(self, module: nn.Module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        output = self.module(*args, **kwargs)
-        if isinstance(output, Tensor):
-            return output
-        found = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
-        if found is None:
-            raise TypeError(
-                f"the module's output, a {type(output).__name__}, holds no loss: "
-                "pass the targets that make the module compute one (labels=...), or a criterion to functional_loss"
-            )
-        return found
 
 
 def _place(name: str) -> Place:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alpha_func.losses.module_loss import ModuleLoss, Supervised, module_loss_of
+from alpha_func.losses.forms import Supervised
+from alpha_func.losses.module_loss import ModuleLoss, module_loss_of
 
 SHIFT = "shift"  # the keyword of ``Supervised``
 

@@ -18,7 +18,7 @@ from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
 from alpha_func.errors import CaptureError, ImpureLossError, StrategyError
 from alpha_func.losses.kernels import twice_differentiable
-from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, functional_loss
+from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, Watched, functional_loss
 from alpha_func.observer.batches import Batch, each_tensor
 from alpha_func.observer.forwards import Beginning, as_it_began, measuring
 from alpha_func.observer.trained import Trained
@@ -107,7 +107,8 @@ class Meter:
         """The gradient at θ of the loss itself, by no program."""
         params = {name: value.detach().requires_grad_() for name, value in theta.items()}
         with self._at(params, batch) as (args, kwargs):
-            value = scalar_loss(self._loss.over(theta), args, kwargs)(params)
+            with Watched():  # hooks on gradients are no part of it
+                value = scalar_loss(self._loss.over(theta), args, kwargs)(params)
             grads = torch.autograd.grad(value, list(params.values()), materialize_grads=True)
         return dict(zip(theta, grads, strict=True))
 

@@ -220,6 +220,7 @@ class Uncaptured(Engine):
             )
             if seen.plainly is not None:
                 seen.plainly.require(*line(found, loss))
+            seen.settles()
         return found, seen
 
     def _attempt(

@@ -8,6 +8,7 @@ Which ones, under which strategy, has been measured; see ``verified.table``.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ class Guard:
             _warn_once(f"the operators of the loss could not be looked at ({type(error).__name__}: {error})")
             return seen
         seen.see(names)
-        _keep(self._looked_at, key)
+        seen.settles = partial(_keep, self._looked_at, key)
         return seen
 
     def judge(self, names: set[str], kind: str) -> None:
@@ -147,11 +148,13 @@ class Seen:
 
     Attributes:
         plainly: at a first look, the loss as plain autograd has it.
+        settles: called when the call has come out right, after which its like is not looked at again.
     """
 
     def __init__(self, guard: Guard | None, operators: Iterable[str] = ()):
         self._guard, self._names, self._operators = guard, set[str](), frozenset(operators)
         self.plainly: Plainly | None = None
+        self.settles: Callable[[], None] = lambda: None
 
     def see(self, names: set[str]) -> None:
         """Judge operators of the call."""

@@ -61,7 +61,8 @@ def main():
         for _ in range(done, steps):
             params = tree.axpy(0.5, step(params, *drawn(*whole, 64, g)).direction, params)
         done = steps
-        found = noise_scale(captured)(params, drawn(*whole, options.pieces, g), whole)
+        all_of_them = options.pieces == len(data.inputs)
+        found = noise_scale(captured, whole=all_of_them, chunk_size=64)(params, drawn(*whole, options.pieces, g), whole)
         print(f"\nafter {steps} steps, loss {float(loss(params, *whole).detach()):.4g}: {found}")
         print(f"{'B':>5}{'measured':>11}{'ε(B)':>18}{'off by':>9}{'by the proxy':>18}{'off by':>9}")
         for size in SIZES:

@@ -33,7 +33,7 @@ def test_two_processes_under_torchrun_train_and_measure_as_one_does(tmp_path):
     assert all(0 < row["alpha_all"] < row["alpha_batch"] for row in two)
 
 
-def test_parameters_that_no_process_holds_give_the_quadratic_of_the_whole_model():
+def test_parameters_that_no_process_holds_give_the_whole_quadratic():
     command = [sys.executable, *TORCHRUN, str(EXAMPLES / "sharded_parameters.py"), "--width", "15", "--depth", "2"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=env)

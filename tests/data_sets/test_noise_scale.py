@@ -79,6 +79,19 @@ def test_the_hessian_may_be_of_other_examples():
     assert torch.allclose(found.moments, expected, rtol=1e-10, atol=0)
 
 
+def test_one_examples_best_step_over_a_data_set_is_the_mean_quadratics():
+    """Every batch of one, once: the mean slope over the mean curvature along −gᵢ; nothing is estimated."""
+    case = small()
+    grads, hessian = per_example(case)
+    found = noise_scale(case.loss, whole=True)(case.params, case.args)
+    g, curvatures = grads.mean(0), torch.stack([each @ hessian @ each for each in grads])
+    rate = found.rate(1)
+    assert rate.value == pytest.approx(float(g @ g / curvatures.mean()), rel=1e-10)
+    assert rate.error == 0
+    assert found.rate(math.inf).value == pytest.approx(float(g @ g / (g @ hessian @ g)), rel=1e-10)
+    assert found.moments[2] == pytest.approx(float(torch.cov(grads.T, correction=0).trace()), rel=1e-10)
+
+
 def test_cross_entropy_and_batches_by_name_are_taken():
     torch.manual_seed(0)
     case = line(mlp([4, 5, 3]), nn.CrossEntropyLoss(), torch.randn(9, 4), torch.arange(9) % 3)

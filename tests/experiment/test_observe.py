@@ -189,7 +189,7 @@ def test_verbose_prints_what_the_notebook_printed(tmp_path, capsys):
     assert [line.split(":")[0] for line in lines if ": loss" in line] == ["epoch 0, sgd", "epoch 10, sgd"]
 
 
-def test_running_again_into_the_same_folder_is_refused_and_changes_nothing(tmp_path, capsys):
+def test_a_run_into_a_folder_of_a_run_is_refused_and_changes_nothing(tmp_path, capsys):
     observe_cli("--epochs", 1, "--out", tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert observe_cli("--epochs", 2, "--out", tmp_path) == 2

@@ -22,7 +22,7 @@ def observe_cli(*arguments):
 
 
 @pytest.mark.parametrize(("name", "strategy"), [("sgd", "reverse_over_reverse"), ("adam", "captured")])
-def test_both_are_the_live_optimizers_step_on_a_dense_hessian_of_those_samples(name, strategy, tmp_path):
+def test_both_are_the_live_step_on_a_dense_hessian_of_those_samples(name, strategy, tmp_path):
     settings = {"optimizers": (name,), "epochs": 1, "dtype": "float64", "lr": 0.03, "batch_size": 150}
     arguments = ["--optimizer", name, "--epochs", 1, "--dtype", "float64", "--lr", 0.03, "--batch-size", 150]
     asked = ["--strategy", strategy, "--holdout-batch", "--full-data", 3]

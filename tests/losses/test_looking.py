@@ -247,3 +247,17 @@ def test_a_slope_that_differs_under_a_transform_is_an_error():
 
     with pytest.raises(ImpureLossError, match="the slope of the loss"):
         quadratic_along(loss)(torch.ones(2), torch.ones(2))
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, capture], ids=["plain", "captured"])
+def test_running_statistics_that_a_loss_closes_over_are_not_written(wrap):
+    mean, var = torch.zeros(2), torch.ones(2)
+
+    def loss(w, x):
+        return F.batch_norm(x @ w, mean, var, training=True).tanh().square().sum()
+
+    quadratic, w = quadratic_along(wrap(loss)), torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ImpureLossError, match="native_batch_norm"):
+        quadratic(w, w, torch.randn(5, 3, generator=torch.Generator().manual_seed(1)))
+    assert mean.tolist() == [0, 0]
+    assert var.tolist() == [1, 1]

@@ -56,7 +56,7 @@ def inductor(program: fx.GraphModule) -> Runnable:
         return _compiled(program)
     if not all(isinstance(node.meta["val"], Tensor) for node in drawn_by):
         return eager(program)  # rrelu, whose draw is one of several outputs
-    draws, rest = _draws_first(program)
+    draws, rest = draws_first(program)
     draw, run_rest = draws.forward, _compiled(rest)
 
     def run(*inputs: Any) -> Sequence[Any]:
@@ -67,7 +67,7 @@ def inductor(program: fx.GraphModule) -> Runnable:
     return run
 
 
-def _draws_first(program: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
+def draws_first(program: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
     """The program in two: (*inputs) -> draws, in their order, by what they depend on; (*inputs, *draws) -> outputs."""
     draws = [node for node in program.graph.nodes if is_impure(node.target)]
     needed = ancestors(draws)

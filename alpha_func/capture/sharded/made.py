@@ -85,6 +85,12 @@ class Made:
         """What is gathered by each, and when; the same on ranks that may gather together."""
         return " | ".join(each.order for each in (self._sweep, self._value, self._line))
 
+    @property
+    def rounding(self) -> float:
+        """Of what is sent, where that is said."""
+        dtype = self._gathering.dtype
+        return 0.0 if dtype is None else torch.finfo(dtype).eps
+
     def value(self, *inputs: Tensor) -> Tensor:
         """L(θ)."""
         with seeded(self.seed), torch.no_grad():

@@ -26,6 +26,7 @@ from alpha_func.errors import CaptureError
 from alpha_func.losses.draws import ALONE
 from alpha_func.losses.kernels import layers_by_parts
 from alpha_func.losses.module_loss import ModuleLoss
+from alpha_func.losses.restoring import no_global_backward_hooks
 from alpha_func.tree import Tree
 
 MAX_RECORDINGS = 32  # of one loss
@@ -140,8 +141,9 @@ class Recorder:
             CaptureError: Dynamo cannot record the loss.
         """
         names = self.names(params, args, kwargs)
-        # Dynamo's caches are for one thread at a time, and no other has its parameters in a module then.
-        with ALONE, layers_by_parts, torch.enable_grad():  # the loss's own no_grad is to be told from the caller's
+        # Dynamo's caches are for one thread at a time, and no other has its parameters in a module then. The loss's own
+        # no_grad is to be told from the caller's.
+        with ALONE, layers_by_parts, no_global_backward_hooks(), torch.enable_grad():
             found = self.known(names)
             if found is not None:
                 return found

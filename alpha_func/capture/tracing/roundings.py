@@ -15,6 +15,9 @@ from torch import Tensor, fx
 from alpha_func import tree
 from alpha_func.losses.draws import seeded_rng
 
+aten = torch.ops.aten
+_EQUALITIES = {aten.eq.Tensor: False, aten.ne.Tensor: True}
+_TIED = 8  # disturbances by which two equal numbers part on the way to their comparison
 _POOL = 2**12  # noise is drawn once, and taken from another place in it at every operation
 
 
@@ -66,7 +69,12 @@ class Disturbed(fx.Interpreter):
         self._noise: dict[Any, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """The result of one operator, disturbed."""
+        """The result of one operator, disturbed; what would be equal without disturbances is."""
+        if n.target in _EQUALITIES:
+            (x, y), _ = self.fetch_args_kwargs_from_env(n)
+            if x.is_floating_point() and y.is_floating_point():
+                room = _TIED * self._size * max(rounding(x), rounding(y))
+                return ((x == y) | ((x - y).abs() <= room * torch.maximum(x.abs(), y.abs()))) ^ _EQUALITIES[n.target]
         return tree.map(self._disturbed, super().run_node(n))
 
     def _disturbed(self, value: Any) -> Any:

@@ -339,7 +339,7 @@ def test_tables_are_as_ever_in_other_threads_while_blame_leaves_rules_out(monkey
         assert other.submit(LAWS.__getitem__, aten.mul.Tensor).result() == laws
 
 
-def test_where_the_sweep_is_nan_and_pytorch_is_not_double_backward_answers():
+def test_double_backward_answers_where_the_sweep_is_nan_and_it_is_not():
     def loss(x):
         nothing = torch.where(x > x, x, torch.zeros_like(x))
         return torch.atan2(nothing * (nothing - 1), nothing[:1].expand(2)).square().sum() + x.sin().sum()
