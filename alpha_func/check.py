@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture import CapturedLoss, capture
 from alpha_func.losses.in_double import doubled, loss_in_double
 from alpha_func.quadratic import Quadratic
@@ -84,9 +84,9 @@ def check_quadratic(
     loss: Callable[..., Tensor],
     params: Tree,
     direction: Tree,
-    *args: Any,
+    *args: object,
     strategy: StrategyLike | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> QuadraticCheck:
     """Compare ``quadratic_along(loss)`` with extrapolated differences of L(θ + αd) and with an independent route.
 
@@ -116,7 +116,7 @@ def check_quadratic(
     plain = checked = loss_in_double(loss.loss if isinstance(loss, CapturedLoss) else loss)
     params, direction, args, kwargs = tree.map(doubled, (params, direction, args, kwargs))
     if isinstance(loss, CapturedLoss):
-        checked = capture(plain, backend=loss.backend, unverified=True)
+        checked = loss.over(plain)
     quadratic = quadratic_along(checked, strategy=strategy)(params, direction, *args, **kwargs)
     route, other = _independent(plain, captured, strategy or DEFAULT_STRATEGY, params, direction, args, kwargs)
 
@@ -139,8 +139,8 @@ def _independent(
     strategy: StrategyLike,
     params: Tree,
     direction: Tree,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    args: Args,
+    kwargs: Kwargs,
 ) -> tuple[str, Quadratic | None]:
     """The first that runs: the program differentiated forward, or eager strategies other than the checked one."""
     routes: list[tuple[str, Callable[..., Tensor], str]] = []

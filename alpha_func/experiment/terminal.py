@@ -1,7 +1,7 @@
 """The terminal that a command prints to: the user's own text as it is, and stderr where nobody reads stdout."""
 
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console
 
@@ -19,7 +19,7 @@ class Terminal:
         self.console = self._on(stream)
         self.gone = False
 
-    def print(self, *what: Any, wrap: bool = False) -> None:
+    def print(self, *what: object, wrap: bool = False) -> None:
         """Print text or tables.
 
         Raises:

@@ -20,7 +20,7 @@ def loss_in_double(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return ModuleLoss(model, loss.names, loss.seed)
 
 
-def doubled(leaf: Any) -> Any:
+def doubled(leaf: object) -> Any:
     """A floating tensor in double precision, anything else as it is."""
     if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
         return leaf

@@ -208,7 +208,7 @@ class _BegunAnew(LossOfLoss):
     def __init__(self, loss: ModuleLoss, begun: Callable[[], AbstractContextManager[None]]):
         self.loss, self._begun = loss, begun
 
-    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, params: Any, *args: object, **kwargs: object) -> Tensor:
         """The loss."""
         with self._begun():
             return self.loss(params, *each_tensor(torch.clone, args), **each_tensor(torch.clone, kwargs))

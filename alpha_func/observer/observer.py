@@ -167,7 +167,7 @@ class Observer:
         """The optimizers whose steps it measures as one."""
         return list(self._optimizers)
 
-    def batch(self, *args: Any, loss: float | Tensor | None = None, **kwargs: Any) -> None:
+    def batch(self, *args: object, loss: float | Tensor | None = None, **kwargs: object) -> None:
         """A batch of the step about to be taken: what the loss is called with; at once free where none is due.
 
         With a criterion ``batch(inputs, targets)``, with ``loss_of`` its arguments after the module, without either the
@@ -266,7 +266,7 @@ class Observer:
             self._failed(error)
         self._seconds = time.perf_counter() - begun
 
-    def closure_evaluated(self, loss: Any) -> None:
+    def closure_evaluated(self, loss: object) -> None:
         """Keep the gradient at θ: the optimizer may evaluate the closure elsewhere."""
         if self._before is None:
             return
@@ -339,7 +339,7 @@ class Observer:
                 "step %d was not measured, and training goes on: %s: %s", self.step, type(error).__name__, error
             )
 
-    def _guarded(self, log: Any, call: Callable[..., object], *args: Any) -> None:
+    def _guarded(self, log: object, call: Callable[..., object], *args: object) -> None:
         try:
             call(*args)
         except Exception as error:

@@ -116,7 +116,7 @@ def schedule(every: Any) -> Callable[[int], bool]:
     )
 
 
-def as_batch(value: Any) -> Batch:
+def as_batch(value: object) -> Batch:
     """A tuple of arguments, or a dict of keyword arguments, as the batch of a loss."""
     if isinstance(value, Mapping):
         return Batch((), dict(value))

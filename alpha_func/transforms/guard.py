@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.errors import ImpureLossError, StrategyError, warn
 from alpha_func.losses.kinds import refuse_kinds
 from alpha_func.losses.looking import looking
@@ -32,7 +33,7 @@ _DIFFERENTIATE_A_BACKWARD = ("forward_over_reverse", "reverse_over_reverse")
 _warned: set[str] = set()
 
 
-Operators = Callable[[Callable[..., Tensor], Tree, tuple[Any, ...], dict[str, Any]], set[str]]
+Operators = Callable[[Callable[..., Tensor], Tree, Args, Kwargs], set[str]]
 
 # Not formulas: the bookkeeping of autograd for in-place writes and casts, and what stands for no gradient.
 _BOOKKEEPING = {"CopyBackwards", "CopySlices", "NotImplemented", "UndefinedGrad", "ToCopyBackward0", "AliasBackward0"}
@@ -59,9 +60,7 @@ class Guard:
         self._looked_at: set[Any] = set()
         self._judged: set[frozenset[str]] = set()
 
-    def __call__(
-        self, loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> "Seen":
+    def __call__(self, loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> "Seen":
         """Look at one call of the loss."""
         if self._name is None:  # the caller's own strategy
             return Seen(None)
@@ -82,11 +81,11 @@ class Guard:
         refuse_kinds(args, kwargs)
         try:
             names, seen.plainly = formulas(loss, params, args, kwargs)
-        except ImpureLossError:
+        except (ImpureLossError, StrategyError):
             raise
         except Exception as error:
             with Watched():
-                loss(params, *args, **kwargs)  # the loss's own error, where it is one
+                loss(tree.map(Tensor.clone, params), *args, **kwargs)  # the loss's own error, where it is one
             _warn_once(f"the operators of the loss could not be looked at ({type(error).__name__}: {error})")
             return seen
         seen.see(names)
@@ -187,15 +186,14 @@ class Seen:
         return tuple(operator_of(name) for name in sorted(self._names & _WRONG_THIRD))
 
 
-def formulas(
-    loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[set[str], Plainly | None]:
+def formulas(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> tuple[set[str], Plainly | None]:
     """PyTorch's formulas that a backward pass of the loss runs, and the loss as plain autograd has it."""
     leaves = requiring_grad(params)
     with torch.enable_grad(), Watched():
-        with looking(leaves, (args, kwargs)) as look:
+        own = tree.map(Tensor.clone, leaves)  # autograd lets nothing write to a leaf, and says less than the look
+        with looking(own, (args, kwargs)) as look:
             look.protect([(f"params{path}", leaf) for path, leaf in tree.named_leaves(params)])
-            loss(leaves, *args, **kwargs)
+            loss(own, *args, **kwargs)
         value = loss(leaves, *args, **kwargs)  # again: some operators run another formula while they are looked at
     return nodes_of(value), Plainly.of(value, leaves)
 
@@ -205,6 +203,12 @@ def twice_exact(value: Tensor) -> bool:
     known = table("derivative")
     names = nodes_of(value) - _BOOKKEEPING
     return all(known.get(name, {}).get("reverse_over_reverse") == "exact" for name in names)
+
+
+def known_wrong(value: Tensor) -> bool:
+    """Whether double backward is known to be wrong through one of them."""
+    known = table("derivative")
+    return any(known.get(name, {}).get("reverse_over_reverse") in _WRONG for name in nodes_of(value))
 
 
 def sealed(number: Tensor, third: tuple[str, ...]) -> Tensor:
@@ -252,7 +256,7 @@ def _keep(kept: set[Any], new: Any) -> None:
     kept.add(new)
 
 
-def key_of(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def key_of(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> Any:
     """A signature of a call, and the mode of the module."""
     source = module_loss_of(loss)
     mode = source is not None and source.model.training

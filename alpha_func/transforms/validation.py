@@ -4,17 +4,18 @@ Everything is checked here, once, before any work; inner functions trust.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Function, Kwargs
 from alpha_func.losses.layouts import Layouts
 from alpha_func.shards import alike, layout
 from alpha_func.transforms.strategies import STRATEGIES, Loss, Strategy, StrategyLike
 from alpha_func.tree import Tree
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Function)
 LOSS_SIGNATURE = "(params, *args, **kwargs)"
 
 
@@ -126,7 +127,7 @@ def aligned(params: Tree, other: Tree, name: str) -> Tree:
     return other
 
 
-def _can_move(leaf: Any) -> bool:
+def _can_move(leaf: object) -> bool:
     return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
@@ -140,7 +141,7 @@ def _alike(params: Tree, other: Tree) -> bool:
     return True
 
 
-def scalar_loss(loss: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Loss:
+def scalar_loss(loss: Callable[..., Tensor], args: Args, kwargs: Kwargs) -> Loss:
     """The loss as a function of the parameters alone, which refuses a value that is not a real scalar."""
 
     def loss_of_params(params: Tree) -> Tensor:

@@ -205,7 +205,7 @@ class Captured(Engine):
         scheme: Scheme,
         operands: list[Tensor],
         case: Callable[[], Case],
-        read: Callable[[Sequence[Any]], T],
+        read: Callable[[Sequence[Tensor]], T],
         otherwise: Callable[[Engine], S],
     ) -> T | S:
         """A scheme's answer, proven at its first use; where it was given up, that of an independent engine."""

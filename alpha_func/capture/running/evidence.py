@@ -24,7 +24,7 @@ from alpha_func.capture.tracing.outside import values
 from alpha_func.capture.tracing.roundings import seeded
 from alpha_func.losses.in_double import doubled, loss_in_double
 from alpha_func.transforms.engine import Args, Kwargs, Uncaptured
-from alpha_func.transforms.guard import twice_exact
+from alpha_func.transforms.guard import known_wrong, twice_exact
 from alpha_func.transforms.tower import derivatives_along
 from alpha_func.transforms.validation import scalar_loss
 from alpha_func.tree import Tree
@@ -71,6 +71,14 @@ class Point:
             directions.append(u * scale)
         return Point(moved, None if self.direction is None else directions)
 
+    def shaken(self, params: int, seed: int) -> "Point":
+        """The parameters off by about a rounding."""
+        noise, inputs = torch.Generator().manual_seed(seed), list(self.inputs)
+        for i, θ in enumerate(self.inputs[:params]):
+            eps = torch.finfo(θ.dtype).eps
+            inputs[i] = θ * (1 + eps * torch.randn(θ.shape, generator=noise).sign().to(θ))
+        return Point(inputs, self.direction)
+
     def in_double(self) -> "Point":
         """The same values in double precision."""
         return Point(list(map(doubled, self.inputs)), self.direction and list(map(doubled, self.direction)))
@@ -110,6 +118,7 @@ class Witness:
             lambda v: _recordable(values(v)) if isinstance(v, Tensor) else v, (args, kwargs)
         )
         self._primitives = bind(primitives).forward
+        self.is_known_wrong = False  # until the loss's own gradient is found to be made by a formula that is wrong
 
     @property
     def count(self) -> int:
@@ -131,10 +140,14 @@ class Witness:
 
     def of_loss_frugally(self, at: Point) -> Numbers:
         """The same, where double backward keeps little."""
-        kept = (node.meta.get("val") for node in self._graph.graph.nodes)
-        if sum(leaf.nbytes for leaf in tree.leaves(list(kept)) if isinstance(leaf, Tensor)) > _ROOM:
+        if not self._keeps_little:
             raise NoEvidence("memory", lasting=False)
         return self.of_loss(at)
+
+    @cached_property
+    def _keeps_little(self) -> bool:
+        kept = (node.meta.get("val") for node in self._graph.graph.nodes)
+        return sum(leaf.nbytes for leaf in tree.leaves(list(kept)) if isinstance(leaf, Tensor)) <= _ROOM
 
     def forward(self, at: Point) -> Numbers:
         """Value, slope and curvature of the primitives by forward derivatives."""
@@ -174,7 +187,10 @@ class Witness:
         return self._backward(self._program, at)
 
     def slope(self, at: Point) -> Numbers:
-        """Value and slope of the loss by forward derivatives."""
+        """Value and slope of the loss, by its gradient where that keeps little: forward mode parts from it at ties."""
+        if self._keeps_little:
+            found = self.gradient(at)
+            return {"value": found["value"], "slope": found["slope"]}
         leaves, rest, d = tuple(at.inputs[: self.count]), at.inputs[self.count :], tuple(at.direction or ())
         value, slope = func.jvp(lambda *x: self._value(list(x), rest), leaves, d)  # type: ignore[misc]
         return {"value": value, "slope": slope}
@@ -184,6 +200,7 @@ class Witness:
         with torch.enable_grad(), _no_checkpoints():
             leaves = [leaf.clone().requires_grad_() for leaf in at.inputs[: self.count]]
             value = self._value(leaves, at.inputs[self.count :])
+            self.is_known_wrong = known_wrong(value)
             grads = _gradient(value, leaves)
         slope = tree.vdot(at.direction or [-g for g in grads], grads)
         return {"value": value.detach(), "slope": slope, **self._named(GRADIENT, grads)}

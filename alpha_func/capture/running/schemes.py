@@ -118,7 +118,7 @@ class Scheme:
         if seed is None:
             return run
 
-        def run_seeded(*inputs: Any) -> Sequence[Any]:
+        def run_seeded(*inputs: object) -> Sequence[Tensor]:
             with seeded_rng(seed):
                 return run(*inputs)
 
@@ -137,7 +137,7 @@ class Scheme:
         count = len(self._before.program.graph.find_nodes(op="placeholder"))
         skipped = 1 + self._of.params  # value and gradient
 
-        def run(*operands: Any) -> Sequence[Any]:
+        def run(*operands: object) -> Sequence[Tensor]:
             return rest(*first(*operands[:count])[skipped:], *operands[count:])
 
         return run

@@ -4,12 +4,11 @@ Each has the arguments and outputs of the operator it stands for; what it differ
 """
 
 import cmath
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from alpha_func.calls import Function
 from alpha_func.errors import CaptureError
 from alpha_func.torch_private import get_decompositions
 
@@ -150,10 +149,23 @@ def log_sigmoid_backward(grad: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
 def logaddexp(x: Tensor, y: Tensor) -> Tensor:
     """m + log(eˣ⁻ᵐ + eʸ⁻ᵐ), m the greater of the two and a constant to derivatives. PyTorch's own double backward
     is nan where both are −inf."""
+    if x.is_complex() or y.is_complex():
+        return _logaddexp_of_complex(x, y)
     m = torch.maximum(x.detach(), y.detach())
     finite = m.isfinite()
     m_, x_, y_ = (torch.where(finite, z, 0) for z in (m, x, y))
     return torch.where(finite, m_ + ((x_ - m_).exp() + (y_ - m_).exp()).log(), m)
+
+
+def _logaddexp_of_complex(x: Tensor, y: Tensor) -> Tensor:
+    """The same, m the one of the greater real part; PyTorch's principal value."""
+    greater = torch.where(x.real >= y.real, x, y)
+    return greater + torch.log1p(torch.exp(torch.where(x.real >= y.real, y, x) - greater))
+
+
+def polar(size: Tensor, angle: Tensor) -> Tensor:
+    """size·(cos angle + i·sin angle). PyTorch's own gradient takes the size for |size|."""
+    return torch.complex(size * angle.cos(), size * angle.sin())
 
 
 def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int) -> tuple[Tensor, Tensor]:
@@ -206,7 +218,7 @@ def triangular_solve(
     return x, a.expand(*x.shape[:-2], *a.shape[-2:]).clone()
 
 
-BY_OPERATOR: dict[Any, Callable[..., Any]] = {
+BY_OPERATOR: dict[Function, Function] = {
     aten._cdist_forward.default: cdist,
     aten._euclidean_dist.default: euclidean_dist,
     aten._native_batch_norm_legit.default: native_batch_norm,
@@ -226,6 +238,7 @@ BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten.normal.Tensor_Tensor: normal,
     aten.normal.Tensor_float: normal,
     aten.normal.float_Tensor: normal,
+    aten.polar.default: polar,
     aten.pow.Scalar: pow_of_a_number,
     aten.view_as_complex.default: view_as_complex,
 }

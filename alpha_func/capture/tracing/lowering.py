@@ -5,12 +5,12 @@ they are differentiated again (pytorch#198017). Written in primitives before any
 operator has only simple rules to compose. Matrix products, convolutions and normalisations stay whole.
 """
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 
+from alpha_func.calls import Function
 from alpha_func.capture.tracing import compositions, groups, zeros_and_ties
 from alpha_func.torch_private import get_decompositions, registered
 
@@ -74,12 +74,12 @@ _LOWERED = (
 )
 
 
-def decompositions() -> dict[Any, Callable[..., Any]]:
+def decompositions() -> dict[Any, Function]:
     """The table that ``make_fx`` lowers by: operator overload to its composition."""
     return {**_decompositions(), **registered(groups.OF_OTHERS)}
 
 
 @cache
-def _decompositions() -> dict[Any, Callable[..., Any]]:
+def _decompositions() -> dict[Any, Function]:
     ours = compositions.BY_OPERATOR, groups.BY_OPERATOR, zeros_and_ties.BY_OPERATOR
     return {operator: way for table in (get_decompositions(_LOWERED), *ours) for operator, way in table.items()}

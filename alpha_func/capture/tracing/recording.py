@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import torch_private
-from alpha_func.capture.tracing.before_recording import BEFORE_RECORDING
+from alpha_func.calls import Args, Function, Kwargs
+from alpha_func.capture.tracing.before_recording import before_recording
 from alpha_func.capture.tracing.otherwise import changes
 from alpha_func.capture.tracing.refusal import EAGER, not_recorded
 from alpha_func.errors import CaptureError
@@ -119,18 +120,17 @@ class Recorder:
 
     Args:
         loss: the loss; it is neither run nor changed.
+        trust: the functions (``autograd.Function``) that are recorded as their forward.
     """
 
-    def __init__(self, loss: Callable[..., Tensor]):
-        self._loss = loss
-        self._frame: Callable[..., Any] | None = None
+    def __init__(self, loss: Callable[..., Tensor], trust: frozenset[Any] = frozenset()):
+        self._loss, self._trust = loss, trust
+        self._frame: Function | None = None
         self._function: types.FunctionType = _calls_the_loss  # type: ignore[assignment]
         self._others: list[Any] = []  # frames whose recordings read other values
         self._asked: list[Recording] = []  # those whose guards are asked without a call
 
-    def __call__(
-        self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Recording, Sequence[Tensor]]:
+    def __call__(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Recording, Sequence[Tensor]]:
         """Look a call up, or record it; outside of transforms and modes.
 
         Args:
@@ -152,7 +152,7 @@ class Recorder:
                 self._asked = [*self._asked[-MAX_RECORDINGS + 1 :], recording]
         return recording, inputs
 
-    def names(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def names(self, params: Tree, args: Args, kwargs: Kwargs) -> dict[str, Any]:
         """A call as ``known`` takes it."""
         return dict(zip(_NAMES, (self._loss, params, args, kwargs), strict=True))
 
@@ -188,8 +188,8 @@ class Recorder:
                 raise CaptureError(f"{_SWITCHED_OFF}, or {EAGER}")
             self._frame = None
 
-    def _new_frame(self) -> Callable[..., Any]:
-        for function, composition in BEFORE_RECORDING.items():
+    def _new_frame(self) -> Function:
+        for function, composition in before_recording().items():
             torch_private.substitute(function, composition)
         recorded: list[Recording] = []
 
@@ -206,7 +206,9 @@ class Recorder:
         self._function = types.FunctionType(code, names, "loss")
         never_changes = self._loss.CONSTANT if type(self._loss) is ModuleLoss else ()
         constants = tuple(f"L['loss'].{name}" for name in never_changes)
-        self._frame = torch_private.recorded_by(backend, guarded, self._function, changes(), MAX_RECORDINGS, constants)
+        self._frame = torch_private.recorded_by(
+            backend, guarded, self._function, changes(self._trust), MAX_RECORDINGS, constants
+        )
         return self._frame
 
 
@@ -216,7 +218,7 @@ def the_loss(value: Tensor) -> Tensor:
     return value.detach()
 
 
-def _calls_the_loss(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _calls_the_loss(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> Tensor:
     return the_loss(loss(params, *args, **kwargs))
 
 
