@@ -119,7 +119,7 @@ class CapturedLoss(LossOfLoss):
         if flat:
             names, tensors = [*params, len(args), *kwargs], [*params.values(), *args, *kwargs.values()]
             known = self._stand_ins.find(names, tensors)
-            found = None if known is None else self._recorder.known(known)
+            found = None if known is None else self._recorder.known(known, valued=False)
             if found is not None and found[0].lowered is not None:
                 program, state = self._program(*found, params)
                 return program, [*params.values(), *state, *tensors[len(params) :]]

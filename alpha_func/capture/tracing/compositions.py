@@ -115,6 +115,11 @@ def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulat
     return x + put if accumulate else put
 
 
+def unsafe_index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
+    """``index_put`` of indices that are known to be within."""
+    return aten.index_put.default(x, indices, values, accumulate)
+
+
 def binary_cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: int = 1) -> Tensor:
     """−t·log x − (1 − t)·log(1 − x), the logarithms at least −100. PyTorch's composition has the derivative 0/0 where a
     sigmoid has rounded to 0 or 1; here nothing takes a logarithm of 0."""
@@ -223,7 +228,7 @@ BY_OPERATOR: dict[Function, Function] = {
     aten._euclidean_dist.default: euclidean_dist,
     aten._native_batch_norm_legit.default: native_batch_norm,
     aten._pdist_forward.default: pdist,
-    aten._unsafe_index_put.default: index_put,
+    aten._unsafe_index_put.default: unsafe_index_put,
     aten.binary_cross_entropy.default: binary_cross_entropy,
     aten.copy.default: copy,
     aten.embedding.default: embedding,

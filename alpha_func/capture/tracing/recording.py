@@ -156,13 +156,20 @@ class Recorder:
         """A call as ``known`` takes it."""
         return dict(zip(_NAMES, (self._loss, params, args, kwargs), strict=True))
 
-    def known(self, names: dict[str, Any]) -> tuple[Recording, Sequence[Tensor]] | None:
-        """The same for a call by names, of what has been recorded and can be asked without it."""
+    def known(self, names: dict[str, Any], *, valued: bool = True) -> tuple[Recording, Sequence[Tensor]] | None:
+        """The same for a call by names, of what has been recorded and can be asked without it.
+
+        Args:
+            names: of the call.
+            valued: whether its tensors have values, which some recordings read.
+        """
         if not torch.is_grad_enabled():
             with torch.enable_grad():
-                return self.known(names)
+                return self.known(names, valued=valued)
         with ALONE:
             for recording in self._asked:
+                if recording.by_value and not valued:
+                    continue
                 inputs = recording.inputs(names)
                 if inputs is not None:
                     return recording, inputs
