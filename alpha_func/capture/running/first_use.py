@@ -8,7 +8,7 @@ from alpha_func.capture.rewrites.in_double import program_in_double
 from alpha_func.capture.running.backends import Runnable
 from alpha_func.capture.running.blame import Program, culprit
 from alpha_func.capture.running.difference import Doubt
-from alpha_func.capture.running.evidence import NoEvidence
+from alpha_func.capture.running.points import NoEvidence
 from alpha_func.capture.running.proof import Candidate, Case
 from alpha_func.capture.running.schemes import Scheme, Schemes
 from alpha_func.capture.tracing.agreement import aside
