@@ -30,7 +30,7 @@ def native_batch_norm(
     shape = [1, -1] + [1] * (x.ndim - 2)
     if training and x.dtype in _WHOLE:
         if weight is bias is running_mean is running_var is None:
-            return NotImplemented  # whole as it is
+            return NotImplemented  # kept whole
         out, mean, rstd = aten.native_batch_norm.default(x, None, None, None, None, True, 0.0, eps)
         return _affine(out, weight, bias, shape), mean, rstd
     if training:
@@ -52,7 +52,7 @@ def native_layer_norm(
     if x.dtype not in _WHOLE:
         return _layer_norm_in_primitives(x, shape, weight, bias, eps)
     if weight is bias is None:
-        return NotImplemented  # whole as it is
+        return NotImplemented  # kept whole
     out, mean, rstd = aten.native_layer_norm.default(x, shape, None, None, eps)
     return _affine(out, weight, bias, shape), mean, rstd
 
@@ -88,7 +88,7 @@ def embedding(
             "leave the option out"
         )
     if padding_idx < 0:
-        return NotImplemented  # a primitive as it is
+        return NotImplemented  # a primitive already
     rows = aten.embedding.default(weight, indices)
     return torch.where((indices == padding_idx).unsqueeze(-1), rows.detach(), rows)
 
@@ -102,7 +102,7 @@ def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulat
     """``x[mask] = values`` as a choice. PyTorch's pullback looks the mask's places up: as many as its values say."""
     mask = indices[0]
     if len(indices) > 1 or mask is None or mask.dtype != torch.bool:
-        return NotImplemented  # a primitive as it is
+        return NotImplemented  # a primitive already
     rest = x.shape[mask.ndim :]
     chosen = mask.reshape(mask.shape + (1,) * len(rest))
     if values.ndim > len(rest):

@@ -62,7 +62,7 @@ class Recording:
             if all(map(is_, read(names, function.__globals__), inputs)):
                 self._read, self._guards = read, torch_private.guards_of(function, names)
                 self._function = function
-        except Exception:  # a source that is no expression of these
+        except Exception:  # a source that is not such an expression
             pass
         return self._guards is not None
 
