@@ -103,11 +103,14 @@ def page(rows: Rows) -> str:
         head = f"### {title}\n\n| | {' | '.join(columns)} |\n{'|---' * (len(columns) + 1)}|\n"
         return head + "".join(f"| {name} | {' | '.join(rows[name])} |\n" for name in names if name in rows)
 
+    tried = [rows[name][1] for name in ARCHITECTURES if name in rows]
+    slower = sum(cell.startswith("yes,") for cell in tried)
+    count = f"{len(tried)} architectures: {tried.count('yes')} exact captured, {slower} by double backward.\n\n"
     fields = [
         part(field, ("call", *architectures.WAYS), [name for name, a in ARCHITECTURES.items() if a.field == field])
         for field in FIELDS
     ]
-    return "\n".join([OPENING + fields[0], *fields[1:], LAYERS_OPENING]) + "\n".join(
+    return "\n".join([OPENING + count + fields[0], *fields[1:], LAYERS_OPENING]) + "\n".join(
         part(title, WAYS, list(cases)) for title, cases in PARTS.items()
     )
 

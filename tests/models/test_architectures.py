@@ -42,9 +42,8 @@ def test_every_way_is_what_the_page_says(name):
     assert [ARCHITECTURES[name].call, *found(name, WAYS).values()] == SAID[name], OUTDATED
 
 
-@pytest.mark.parametrize("name", TRIED)
-def test_no_architecture_is_wrong_or_ends_in_a_raw_error(name):
-    assert not any(cell.startswith(("WRONG", "RAISED")) for cell in SAID[name]), SAID[name]
+def test_no_architecture_is_wrong_or_ends_in_a_raw_error():
+    assert not [name for name in TRIED if any(cell.startswith(("WRONG", "RAISED")) for cell in SAID[name])]
 
 
 def test_at_least_a_hundred_architectures_are_exact_captured():
