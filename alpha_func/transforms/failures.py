@@ -49,8 +49,8 @@ def run(
 ) -> T:
     """``attempt(strategy)``, a failure of PyTorch's in it raised as a StrategyError.
 
-    An error of the loss itself comes through as it is. So does one in ``own``, where the attempt puts the errors of the
-    caller's code that it ran besides the loss. ``captured`` is the attempt on the captured loss.
+    An error of the loss itself comes through unchanged. So does one in ``own``, where the attempt puts the errors of
+    the caller's code that it ran besides the loss. ``captured`` is the attempt on the captured loss.
     """
     try:
         return attempt(strategy)

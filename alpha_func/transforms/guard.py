@@ -123,14 +123,14 @@ class Guard:
                 "than the gradient does where its direction is not; use strategy='reverse_over_reverse' or "
                 "capture(loss), which take the symmetric part"
             )
-        wrong = sorted(n for n in names if n in known and known[n][name] in _WRONG)
+        wrong = sorted(n for n in names if n in known and known[n].get(name) in _WRONG)
         if wrong:
             raise StrategyError(self._explanation(wrong, names, kind))
 
     def _explanation(self, wrong: list[str], names: set[str], kind: str) -> str:
         known = table(kind)
         operators = ", ".join(dict.fromkeys(operator_of(n) for n in wrong))
-        right = [s for s in STRATEGIES if all(known[n][s] == "exact" for n in names if n in known)]
+        right = [s for s in STRATEGIES if all(known[n].get(s) == "exact" for n in names if n in known)]
         right.sort(key=lambda s: s != "reverse_over_reverse")
         remedies = [f"use strategy={right[0]!r}, which is exact on it"] if right else []
         if kind == "derivative":
@@ -178,7 +178,7 @@ class Seen:
         """The operators of the program, or the formulas that have been seen."""
         return self._operators | self._names
 
-    def third(self) -> tuple[str, ...]:
+    def wrong_thrice(self) -> tuple[str, ...]:
         """The operators whose third derivative is wrong; warns of those that nobody knows, now that they have run."""
         for unknown in sorted(self._names.difference(table("derivative"), _BOOKKEEPING)):
             if not unknown.endswith(ONCE):
@@ -211,9 +211,9 @@ def known_wrong(value: Tensor) -> bool:
     return any(known.get(name, {}).get("reverse_over_reverse") in _WRONG for name in nodes_of(value))
 
 
-def sealed(number: Tensor, third: tuple[str, ...]) -> Tensor:
+def sealed(number: Tensor, wrong_thrice: tuple[str, ...]) -> Tensor:
     """A second derivative that raises when it is differentiated, where a third derivative of an operator is wrong."""
-    return _Sealed.apply(number, ", ".join(third)) if third else number  # type: ignore[no-untyped-call]
+    return _Sealed.apply(number, ", ".join(wrong_thrice)) if wrong_thrice else number  # type: ignore[no-untyped-call]
 
 
 class _Sealed(torch.autograd.Function):

@@ -12,7 +12,8 @@ from torch import Tensor, fx
 
 from alpha_func import tree
 from alpha_func.capture.running.backends import Runnable
-from alpha_func.capture.running.evidence import GRADIENT, OF_PROGRAM, Numbers, Point, Witness
+from alpha_func.capture.running.evidence import GRADIENT, OF_PROGRAM, Numbers, Witness
+from alpha_func.capture.running.points import Point
 from alpha_func.capture.tracing.roundings import apart, coarsest, disturbed, in_double
 
 _RUNS = 3

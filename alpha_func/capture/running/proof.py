@@ -20,7 +20,8 @@ from torch import Tensor, fx
 
 from alpha_func.capture.running.backends import Runnable
 from alpha_func.capture.running.difference import Doubt, Roundings, Shaken, finite, floors, parted
-from alpha_func.capture.running.evidence import GRADIENT, OF_PROGRAM, NoEvidence, Numbers, Point, Witness, values_of
+from alpha_func.capture.running.evidence import GRADIENT, OF_PROGRAM, Numbers, Witness
+from alpha_func.capture.running.points import NoEvidence, Point, values_of
 from alpha_func.capture.running.vote import Side, vote
 from alpha_func.capture.tracing.agreement import aside
 from alpha_func.capture.tracing.roundings import coarsest, seeded

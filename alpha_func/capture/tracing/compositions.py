@@ -30,7 +30,7 @@ def native_batch_norm(
     shape = [1, -1] + [1] * (x.ndim - 2)
     if training and x.dtype in _WHOLE:
         if weight is bias is running_mean is running_var is None:
-            return NotImplemented  # whole as it is
+            return NotImplemented  # kept whole
         out, mean, rstd = aten.native_batch_norm.default(x, None, None, None, None, True, 0.0, eps)
         return _affine(out, weight, bias, shape), mean, rstd
     if training:
@@ -52,7 +52,7 @@ def native_layer_norm(
     if x.dtype not in _WHOLE:
         return _layer_norm_in_primitives(x, shape, weight, bias, eps)
     if weight is bias is None:
-        return NotImplemented  # whole as it is
+        return NotImplemented  # kept whole
     out, mean, rstd = aten.native_layer_norm.default(x, shape, None, None, eps)
     return _affine(out, weight, bias, shape), mean, rstd
 
@@ -88,7 +88,7 @@ def embedding(
             "leave the option out"
         )
     if padding_idx < 0:
-        return NotImplemented  # a primitive as it is
+        return NotImplemented  # a primitive already
     rows = aten.embedding.default(weight, indices)
     return torch.where((indices == padding_idx).unsqueeze(-1), rows.detach(), rows)
 
@@ -102,7 +102,7 @@ def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulat
     """``x[mask] = values`` as a choice. PyTorch's pullback looks the mask's places up: as many as its values say."""
     mask = indices[0]
     if len(indices) > 1 or mask is None or mask.dtype != torch.bool:
-        return NotImplemented  # a primitive as it is
+        return NotImplemented  # a primitive already
     rest = x.shape[mask.ndim :]
     chosen = mask.reshape(mask.shape + (1,) * len(rest))
     if values.ndim > len(rest):
@@ -113,6 +113,11 @@ def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulat
         values = values[rows].reshape(x.shape)
     put = torch.where(chosen, values, 0 if accumulate else x)
     return x + put if accumulate else put
+
+
+def unsafe_index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
+    """``index_put`` of indices that are known to be within."""
+    return aten.index_put.default(x, indices, values, accumulate)
 
 
 def binary_cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: int = 1) -> Tensor:
@@ -223,7 +228,7 @@ BY_OPERATOR: dict[Function, Function] = {
     aten._euclidean_dist.default: euclidean_dist,
     aten._native_batch_norm_legit.default: native_batch_norm,
     aten._pdist_forward.default: pdist,
-    aten._unsafe_index_put.default: index_put,
+    aten._unsafe_index_put.default: unsafe_index_put,
     aten.binary_cross_entropy.default: binary_cross_entropy,
     aten.copy.default: copy,
     aten.embedding.default: embedding,

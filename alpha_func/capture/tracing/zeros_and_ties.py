@@ -19,7 +19,7 @@ aten = torch.ops.aten
 
 
 def huber_loss(x: Tensor, target: Tensor, reduction: int = 1, delta: float = 1.0) -> Tensor:
-    """½·r² near 0, r the residual itself: PyTorch's composition squares |r|, whose derivative at 0 is none."""
+    """½·r² near 0, r the residual itself: PyTorch's composition squares |r|, which has no derivative at 0."""
     return _of_residual(x, target, reduction, delta, lambda r: 0.5 * r * r, lambda size: delta * (size - 0.5 * delta))
 
 
