@@ -19,7 +19,7 @@ from alpha_func.verified.differences import differences
 __all__ = ["QuadraticCheck", "check_quadratic"]
 
 _TOLERANCE = 1e-6  # what extrapolated differences resolve of a second derivative in float64
-_KINKED = "a kink (ReLU, max-pooling) or a value that is not finite lies within the differences: they say nothing"
+_KINKED = "a kink (ReLU, max-pooling) or a value that is not finite lies within the differences: they prove nothing"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class QuadraticCheck:
         differences: by extrapolated central differences along the line.
         other: by an independent route; None where no other runs.
         route: what that route is.
-        smooth: whether the differences converge; if not, they are no evidence.
+        smooth: whether the differences converge; if not, they are not evidence.
         tolerance: of each number, in its own units.
         change: the most that the loss changes within the first of the differences' steps.
     """
@@ -61,7 +61,7 @@ class QuadraticCheck:
                     found.append(f"{name} is {got:.9g}, by {route} {expected:.9g}")
         if not self.smooth:
             if self.other is None:
-                found.append("no other route runs on this loss: nothing speaks for these numbers")
+                found.append("no other route runs on this loss: these numbers have not been checked")
             flat = float(self.quadratic.slope) == float(self.quadratic.curvature) == 0
             if flat and self.change > float(self.tolerance.value):
                 found.append(f"slope and curvature are 0, but the loss changes by {self.change:.3g} along the line")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alpha_func import torch_private, tree
 from alpha_func.calls import Args, Kwargs
-from alpha_func.capture.program import Call, Program, program_of, raise_its_own_error, require_apart
+from alpha_func.capture.program import LossCall, Program, program_of, raise_its_own_error, require_apart
 from alpha_func.capture.running.engine import Captured
 from alpha_func.capture.running.first_use import FirstUse
 from alpha_func.capture.running.schemes import Schemes
@@ -113,13 +113,13 @@ class CapturedLoss(LossOfLoss):
         return FrozenLoss(self)
 
     def lookup(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Program, list[Tensor]]:
-        """The program for these arguments and its inputs: parameters, state as it is now, tensor arguments."""
+        """The program for these arguments and its inputs: parameters, state now, tensor arguments."""
         _refuse_autocast()
         flat = type(params) is dict and is_outside()
         if flat:
             names, tensors = [*params, len(args), *kwargs], [*params.values(), *args, *kwargs.values()]
             known = self._stand_ins.find(names, tensors)
-            found = None if known is None else self._recorder.known(known)
+            found = None if known is None else self._recorder.known(known, valued=False)
             if found is not None and found[0].lowered is not None:
                 program, state = self._program(*found, params)
                 return program, [*params.values(), *state, *tensors[len(params) :]]
@@ -142,7 +142,7 @@ class CapturedLoss(LossOfLoss):
         program, inputs = self.lookup(params, args, kwargs)
         return program.schemes, inputs
 
-    def _recorded(self, call: Call) -> tuple[Recording, Sequence[object]]:
+    def _recorded(self, call: LossCall) -> tuple[Recording, Sequence[object]]:
         """The recording of a call, lowered, and its inputs."""
         try:
             recording, inputs = self._recorder(*call)

@@ -32,7 +32,7 @@ from alpha_func.transforms.validation import scalar_loss
 from alpha_func.tree import Tree
 
 _NAMES = re.compile(r"[^\W\d]\w*")
-Call = tuple[Tree, Args, Kwargs]  # params, args, kwargs
+LossCall = tuple[Tree, Args, Kwargs]  # params, args, kwargs
 
 
 class Program:
@@ -82,7 +82,7 @@ def program_of(
     loss: Callable[..., Tensor],
     recording: Recording,
     inputs: Sequence[Any],
-    call: Call,
+    call: LossCall,
     *,
     unverified: bool,
     trusted: Collection[str] = (),
@@ -140,10 +140,10 @@ def program_of(
     return program, state
 
 
-def raise_its_own_error(loss: Callable[..., Tensor], call: Call) -> None:
+def raise_its_own_error(loss: Callable[..., Tensor], call: LossCall) -> None:
     """Raise the error that the loss itself raises, or that its value is not a loss, where there is one."""
 
-    def copied(leaf: object) -> Any:  # a loss may differentiate within, or write to what is no leaf of a graph
+    def copied(leaf: object) -> Any:  # a loss may differentiate within, or write to what is not a leaf of a graph
         return leaf.detach().requires_grad_(leaf.requires_grad).clone() if isinstance(leaf, Tensor) else leaf
 
     with aside(), torch.enable_grad():
@@ -178,7 +178,7 @@ def _require_verified(graph: fx.Graph, params: int, trusted: Collection[str]) ->
     if found:
         raise CaptureError(
             f"{', '.join(found)}: no decomposition into simpler operators, and no verified second derivative; write it "
-            "in simpler operators, or say capture(..., trust=[the operator]), which is then checked, or unverified=True"
+            "in simpler operators, or use capture(..., trust=[the operator]), which is then checked, or unverified=True"
         )
 
 

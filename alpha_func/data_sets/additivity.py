@@ -182,10 +182,10 @@ class PointedOut:
         )
         if found.is_sum or found.is_mean:
             is_, said = ("sum", "mean") if found.is_sum else ("mean", "sum")
-            raise ValueError(f"reduction is {said!r}, but the loss is a {is_}: {numbers}; say reduction={is_!r}")
+            raise ValueError(f"reduction is {said!r}, but the loss is a {is_}: {numbers}; pass reduction={is_!r}")
         self._warn(
             f"{numbers}: its examples depend on each other or on chance, or its mean is over something else than their "
-            "number; say what with weight=lambda *batch: ..."
+            "number; pass weight=lambda *batch: ..., what it is over"
         )
 
     def _warn(self, what: str) -> None:

@@ -79,11 +79,11 @@ class MicrobatchedLoss(LossOfLoss):
             found = additivity.look(params, args, kwargs, value)
             if found is None or found.agree:
                 return
-            hint = " (it is a sum: say reduction='sum')" if found.is_sum else ""
+            hint = " (it is a sum: pass reduction='sum')" if found.is_sum else ""
             raise ValueError(
                 f"the loss cannot be cut into chunks: of some examples it is {found.whole:.9g}, of two parts of them "
                 f"put together {found.together:.9g}; its examples depend on each other or on chance, or its mean is "
-                f"over something else than their number{hint}: say what with weight=lambda *batch: ..."
+                f"over something else than their number{hint}: pass weight=lambda *batch: ..., what it is over"
             )
 
         return check

@@ -1,4 +1,4 @@
-"""The user's table: a CSV file or what comes from stdin, read as it is or refused, all of its faults at once."""
+"""The user's table: a CSV file or what comes from stdin, read unchanged or refused, all of its faults at once."""
 
 import difflib
 import gzip

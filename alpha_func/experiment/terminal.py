@@ -1,4 +1,4 @@
-"""The terminal that a command prints to: the user's own text as it is, and stderr where nobody reads stdout."""
+"""The terminal that a command prints to: the user's own text unchanged, and stderr where nobody reads stdout."""
 
 import sys
 from typing import TextIO
@@ -13,7 +13,7 @@ class Gone(KeyboardInterrupt):
 
 
 class Terminal:
-    """A console that the user's own text goes through as it is; when stdout is gone, stderr takes its place."""
+    """A console that the user's own text goes through unchanged; when stdout is gone, stderr takes its place."""
 
     def __init__(self, stream: TextIO | None = None):
         self.console = self._on(stream)

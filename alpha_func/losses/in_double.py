@@ -21,7 +21,7 @@ def loss_in_double(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def doubled(leaf: object) -> Any:
-    """A floating tensor in double precision, anything else as it is."""
+    """A floating tensor in double precision, anything else unchanged."""
     if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
         return leaf
     return leaf.to(torch.complex128 if leaf.is_complex() else torch.float64)

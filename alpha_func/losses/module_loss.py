@@ -49,7 +49,7 @@ def functional_loss(
 
     Whatever the forward does to the module (attributes, hooks, containers, plain tensors) is undone. What PyTorch holds
     constant (``detach``, an embedding's padding row, the parameters of a draw) is constant in every derivative; hooks
-    on gradients are no part of the loss, and are not run.
+    on gradients do not belong to the loss, and are not run.
 
     Of a module under ``fully_shard`` or ``parallelize_module`` the parameters are its DTensors, and the loss is to be
     captured: docs/many_processes.md.
@@ -88,7 +88,7 @@ def functional_loss(
         got = "a criterion beside it" if criterion is not None else type(loss_of).__name__
         raise TypeError(f"loss_of must be callable as loss_of(module, *batch), without a criterion, got {got}")
     if isinstance(module, nn.parallel.DistributedDataParallel):
-        module = module.module  # what it adds, communication, is no part of the loss
+        module = module.module  # what it adds, communication, does not belong to the loss
     reshard(module)
     refuse_undifferentiable("module", module)
     if isinstance(criterion, nn.Module):
@@ -131,7 +131,7 @@ class ModuleLoss:
     seen: set[bool] = field(init=False, default_factory=set)  # the modes, train and eval, that it has been called in
     places: tuple[Place, ...] = field(init=False)  # of the parameters, and of the buffers, in the model
     buffers: tuple[Place, ...] = field(init=False)
-    hooked: bool = field(init=False)  # whether there are backward hooks, which are no part of the loss
+    hooked: bool = field(init=False)  # whether there are backward hooks, which do not belong to the loss
     spread: bool = field(init=False)  # whether the module's parameters are sharded over processes
 
     def __post_init__(self) -> None:

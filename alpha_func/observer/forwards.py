@@ -211,7 +211,7 @@ def as_it_began(
     """Within, generators, modes, attributes and buffers are those of the beginning, and all tensors are exact.
 
     Args:
-        beginning: None leaves all as it is, but for ``exact``.
+        beginning: None leaves all unchanged, but for ``exact``.
         modules: whose tensors are to be exact.
         exact: a tensor in float32 or better.
         weights: by their ids the parameters that the loss is a function of, and replaces while it is called; a tensor

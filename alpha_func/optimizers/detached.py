@@ -57,7 +57,7 @@ def _filled(leaves: list[Any], tensors: tuple[Tensor, ...]) -> list[Any]:
 
 
 class _Underived(torch.autograd.Function):
-    """In-place arithmetic and ``.item()`` run as they are: inside, a tensor is no functorch wrapper."""
+    """In-place arithmetic and ``.item()`` run as they are: inside, a tensor is not a functorch wrapper."""
 
     generate_vmap_rule = False
 

@@ -148,7 +148,7 @@ def dependent(products: Tensor, directions: Sequence[Tree]) -> int | None:
             cosine = row[j] / (lengths[i] * lengths[j])
             factors.append((cosine - sum(map(mul, factors, other))) / other[j])
         pivot = 1 - sum(map(mul, factors, factors))
-        if pivot <= least**2:  # a NaN goes through: the numbers say it
+        if pivot <= least**2:  # a NaN goes through, and shows in the numbers
             return i
         rows.append([*factors, math.sqrt(pivot)])
     return None

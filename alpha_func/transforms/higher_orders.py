@@ -37,9 +37,9 @@ class HigherOrders:
         seen: Seen,
     ) -> None:
         """Refuse derivatives up to an order that differences do not give."""
-        third = seen.third()
-        if third:
-            raise StrategyError(_WRONG.format(", ".join(third)))
+        wrong_thrice = seen.wrong_thrice()
+        if wrong_thrice:
+            raise StrategyError(_WRONG.format(", ".join(wrong_thrice)))
         if self._proven.get(seen.passed, 2) >= order:
             return
         if peek_interpreter_stack() is not None or forward_level() >= 0:

@@ -102,7 +102,7 @@ def aligned(params: Tree, other: Tree, name: str) -> Tree:
     Traceback (most recent call last):
     ValueError: direction['w'] has shape (3,): expected (2,), as params['w']
     """
-    if _alike(params, other):
+    if _match(params, other):
         return other
     leaves, structure = tree.flatten(params)
     others, other_structure = tree.flatten(other)
@@ -131,7 +131,7 @@ def _can_move(leaf: object) -> bool:
     return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
-def _alike(params: Tree, other: Tree) -> bool:
+def _match(params: Tree, other: Tree) -> bool:
     """Whether two flat dicts of tensors match: the usual case, at a tenth of a pytree's cost."""
     if not tree.is_flat(params) or not tree.is_flat(other) or list(params) != list(other):
         return False
@@ -149,7 +149,7 @@ def scalar_loss(loss: Callable[..., Tensor], args: Args, kwargs: Kwargs) -> Loss
         if not isinstance(value, Tensor):
             raise TypeError(
                 f"loss must return a tensor, got {type(value).__name__}; "
-                "return the loss alone, and as it is computed (no .item())"
+                "return the loss alone, as a tensor (no .item())"
             )
         if value.ndim:
             raise ValueError(

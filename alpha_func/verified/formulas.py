@@ -27,7 +27,7 @@ def derivative_nodes(loss: Callable[..., Tensor], params: Tree, args: Args, kwar
 
 
 def requiring_grad(params: Tree) -> Tree:
-    """Clones of the parameters at which a graph begins: what lies in the memory of the originals is none of them."""
+    """Clones of the parameters at which a graph begins: what lies in the memory of the originals is not one of them."""
     return tree.map(_requiring_grad, params)
 
 

@@ -115,7 +115,7 @@ def operator(name, backward):
     return getattr(torch.ops.alpha_func_tests, name)
 
 
-def test_an_operator_with_a_differentiable_backward_is_one_call_of_the_program():
+def test_an_operator_with_a_differentiable_backward_is_one_call():
     cubed = operator("cubed", lambda ctx, λ: 3 * ctx.saved_tensors[0] ** 2 * λ)
     loss = of(cubed)
     with pytest.raises(CaptureError, match=r"alpha_func_tests\.cubed.*trust="):

@@ -74,7 +74,7 @@ class Builder:
         return self._known[key]
 
     def as_fake(self, val: object) -> Value:
-        """A tensor as a fake one of this program; anything else as it is."""
+        """A tensor as a fake one of this program; anything else unchanged."""
         return self.mode.from_tensor(val) if isinstance(val, Tensor) and not isinstance(val, FakeTensor) else val
 
     def call(self, target: Operator, *args: object, **kwargs: object) -> Value:
@@ -90,7 +90,9 @@ class Builder:
         if isinstance(target, OpOverload) and writes_in_place(target):
             raise NotImplementedError(f"{target} writes in place: a program of pure operators was expected")
         key = (
-            None if is_impure(target) or target in self._apart else _key((target, args, tuple(sorted(kwargs.items()))))
+            None
+            if is_impure(target) or target in self._apart
+            else _hashable((target, args, tuple(sorted(kwargs.items()))))
         )
         if key is not None and key in self._known:
             return self._known[key]
@@ -167,7 +169,7 @@ def _kinds(value: Value) -> Value:
         return *of_memory, value.dtype, value.device, value.is_conj(), value.is_neg(), type(value)
     if isinstance(value, (tuple, list)):
         return (type(value).__name__, *map(_kinds, value))
-    return _key(value)
+    return _hashable(value)
 
 
 def plus(b: Builder, *terms: Any) -> Value:
@@ -237,10 +239,10 @@ def finished(builder: Builder, outputs: Value) -> fx.GraphModule:
     return fx.GraphModule(builder.constants, builder.graph)
 
 
-def _key(value: Value) -> Value:
+def _hashable(value: Value) -> Value:
     """A hashable form in which 1, 1.0 and True differ."""
     if isinstance(value, (tuple, list)):
-        return ("tuple" if isinstance(value, tuple) else "list", *map(_key, value))
+        return ("tuple" if isinstance(value, tuple) else "list", *map(_hashable, value))
     if isinstance(value, (bool, int, float, complex)):
         return type(value), repr(value)
     return value

@@ -46,7 +46,7 @@ def is_filled(x: Value) -> bool:
 def is_inexact(x: Value) -> bool:
     """Whether x is of floating point, real or complex: algebra holds for it (integers wrap around, and the sum of two
     bools is a bool), and it can have a tangent; of several tensors, whether one is."""
-    val = x.meta["val"] if isinstance(x, fx.Node) else x
+    val = x.meta.get("val") if isinstance(x, fx.Node) else x  # none of a check, which gives nothing
     if isinstance(val, (list, tuple)):
         return any(map(is_inexact, val))
     return isinstance(val, torch.Tensor) and (val.is_floating_point() or val.is_complex())
@@ -65,7 +65,7 @@ def filled_like(b: Builder, x: fx.Node, value: Number, shape: Any = None) -> fx.
 
 
 def conjugate(b: Builder, x: Value) -> Value:
-    """The complex conjugate; a real tensor or number as it is."""
+    """The complex conjugate; a real tensor or number unchanged."""
     return b.call(aten._conj_physical.default, x) if isinstance(x, fx.Node) else x.conjugate()
 
 
@@ -75,7 +75,7 @@ def is_complex(x: Value) -> bool:
 
 
 def real(b: Builder, x: Value) -> Value:
-    """The real part; a real tensor as it is."""
+    """The real part; a real tensor unchanged."""
     return b.call(aten.select.int, b.call(aten.view_as_real.default, x), -1, 0) if is_complex(x) else x
 
 
@@ -96,7 +96,7 @@ def result_dtype(x: Value, y: Value) -> torch.dtype:
 
 
 def converted(b: Builder, x: Value, dtype: torch.dtype) -> Value:
-    """x in this dtype; a number, which takes that of its tensors, as it is."""
+    """x in this dtype; a number, which takes that of its tensors, unchanged."""
     return x if dtype_of(x) in (None, dtype) else b.call(aten._to_copy.default, x, dtype=dtype)
 
 

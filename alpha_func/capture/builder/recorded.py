@@ -107,7 +107,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return x
         found = self._refs.get(id(x))
         if found is None and isinstance(x, FakeTensor):
-            raise NotImplementedError("a derivative reads a tensor that is none of its operands")
+            raise NotImplementedError("a derivative reads a tensor that is not one of its operands")
         return x if found is None else found
 
 

@@ -63,7 +63,7 @@ LAWS.law(aten.ones.default, aten.ones_like.default, aten.new_ones.default)(_fill
 
 @LAWS.law(aten.full.default, aten.scalar_tensor.default)
 def fills_have_one_form(b: Builder, args: Args, kwargs: Kwargs) -> Value:
-    """full(n, c), its dtype and device said, and nothing else; scalar_tensor(c) = full((), c)."""
+    """full(n, c), with its dtype and device, and nothing else; scalar_tensor(c) = full((), c)."""
     shape, value = args if len(args) == 2 else ((), *args)
     if not isinstance(value, Number):
         return None

@@ -34,7 +34,7 @@ def a_sum_is_one_kernel(b: Builder, args: Args, kwargs: Kwargs) -> Value:
             return b.write(aten.addmm.default, x, *inner.args, **({} if c == 1 else {"alpha": c}))
         if single and is_call(inner, aten.bmm.default) and shape_of(x) == shape_of(inner):
             return b.write(aten.baddbmm.default, x, *inner.args, **({} if c == 1 else {"alpha": c}))
-        if single and is_call(inner, aten.mul.Tensor) and not _is_multiple(inner) and _alike(x, *inner.args):
+        if single and is_call(inner, aten.mul.Tensor) and not _is_multiple(inner) and _same_dtype(x, *inner.args):
             return b.write(aten.addcmul.default, x, *inner.args, **({} if c == 1 else {"value": c}))
         if inner is not term and dtype_of(x) == dtype_of(inner):
             return b.write(aten.add.Tensor, x, inner, alpha=c)
@@ -56,7 +56,7 @@ def an_inner_product_is_one_kernel(b: Builder, args: Args, kwargs: Kwargs) -> Va
 
 
 def _dense_order(x: fx.Node, y: fx.Node) -> list[int] | None:
-    """The order of dimensions in which both lie in memory without gaps: () [] as it is; None if there is none."""
+    """The order of dimensions in which both lie in memory without gaps, [] for their own; None if there is none."""
     if shape_of(x) != shape_of(y):
         return None
     vals = [x.meta["val"], y.meta["val"]]
@@ -71,5 +71,5 @@ def _is_multiple(x: fx.Node) -> bool:
     return is_call(x, aten.mul.Tensor) and is_number(x.args[1])
 
 
-def _alike(x: fx.Node, *others: Any) -> bool:
+def _same_dtype(x: fx.Node, *others: Any) -> bool:
     return all(isinstance(y, fx.Node) and dtype_of(y) == dtype_of(x) for y in others)

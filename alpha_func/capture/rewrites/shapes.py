@@ -65,7 +65,7 @@ def transposes_are_permutations(b: Builder, args: Args, kwargs: Kwargs) -> Value
 
 @LAWS.law(aten.permute.default)
 def permutations_compose(b: Builder, args: Args, kwargs: Kwargs) -> Value:
-    """permute(permute(x, p), q) = permute(x, p∘q), and the identity is none."""
+    """permute(permute(x, p), q) = permute(x, p∘q), and the identity is left out."""
     x, dims = args
     dims = [dim % len(dims) for dim in dims]
     if is_call(x, aten.permute.default):
@@ -91,7 +91,7 @@ for _target in (aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, 
 
 @LAWS.law(aten.reshape.default)
 def reshapes_compose(b: Builder, args: Args, kwargs: Kwargs) -> Value:
-    """reshape(reshape(x)) = reshape(x), and the reshape to the same shape is none."""
+    """reshape(reshape(x)) = reshape(x), and the reshape to the same shape is left out."""
     x, shape = args[:2]
     if -1 in shape:
         known = 1
@@ -105,7 +105,7 @@ def reshapes_compose(b: Builder, args: Args, kwargs: Kwargs) -> Value:
 
 @LAWS.law(aten.expand.default)
 def expands_compose(b: Builder, args: Args, kwargs: Kwargs) -> Value:
-    """expand(expand(x)) = expand(x), and the expand to the same shape is none."""
+    """expand(expand(x)) = expand(x), and the expand to the same shape is left out."""
     x, wanted = args[0], args[1]
     own = (1,) * (len(wanted) - len(shape_of(x))) + shape_of(x)
     shape = [size if new == -1 else new for size, new in zip(own, wanted, strict=True)]

@@ -1,6 +1,6 @@
 """Operators that read memory as it lies, of operands that lie as they did when they were traced: contiguous.
 
-The strides of an input are no part of a signature. Nearly every operator gives the same numbers for all; of these few
+The strides of an input do not belong to a signature. Nearly every operator gives the same numbers for all; of these few
 the operand is laid out first, which costs nothing where it lies so already.
 """
 

@@ -78,7 +78,7 @@ class Scheme:
         self.begun: set[str] = set()
         self._ready: dict[str, Runnable] = {}
 
-    def whole(self) -> fx.GraphModule:
+    def with_before(self) -> fx.GraphModule:
         """The program written anew, with the scheme before it."""
         return self._form(self._of.graph)
 
@@ -89,7 +89,7 @@ class Scheme:
     @_MadeOnce
     def program(self) -> fx.GraphModule:
         """The program as it is written."""
-        return self._part() if self._part is not None else self.whole()
+        return self._part() if self._part is not None else self.with_before()
 
     def ready(self, backend: str) -> Runnable:
         """What runs it."""
@@ -107,7 +107,7 @@ class Scheme:
             return self.proven_as(found)
         return Candidate(
             self._after(before.ready(backend), self.ready(backend)),
-            self.whole,
+            self.with_before,
             lambda: self._after(before._in_double, self._in_double),
             self.anew,
         )

@@ -31,7 +31,7 @@ class Lookup:
         self._recorder = Recorder(loss)
 
     def __call__(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Program, list[Tensor]]:
-        """The program and its inputs: parameters, state as it is now, tensor arguments.
+        """The program and its inputs: parameters, state now, tensor arguments.
 
         Raises:
             CaptureError: the loss cannot be captured.

@@ -62,7 +62,7 @@ class Recording:
             if all(map(is_, read(names, function.__globals__), inputs)):
                 self._read, self._guards = read, torch_private.guards_of(function, names)
                 self._function = function
-        except Exception:  # a source that is no expression of these
+        except Exception:  # a source that is not such an expression
             pass
         return self._guards is not None
 
@@ -156,13 +156,20 @@ class Recorder:
         """A call as ``known`` takes it."""
         return dict(zip(_NAMES, (self._loss, params, args, kwargs), strict=True))
 
-    def known(self, names: dict[str, Any]) -> tuple[Recording, Sequence[Tensor]] | None:
-        """The same for a call by names, of what has been recorded and can be asked without it."""
+    def known(self, names: dict[str, Any], *, valued: bool = True) -> tuple[Recording, Sequence[Tensor]] | None:
+        """The same for a call by names, of what has been recorded and can be asked without it.
+
+        Args:
+            names: of the call.
+            valued: whether its tensors have values, which some recordings read.
+        """
         if not torch.is_grad_enabled():
             with torch.enable_grad():
-                return self.known(names)
+                return self.known(names, valued=valued)
         with ALONE:
             for recording in self._asked:
+                if recording.by_value and not valued:
+                    continue
                 inputs = recording.inputs(names)
                 if inputs is not None:
                     return recording, inputs
