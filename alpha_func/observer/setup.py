@@ -100,6 +100,16 @@ targets)
         ) from None
 
 
+def check_supervised(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Refuse a batch that is not the (inputs, targets) of a criterion."""
+    if len(args) != 2 or kwargs:
+        raise TypeError(
+            f"batch takes (inputs, targets), as criterion(module(inputs), targets), got {len(args)} arguments"
+            f"{f' and keywords {sorted(kwargs)}' if kwargs else ''}; for another loss give Observer "
+            "loss_of=lambda model, *batch: ..."
+        )
+
+
 def schedule(every: Any) -> Callable[[int], bool]:
     """``every`` as a function of the step.
 
