@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
+from alpha_func.capture.time_limit import within
 from alpha_func.errors import CaptureError, ImpureLossError, StrategyError
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, Watched, functional_loss
@@ -54,6 +55,7 @@ class Meter:
         criterion, loss_of: as for ``functional_loss``.
         strategy: as for ``quadratic_along``; None captures the loss, and falls back to double backward where it cannot.
         backend: of ``capture``.
+        capture_within: the seconds that a capture may take; past them the loss is measured by double backward.
     """
 
     def __init__(
@@ -64,9 +66,10 @@ class Meter:
         *,
         strategy: StrategyLike | None = None,
         backend: str = "eager",
+        capture_within: float | None = None,
     ):
         self._modules = [module, *([criterion] if isinstance(criterion, nn.Module) else [])]
-        self._strategy, self._backend = strategy, backend
+        self._strategy, self._backend, self._capture_within = strategy, backend, capture_within
         self._loss: ModuleLoss = functional_loss(module, criterion, loss_of=loss_of)[0]
         self._transforms: dict[tuple[str, ...], tuple[CapturedLoss | None, Callable[..., Quadratic]]] = {}
         self._measured = 0
@@ -82,7 +85,7 @@ class Meter:
         self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch, *, end: dict[str, Tensor] | None = None
     ) -> Part:
         """The quadratic along d at θ, and the loss at ``end`` = θ + d if that is given."""
-        with _patient(self._measured == 0):
+        with _patient(self._measured == 0), within(self._capture_within if self.by_program else None):
             quadratic = self._quadratic(theta, d, batch)
         self._measured += 1
         numbers = [*quadratic]
@@ -227,7 +230,7 @@ def _patient(first: bool) -> Iterator[None]:
         logger.warning,
         [
             "the first measured step captures the loss as a program, which has taken %g seconds so far: later steps "
-            "use it; strategy='reverse_over_reverse' measures without one",
+            "use it; strategy='reverse_over_reverse' measures without one, and capture_within= bounds it",
             PATIENCE,
         ],
     )

@@ -79,6 +79,7 @@ class Observer:
         strategy: as for ``quadratic_along``. Left out, the loss is captured, and where it cannot be, double backward
             measures it and the log says why.
         backend: of ``capture``.
+        capture_within: how many seconds a capture may take, past which double backward measures; None: as it takes.
         start: the number of the first step, where a loop goes on.
 
     Raises:
@@ -115,6 +116,7 @@ class Observer:
         over_ranks: bool | None = None,
         strategy: StrategyLike | None = None,
         backend: str = "eager",
+        capture_within: float | None = None,
         start: int = 0,
     ):
         wrapped = getattr(module, "_orig_mod", module)
@@ -137,7 +139,10 @@ class Observer:
         self._measure_on = measure_on
         self._ranks = of_shards or (ranks() if over_ranks else 1)
         kind = MeterOfShards if of_shards else MeterOverRanks if self._ranks > 1 else Meter
-        self._meter = kind(module, criterion, loss_of, strategy=strategy, backend=backend)
+        setup.check_seconds(capture_within)
+        self._meter = kind(
+            module, criterion, loss_of, strategy=strategy, backend=backend, capture_within=capture_within
+        )
         self._recorder = Recorder(self._optimizers, self._meter, after=loss_after)
         self.step, self.last = start, None
         self._failures = Failures(start, together=self._ranks > 1)

@@ -110,6 +110,12 @@ def check_supervised(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         )
 
 
+def check_seconds(seconds: Any) -> None:
+    """Refuse what is no time."""
+    if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
+        raise ValueError(f"capture_within must be a positive number of seconds, or None, got {seconds!r}")
+
+
 def schedule(every: Any) -> Callable[[int], bool]:
     """``every`` as a function of the step.
 

@@ -12,18 +12,20 @@ import torch
 from torch import Tensor
 
 from alpha_func import torch_private, tree
+from alpha_func.capture.time_limit import require_time
 from alpha_func.capture.tracing import reads
 from alpha_func.capture.tracing.reads import read_of
 
 
 def changes() -> list[tuple[Any, str, Callable[..., Any]]]:
     """The owner, the name of its method, and ours of that."""
-    from torch._dynamo.symbolic_convert import InliningInstructionTranslator
+    from torch._dynamo.symbolic_convert import InliningInstructionTranslator, InstructionTranslatorBase
     from torch._dynamo.variables import builder
     from torch._dynamo.variables.tensor import TensorVariable
     from torch._dynamo.variables.torch import TorchInGraphFunctionVariable
 
     return [
+        (InstructionTranslatorBase, "step", _in_time),
         (InliningInstructionTranslator, "get_globals_source_and_value", _own_globals),
         (TensorVariable, "method_requires_grad_", _inputs_may_require_grad),
         (TorchInGraphFunctionVariable, "call_function", _leaves_may_be_made),
@@ -31,6 +33,16 @@ def changes() -> list[tuple[Any, str, Callable[..., Any]]]:
         (TensorVariable, "method_tolist", _numbers_are_read),
         (builder, "get_fake_value", _masks_are_counted),
     ]
+
+
+def _in_time(step: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Take the next instruction while there is time."""
+
+    def step_in_time(translator: Any) -> bool:
+        require_time()
+        return step(translator)
+
+    return step_in_time
 
 
 def _own_globals(of_module: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
