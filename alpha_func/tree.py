@@ -56,7 +56,7 @@ def leaves(tree: Tree) -> list[Any]:
     return list(tree.values()) if is_flat(tree) else pytree.tree_leaves(tree)
 
 
-def like(tree: Tree, leaves: Iterable[Any]) -> Tree:
+def like(tree: Tree, leaves: Iterable[object]) -> Tree:
     """A tree of the containers of ``tree`` with these leaves.
 
     >>> like({"w": torch.tensor(1.0)}, [torch.tensor(2.0)])

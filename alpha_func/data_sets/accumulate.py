@@ -8,7 +8,7 @@ Hennig, Debiasing Mini-Batch Quadratics for Applications in Deep Learning (ICLR 
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -101,7 +101,9 @@ class Accumulated:
         self._loss, self._weigh, self._along = loss, weigh, along
         self._passed: Passed = set()
 
-    def __call__(self, params: Tree, direction: Tree, batches: Iterable[Any], *, progress: bool = False) -> Quadratic:
+    def __call__(
+        self, params: Tree, direction: Tree, batches: Iterable[object], *, progress: bool = False
+    ) -> Quadratic:
         """The quadratic of all batches; after Ctrl-C, of those that came before it, with a warning."""
         total = self.total(params, direction, batches, progress=progress)
         if not total.complete:
@@ -115,7 +117,7 @@ class Accumulated:
             raise ValueError("the weights of all batches are 0: there is no example to take the mean over")
         return total.quadratic
 
-    def total(self, params: Tree, direction: Tree, batches: Iterable[Any], *, progress: bool = False) -> Total:
+    def total(self, params: Tree, direction: Tree, batches: Iterable[object], *, progress: bool = False) -> Total:
         """The quadratic of all batches, possibly none, and what it is made of; Ctrl-C makes it incomplete."""
         if not isinstance(batches, Iterable) or isinstance(batches, Tensor):
             raise TypeError(
@@ -170,7 +172,7 @@ def _with_float64(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device  # Apple's has no float64
 
 
-def _shown(batches: Iterable[Any]) -> Iterable[Any]:
+def _shown(batches: Iterable[object]) -> Iterable[object]:
     try:
         from rich.progress import track
     except ImportError as error:

@@ -9,7 +9,6 @@ gone through, to agree on parameters, direction and settings, and once after it,
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -100,7 +99,7 @@ def data_parallel_quadratic(
     accumulated = accumulate(loss, weight=weight, reduction=reduction, strategy=strategy)
     settings = _settings(weighing(loss, weight, reduction), strategy)
 
-    def quadratic(params: Tree, direction: Tree, batches: Iterable[Any]) -> Quadratic:
+    def quadratic(params: Tree, direction: Tree, batches: Iterable[object]) -> Quadratic:
         of_ranks = group if group is not None else _group_of(params)
 
         def vectors() -> tuple[Tree, Tree]:
@@ -109,7 +108,7 @@ def data_parallel_quadratic(
 
         def numbers() -> list[float]:
             if has_shards(params):
-                mine: Iterable[Any] = all_take_part(batches, of_ranks)
+                mine: Iterable[object] = all_take_part(batches, of_ranks)
             else:
                 mine = in_lockstep(batches, of_ranks) if lockstep else batches
             total = accumulated.total(params, direction, mine)
@@ -152,7 +151,7 @@ def data_parallel_gradient(
     settings = _settings(weigh, None)
     passed: Passed = set()
 
-    def gradient(params: Tree, batches: Iterable[Any]) -> Tree:
+    def gradient(params: Tree, batches: Iterable[object]) -> Tree:
         sums: list[Tensor] = []
 
         def vectors() -> tuple[Tree, Tree]:

@@ -109,7 +109,7 @@ def require_alike(identities: Tensor, group: Group) -> None:
             raise DistributedError(f"{_named(others, group)} has {what} than {leader}: {remedy}")
 
 
-def in_lockstep(batches: Iterable[Any], group: Group = None) -> Iterator[Any]:
+def in_lockstep(batches: Iterable[object], group: Group = None) -> Iterator[Any]:
     """The batches of this rank, each when all ranks have one.
 
     Raises:
@@ -134,10 +134,10 @@ def in_lockstep(batches: Iterable[Any], group: Group = None) -> Iterator[Any]:
 class Idle:
     """What a rank that has no batch left takes when the others take one: it gathers with them, and weighs nothing."""
 
-    batch: Any
+    batch: object
 
 
-def all_take_part(batches: Iterable[Any], group: Group = None) -> Iterator[Any]:
+def all_take_part(batches: Iterable[object], group: Group = None) -> Iterator[Any]:
     """The batches of this rank, and ``Idle`` ones until no rank has any: its own last, or zeros like another rank's."""
     iterator, last = iter(batches), _OVER
     while True:
@@ -155,10 +155,10 @@ def all_take_part(batches: Iterable[Any], group: Group = None) -> Iterator[Any]:
             yield batch
 
 
-def _zeros_like_one_of(batch: Any, group: Group) -> Any:
+def _zeros_like_one_of(batch: object, group: Group) -> Any:
     """A batch of zeros, as large as that of the first rank which has one."""
 
-    def described(leaf: Any) -> Any:
+    def described(leaf: object) -> Any:
         return ("a tensor", tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf
 
     every: list[Any] = [None] * dist.get_world_size(group)
@@ -171,7 +171,7 @@ def _zeros_like_one_of(batch: Any, group: Group) -> Any:
     return tree.unflatten(made, structure)
 
 
-def _is_described(value: Any) -> bool:
+def _is_described(value: object) -> bool:
     return isinstance(value, tuple) and len(value) == 3 and value[0] == "a tensor"
 
 

@@ -6,13 +6,14 @@ loss: while it is differentiated here, none is run. What is left is refused.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
+
+from alpha_func.calls import Function
 
 RESCALES = (
     "{} with max_norm={}: it rescales its weight in place at every call, and its derivative ignores that; "
@@ -69,7 +70,7 @@ def normal(mean: Any, std: Any = 1.0, *args: Any, **kwargs: Any) -> Tensor:
     return torch.normal(mean, std, *args, **kwargs)
 
 
-def no_hook(tensor: Tensor, hook: Callable[..., Any]) -> RemovableHandle:
+def no_hook(tensor: Tensor, hook: Function) -> RemovableHandle:
     """``Tensor.register_hook``, without a hook."""
     return RemovableHandle(OrderedDict())
 
@@ -83,7 +84,7 @@ class Node:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._node, name)
 
-    def register_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+    def register_hook(self, hook: Function) -> RemovableHandle:
         """Without a hook."""
         return RemovableHandle(OrderedDict())
 
@@ -101,7 +102,7 @@ def node_of(tensor: Tensor) -> Node | None:
 
 
 _GRAD_FN: Any = Tensor.grad_fn
-BY_FUNCTION: dict[Any, Callable[..., Any]] = {
+BY_FUNCTION: dict[Function, Function] = {
     F.embedding: embedding,
     F.embedding_bag: embedding_bag,
     torch.normal: normal,

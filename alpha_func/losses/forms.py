@@ -17,7 +17,7 @@ class Supervised(nn.Module):
         self.module = module
         self.criterion = criterion
 
-    def forward(self, inputs: Any, targets: Any, *, shift: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: object, targets: object, *, shift: Tensor | None = None) -> Tensor:
         """The loss, the outputs shifted by a number: ``losses.parting``."""
         outputs = self.module(inputs)
         if shift is not None:
@@ -25,7 +25,7 @@ class Supervised(nn.Module):
         return self.criterion(outputs, targets)
 
 
-def _shifted(shift: Tensor, leaf: Any) -> Any:
+def _shifted(shift: Tensor, leaf: object) -> Any:
     return leaf + shift if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) else leaf
 
 
@@ -37,7 +37,7 @@ class ByFunction(nn.Module):
         self.module = module
         self.loss_of = loss_of
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
         """The loss."""
         return self.loss_of(self.module, *args, **kwargs)
 
@@ -49,7 +49,7 @@ class OwnLoss(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
         """The loss."""
         output = self.module(*args, **kwargs)
         if isinstance(output, Tensor):

@@ -58,7 +58,7 @@ def restored(module: nn.Module) -> Iterator["Aside"]:
 
 @contextmanager
 def no_global_backward_hooks() -> Iterator[None]:
-    """Put aside the hooks on the gradients of every module, which are no part of a loss."""
+    """Put aside the hooks on the gradients of every module, which do not belong to a loss."""
     before = [(hooks, hooks.copy()) for hooks in GLOBAL_BACKWARD_HOOKS if hooks]
     for hooks, _ in before:
         hooks.clear()

@@ -11,7 +11,7 @@ TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 # From the ground up: a room imports those before it.
 FLOORS = (
-    *("errors", "whereabouts", "torch_private", "shards", "tree", "quadratic", "taylor", "span"),
+    *("calls", "errors", "whereabouts", "torch_private", "shards", "tree", "quadratic", "taylor", "span"),
     *("losses", "verified", "transforms", "capture", "check", "linear_operators"),
     *("optimizers", "step_rules", "data_sets", "observer", "experiment"),
 )

@@ -13,8 +13,9 @@ from torch import nn
 from alpha_func import functional_loss
 from alpha_func.experiment.cli import main
 from alpha_func.experiment.data import load
+from alpha_func.experiment.minibatches import batches, steps_of
 from alpha_func.experiment.settings import Experiment, network
-from alpha_func.experiment.training import batches, observe, steps_of
+from alpha_func.experiment.training import observe
 from alpha_func.observer import StepRecord
 from tests.helpers.reference import dense
 

@@ -19,8 +19,9 @@ from typing import NamedTuple
 from torch import Tensor, fx
 
 from alpha_func.capture.running.backends import Runnable
-from alpha_func.capture.running.difference import Doubt, Spread, finite, parted
-from alpha_func.capture.running.evidence import GRADIENT, OF_PROGRAM, NoEvidence, Numbers, Point, Witness, values_of
+from alpha_func.capture.running.difference import Doubt, Roundings, Shaken, finite, floors, parted
+from alpha_func.capture.running.evidence import GRADIENT, OF_PROGRAM, Numbers, Witness
+from alpha_func.capture.running.points import NoEvidence, Point, values_of
 from alpha_func.capture.running.vote import Side, vote
 from alpha_func.capture.tracing.agreement import aside
 from alpha_func.capture.tracing.roundings import coarsest, seeded
@@ -114,17 +115,20 @@ class Case:
                 found, route = self._judged(exact, witness.in_double, _EXACT, lambda: anew, away=away, votes=self.votes)
         if found is not None:
             return found
-        spread = Spread(lambda p: self._numbers(p, point), candidate.written)
+        spreads = (Roundings(lambda p: self._numbers(p, point), candidate.written),)
         got, tolerance = self._numbers(candidate.run, point), _NEAR * coarsest(point.inputs)
-        found = parted(got, exact, tolerance, spread)
+        found = parted(got, exact, tolerance, spreads, floors(exact, point, witness.count))
         if found is not None or (route is self._second_order and route is not None):
             return found
         own = self._evidence(witness, self._second_order, away) if self._second_order else None
         if own is not None and not away:  # at a tie its second derivatives may be others
             own = {name: x for name, x in own.items() if name != "curvature"}
         own = own or self._evidence(witness, self._first_order, away)
-        found = parted(got, own or {}, tolerance, spread)
-        return found and replace(found, of_program=True)
+        found = parted(got, own or {}, tolerance, spreads, floors(exact, point, witness.count))
+        in_double = witness.in_double, point.in_double()
+        if found is None or (self.votes and witness.is_known_wrong and _is_right(*in_double, exact, own or {})):
+            return None
+        return replace(found, of_program=True)
 
     def _judged(
         self,
@@ -138,28 +142,31 @@ class Case:
     ) -> tuple[Doubt | None, Route | None]:
         """Numbers against the evidence in the same precision: a doubt, or the route that they agree with."""
         point = self._point(away) if witness is self._witness else self._point(away).in_double()
-        spread = Spread(lambda p: self._numbers(p, point), written)
         found = own = None
         for route in self._routes:
             expected = self._evidence(witness, route, away)
             # What is not finite says nothing: away from the call's point, or where another route gave numbers.
             if expected is None or ((away or own is not None) and not finite(expected)):
                 continue
+            spreads = Roundings(lambda p: self._numbers(p, point), written), Shaken(route, witness, point, expected)
             if route is not self._second_order and witness is self._witness:
                 expected = self._with_first_order(expected, away)
-            against, found = expected, parted(got, expected, tolerance, spread)
+            against, found = expected, parted(got, expected, tolerance, spreads, floors(expected, point, witness.count))
             if found is None:
                 # A tie explains that the loss's own derivatives are others, and nothing does away from one.
                 if own is None or witness is not self._witness or not (away and votes):
                     return None, route
-                ours = not witness.detaches and vote(witness, point, got, own[1]) is Side.SCHEME
+                ours = _is_right(witness, point, got, own[1])
                 return (None if ours else replace(own[0], of_program=True)), route
             if route is self._second_order:
                 own = found, expected
         if found is None and not away:
             raise NoEvidence("PyTorch cannot differentiate it twice here", lasting=True)
-        if found is None or found.of_program or not votes:
+        if found is None or not votes:
             return found, None
+        if found.of_program:  # the loss's own first derivatives are others: on purpose (hooks), or by a wrong formula
+            ours = witness.is_known_wrong and _is_right(witness, point, got, against)
+            return (None if ours else found), None
         return self._by_vote(witness, point, got, against, found), None
 
     def _by_vote(self, witness: Witness, point: Point, got: Numbers, expected: Numbers, found: Doubt) -> Doubt | None:
@@ -202,6 +209,11 @@ class Case:
             except Exception:  # an operator without this derivative, values that the loss refuses, memory
                 self._found[key] = None
         return self._found[key]
+
+
+def _is_right(witness: Witness, point: Point, got: Numbers, expected: Numbers) -> bool:
+    """Whether differences give the scheme's numbers, and not the others; they see through ``detach``."""
+    return not witness.detaches and vote(witness, point, got, expected) is Side.SCHEME
 
 
 def quadratic(witness: Witness, direction: Sequence[Tensor]) -> Case:

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from alpha_func.capture.running.evidence import Point
+from alpha_func.capture.running.points import Point
 from alpha_func.capture.sharded.agreement import Agreement, Found
 from alpha_func.capture.sharded.made import Made, Numbers
 from alpha_func.capture.tracing.agreement import aside

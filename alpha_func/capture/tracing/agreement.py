@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from torch.autograd import forward_ad
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.tracing.refusal import EAGER
 from alpha_func.capture.tracing.roundings import coarsest, disturbed, seeded
 from alpha_func.errors import CaptureError
@@ -39,8 +40,8 @@ def require_agreement(
     seed: int | None,
     inputs: list[Tensor],
     params: Tree,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    args: Args,
+    kwargs: Kwargs,
 ) -> None:
     """Refuse a program whose value is not the loss's own.
 

@@ -5,7 +5,7 @@ result x is replaced by x·(1 + ε·u), u uniform in [−1, 1].
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import tree
+from alpha_func.calls import Function
 from alpha_func.losses.draws import seeded_rng
 
 aten = torch.ops.aten
@@ -53,7 +54,7 @@ def seeded(seed: int | None) -> AbstractContextManager[None]:
     return nullcontext() if seed is None else seeded_rng(seed)
 
 
-def disturbed(program: fx.GraphModule, runs: int, size: float = 1) -> Iterator[Callable[..., Any]]:
+def disturbed(program: fx.GraphModule, runs: int, size: float = 1) -> Iterator[Function]:
     """The program a few times over, each with other roundings, ``size`` times those of an operation."""
     for run in range(runs):
         yield Disturbed(program, run, size).run
@@ -77,7 +78,7 @@ class Disturbed(fx.Interpreter):
                 return ((x == y) | ((x - y).abs() <= room * torch.maximum(x.abs(), y.abs()))) ^ _EQUALITIES[n.target]
         return tree.map(self._disturbed, super().run_node(n))
 
-    def _disturbed(self, value: Any) -> Any:
+    def _disturbed(self, value: object) -> Any:
         if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
             return value
         disturbed = value * self._factors(value)

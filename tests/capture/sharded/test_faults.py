@@ -25,7 +25,7 @@ def test_an_error_of_one_rank_is_one_of_all_before_anything_is_gathered(found, n
     assert others.startswith("DistributedError: rank 0 failed: its own error says why")
 
 
-def test_ranks_with_other_parameters_are_refused_before_anything_is_gathered(found):
+def test_ranks_with_other_parameters_are_refused_before_a_gather(found):
     for of_rank in found:
         assert of_rank["another order"].startswith("DistributedError: ranks are about to gather other parameters")
 

@@ -174,8 +174,8 @@ def _second(trial: Trial, quadratic: Callable[..., Any]) -> Off:
     direction = {name: _other(t) + 0.3 for name, t in trial.direction.items()}
     args = [_other(t) for t in trial.args]
     wanted = trial.reference.exactly(params, direction, args)
-    if wanted is None:
-        return []  # the loss itself cannot take these strides
+    if wanted is None or attempt(lambda: trial.loss(params, *args)) is None:
+        return []  # the loss itself cannot take these values or strides
     quadratic(trial.captured, trial.params, trial.direction, trial.args)
     found = trial.quadratic_off(quadratic(trial.captured, params, direction, args), wanted)
     if found and trial.quadratic_off(quadratic(trial.capture(trial.loss), params, direction, args), wanted):
