@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture import CapturedLoss, capture
 from alpha_func.losses.in_double import doubled, loss_in_double
 from alpha_func.quadratic import Quadratic
@@ -19,7 +19,7 @@ from alpha_func.verified.differences import differences
 __all__ = ["QuadraticCheck", "check_quadratic"]
 
 _TOLERANCE = 1e-6  # what extrapolated differences resolve of a second derivative in float64
-_KINKED = "a kink (ReLU, max-pooling) or a value that is not finite lies within the differences: they say nothing"
+_KINKED = "a kink (ReLU, max-pooling) or a value that is not finite lies within the differences: they prove nothing"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class QuadraticCheck:
         differences: by extrapolated central differences along the line.
         other: by an independent route; None where no other runs.
         route: what that route is.
-        smooth: whether the differences converge; if not, they are no evidence.
+        smooth: whether the differences converge; if not, they are not evidence.
         tolerance: of each number, in its own units.
         change: the most that the loss changes within the first of the differences' steps.
     """
@@ -61,7 +61,7 @@ class QuadraticCheck:
                     found.append(f"{name} is {got:.9g}, by {route} {expected:.9g}")
         if not self.smooth:
             if self.other is None:
-                found.append("no other route runs on this loss: nothing speaks for these numbers")
+                found.append("no other route runs on this loss: these numbers have not been checked")
             flat = float(self.quadratic.slope) == float(self.quadratic.curvature) == 0
             if flat and self.change > float(self.tolerance.value):
                 found.append(f"slope and curvature are 0, but the loss changes by {self.change:.3g} along the line")
@@ -84,9 +84,9 @@ def check_quadratic(
     loss: Callable[..., Tensor],
     params: Tree,
     direction: Tree,
-    *args: Any,
+    *args: object,
     strategy: StrategyLike | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> QuadraticCheck:
     """Compare ``quadratic_along(loss)`` with extrapolated differences of L(θ + αd) and with an independent route.
 
@@ -116,7 +116,7 @@ def check_quadratic(
     plain = checked = loss_in_double(loss.loss if isinstance(loss, CapturedLoss) else loss)
     params, direction, args, kwargs = tree.map(doubled, (params, direction, args, kwargs))
     if isinstance(loss, CapturedLoss):
-        checked = capture(plain, backend=loss.backend, unverified=True)
+        checked = loss.over(plain)
     quadratic = quadratic_along(checked, strategy=strategy)(params, direction, *args, **kwargs)
     route, other = _independent(plain, captured, strategy or DEFAULT_STRATEGY, params, direction, args, kwargs)
 
@@ -139,8 +139,8 @@ def _independent(
     strategy: StrategyLike,
     params: Tree,
     direction: Tree,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    args: Args,
+    kwargs: Kwargs,
 ) -> tuple[str, Quadratic | None]:
     """The first that runs: the program differentiated forward, or eager strategies other than the checked one."""
     routes: list[tuple[str, Callable[..., Tensor], str]] = []

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Function
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import check_params
 from alpha_func.transforms.verbs import hvp
@@ -57,7 +58,7 @@ def flat_hessian(loss: Callable[..., Tensor], *, strategy: StrategyLike | None =
     """
     along = hvp(loss, strategy=strategy)
 
-    def at(params: Tree, *args: Any, **kwargs: Any) -> FlatHessian:
+    def at(params: Tree, *args: object, **kwargs: object) -> FlatHessian:
         check_params(params)
         leaves, structure = tree.flatten(params)
         for path, leaf in tree.named_leaves(params):
@@ -85,7 +86,7 @@ def flat_hessian(loss: Callable[..., Tensor], *, strategy: StrategyLike | None =
     return at
 
 
-def scipy_operator(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None) -> Callable[..., Any]:
+def scipy_operator(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None) -> Function:
     """H as a ``scipy.sparse.linalg.LinearOperator``, for ``eigsh``, ``cg``, ``minres`` and the rest of SciPy.
 
     Args:
@@ -100,10 +101,10 @@ def scipy_operator(loss: Callable[..., Tensor], *, strategy: StrategyLike | None
     numpy, linalg = _required("numpy"), _required("scipy.sparse.linalg")
     hessian = flat_hessian(loss, strategy=strategy)
 
-    def operator(params: Tree, *args: Any, **kwargs: Any) -> Any:
+    def operator(params: Tree, *args: object, **kwargs: object) -> Any:
         h = hessian(params, *args, **kwargs)
 
-        def product(vector: Any) -> Any:
+        def product(vector: object) -> Any:
             return _to_numpy(h.product(torch.tensor(numpy.asarray(vector).reshape(-1), dtype=h.dtype)))
 
         dtype = _to_numpy(torch.empty(0, dtype=h.dtype)).dtype
@@ -112,7 +113,7 @@ def scipy_operator(loss: Callable[..., Tensor], *, strategy: StrategyLike | None
     return operator
 
 
-def curvlinops_operator(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None) -> Callable[..., Any]:
+def curvlinops_operator(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None) -> Function:
     """H as a linear operator of curvlinops (3.0), for its traces, norms, diagonals, spectra and inverses.
 
     curvlinops' own ``HessianLinearOperator`` differentiates the module as it stands, and is off by 2e-4 on a GPT
@@ -148,14 +149,14 @@ def curvlinops_operator(loss: Callable[..., Tensor], *, strategy: StrategyLike |
             pieces = torch.split(products, self._in_shape_flat)
             return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
 
-    def operator(params: Tree, *args: Any, **kwargs: Any) -> Any:
+    def operator(params: Tree, *args: object, **kwargs: object) -> Any:
         shapes = [tuple(leaf.shape) for leaf in tree.leaves(params)]
         return Hessian(hessian(params, *args, **kwargs), shapes)
 
     return operator
 
 
-def jax_product(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None) -> Callable[..., Any]:
+def jax_product(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None) -> Function:
     """v ↦ Hv of a JAX array, which is what matfree and ``jax.scipy.sparse.linalg`` take for an operator.
 
     It is called back from within ``jit``, and one vector at a time under ``vmap``. JAX cannot differentiate it.
@@ -172,7 +173,7 @@ def jax_product(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = 
     jax, numpy = _required("jax"), _required("numpy")
     hessian = flat_hessian(loss, strategy=strategy)
 
-    def at(params: Tree, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+    def at(params: Tree, *args: object, **kwargs: object) -> Callable[[Any], Any]:
         h = hessian(params, *args, **kwargs)
 
         def outside(vector: Any) -> Any:

@@ -56,7 +56,7 @@ class Layout(NamedTuple):
         return count
 
 
-def is_sharded(value: Any) -> bool:
+def is_sharded(value: object) -> bool:
     """Whether a value is a DTensor.
 
     >>> is_sharded(torch.ones(2))
@@ -66,7 +66,7 @@ def is_sharded(value: Any) -> bool:
     return module is not None and isinstance(value, module.DTensor)
 
 
-def any_sharded(values: Iterable[Any]) -> bool:
+def any_sharded(values: Iterable[object]) -> bool:
     """Whether one of them is; in no time where there are none in the process."""
     return "torch.distributed.tensor" in sys.modules and any(map(is_sharded, values))
 

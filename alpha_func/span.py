@@ -48,7 +48,7 @@ class SpanQuadratic(NamedTuple):
         """The c at which q(c) + ½·damping·‖Σ cᵢdᵢ‖² is stationary, some of its entries held.
 
         IEEE semantics, as ``Quadratic.alpha``: where the matrix is singular the entries are not finite, and where it is
-        not positive definite c is no minimum: see ``is_minimum``.
+        not positive definite c is not a minimum: see ``is_minimum``.
 
         Args:
             damping: λ, as a multiple of the identity in the space of the parameters: what it adds is λ·gram.

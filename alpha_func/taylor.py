@@ -88,7 +88,7 @@ class Taylor(NamedTuple):
             torch.maximum((2 * slope / c) ** (1 / (j - 1)), (2 * curvature / c) ** (1 / (j - 2)))
             for j, c in enumerate(factors, 3)
         ]
-        r = torch.stack([bound.nan_to_num(torch.inf, torch.inf) for bound in bounds]).amin(0)
+        r = torch.stack([torch.where(c == 0, torch.inf, x) for c, x in zip(factors, bounds, strict=True)]).amin(0)
         is_finite = r.isfinite() & (r > 0)
         x = torch.where(is_finite, r, 1.0)
         for _ in range(_NEWTON_STEPS):  # p is convex and r right of its root: Newton's steps come down to it

@@ -7,7 +7,7 @@ trees of one structure, a is a scalar.
 torch has no public module of pytrees (2.13); torch.func uses ``torch.utils._pytree``, and so does this one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -22,7 +22,6 @@ Structure = pytree.TreeSpec
 
 PLAIN = frozenset((Tensor, nn.Parameter))  # tensors, and no subclass with a behaviour of its own
 
-map = pytree.tree_map
 flatten = pytree.tree_flatten
 unflatten = pytree.tree_unflatten
 
@@ -36,6 +35,18 @@ def is_flat(tree: Tree) -> bool:
     return type(tree) is dict and PLAIN.issuperset([type(leaf) for leaf in tree.values()])
 
 
+def map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
+    """The tree of what a function makes of each leaf, and of what stands in its place in the others.
+
+    >>> map(torch.add, {"w": torch.tensor(1.0)}, {"w": torch.tensor(2.0)})
+    {'w': tensor(3.)}
+    """
+    if not is_flat(tree) or any(type(other) is not dict or list(other) != list(tree) for other in others):
+        return pytree.tree_map(function, tree, *others)
+    rows = zip(tree.values(), *[other.values() for other in others], strict=True)
+    return {name: function(*row) for name, row in zip(tree, rows, strict=True)}
+
+
 def leaves(tree: Tree) -> list[Any]:
     """The leaves of a tree, in the order of its containers; of a flat one at a tenth of a pytree's cost.
 
@@ -45,7 +56,7 @@ def leaves(tree: Tree) -> list[Any]:
     return list(tree.values()) if is_flat(tree) else pytree.tree_leaves(tree)
 
 
-def like(tree: Tree, leaves: Iterable[Any]) -> Tree:
+def like(tree: Tree, leaves: Iterable[object]) -> Tree:
     """A tree of the containers of ``tree`` with these leaves.
 
     >>> like({"w": torch.tensor(1.0)}, [torch.tensor(2.0)])
@@ -176,11 +187,15 @@ def vdot(x: Tree, y: Tree) -> Tensor:
     >>> vdot(torch.ones(2, dtype=torch.bfloat16), torch.ones(2, dtype=torch.bfloat16)).dtype
     torch.float32
     """
-    x_leaves, x_structure = flatten(x)
-    y_leaves, y_structure = flatten(y)
-    if y_structure != x_structure:  # dicts in another order, or a mismatch, which this raises
-        y_leaves = x_structure.flatten_up_to(y)
-    if shards.any_sharded((*x_leaves, *y_leaves)):
+    flat = is_flat(x) and is_flat(y) and list(x) == list(y)
+    if flat:
+        x_leaves, y_leaves = list(x.values()), list(y.values())
+    else:
+        x_leaves, x_structure = flatten(x)
+        y_leaves, y_structure = flatten(y)
+        if y_structure != x_structure:  # dicts in another order, or a mismatch, which this raises
+            y_leaves = x_structure.flatten_up_to(y)
+    if not flat and shards.any_sharded((*x_leaves, *y_leaves)):
         pairs = [(a, shards.placed_as(b, a)) for a, b in zip(x_leaves, y_leaves, strict=True)]
         return shards.vdot([_leaf_vdot(*map(shards.local, pair)) for pair in pairs], x_leaves)
     total, *rest = [_leaf_vdot(x_leaf, y_leaf) for x_leaf, y_leaf in zip(x_leaves, y_leaves, strict=True)]

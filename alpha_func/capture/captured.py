@@ -1,6 +1,6 @@
 """A captured loss: the programs that it is, looked up at every call, and what answers for it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from alpha_func import torch_private, tree
-from alpha_func.capture.program import Call, Program, program_of, raise_its_own_error, require_apart
+from alpha_func.calls import Args, Kwargs
+from alpha_func.capture.program import LossCall, Program, program_of, raise_its_own_error, require_apart
 from alpha_func.capture.running.engine import Captured
 from alpha_func.capture.running.first_use import FirstUse
 from alpha_func.capture.running.schemes import Schemes
@@ -17,6 +18,7 @@ from alpha_func.capture.sharded.made import AT_USE, Gathering
 from alpha_func.capture.tracing.outside import is_outside, outside, plain, stand_in
 from alpha_func.capture.tracing.recording import MAX_RECORDINGS, Recorder, Recording
 from alpha_func.capture.tracing.refusal import tried
+from alpha_func.capture.trust import Trusted, names_of, require_right, require_trust
 from alpha_func.errors import CaptureError, StrategyError, warn
 from alpha_func.losses.draws import ALONE
 from alpha_func.losses.kinds import refuse_kinds
@@ -36,12 +38,21 @@ class CapturedLoss(LossOfLoss):
     """What ``capture`` returns: a loss, and the programs it has been captured as."""
 
     def __init__(
-        self, loss: Callable[..., Tensor], *, backend: str, strict: bool, unverified: bool, gathering: Gathering
+        self,
+        loss: Callable[..., Tensor],
+        *,
+        backend: str,
+        strict: bool,
+        unverified: bool,
+        gathering: Gathering,
+        trust: frozenset[Any] = frozenset(),
+        checked: bool = False,
     ):
         self.loss, self.backend = loss, backend
         self._first_use = FirstUse(strict)
         self._unverified = unverified
-        self._recorder = Recorder(loss)
+        self._trust, self._checked = trust, checked
+        self._recorder = Recorder(loss, trust)
         self._stand_ins = Layouts[dict[str, Any]]()  # calls without values, for the guards to look at
         self._gathering = gathering
         self._sharded = Sharded(loss, backend=backend, strict=strict, unverified=unverified, gathering=gathering)
@@ -54,10 +65,11 @@ class CapturedLoss(LossOfLoss):
             "strict": self._first_use.strict,
             "unverified": self._unverified,
             "gathering": self._gathering,
+            "trust": self._trust,
         }
         return partial(capture, **options), (self.loss,)
 
-    def __call__(self, params: Tree, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, params: Tree, *args: object, **kwargs: object) -> Tensor:
         """The loss, by its program."""
         if torch.compiler.is_dynamo_compiling():  # a loss of a loss is captured whole
             return self.loss(params, *args, **kwargs)
@@ -74,9 +86,21 @@ class CapturedLoss(LossOfLoss):
         whole = Captured(self.loss, self._schemes, self.backend, self._first_use, by_strategy)
         return ByPlacement(whole, self._sharded)
 
-    def program(self, params: Tree, *args: Any, **kwargs: Any) -> Program:
+    def program(self, params: Tree, *args: object, **kwargs: object) -> Program:
         """The program of this call, captured now if it has not been; print it to read it."""
         return self.lookup(params, args, kwargs)[0]
+
+    def over(self, loss: Callable[..., Tensor]) -> "CapturedLoss":
+        """Another loss captured in the same way, but for what is refused: that is not asked again."""
+        return CapturedLoss(
+            loss,
+            backend=self.backend,
+            strict=False,
+            unverified=True,
+            gathering=self._gathering,
+            trust=self._trust,
+            checked=True,
+        )
 
     def frozen(self) -> "FrozenLoss":
         """The same loss for a caller who knows that nothing changes but the arguments: looked up by these alone.
@@ -88,14 +112,14 @@ class CapturedLoss(LossOfLoss):
         """
         return FrozenLoss(self)
 
-    def lookup(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
-        """The program for these arguments and its inputs: parameters, state as it is now, tensor arguments."""
+    def lookup(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Program, list[Tensor]]:
+        """The program for these arguments and its inputs: parameters, state now, tensor arguments."""
         _refuse_autocast()
         flat = type(params) is dict and is_outside()
         if flat:
             names, tensors = [*params, len(args), *kwargs], [*params.values(), *args, *kwargs.values()]
             known = self._stand_ins.find(names, tensors)
-            found = None if known is None else self._recorder.known(known)
+            found = None if known is None else self._recorder.known(known, valued=False)
             if found is not None and found[0].lowered is not None:
                 program, state = self._program(*found, params)
                 return program, [*params.values(), *state, *tensors[len(params) :]]
@@ -114,19 +138,24 @@ class CapturedLoss(LossOfLoss):
             self._stand_ins.keep(names, tensors, lambda: self._recorder.names(*tree.map(stand_in, call)))
         return program, [*leaves[:count], *state, *[leaf for leaf in leaves[count:] if isinstance(leaf, Tensor)]]
 
-    def _schemes(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Schemes, list[Tensor]]:
+    def _schemes(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Schemes, list[Tensor]]:
         program, inputs = self.lookup(params, args, kwargs)
         return program.schemes, inputs
 
-    def _recorded(self, call: Call) -> tuple[Recording, Sequence[Any]]:
+    def _recorded(self, call: LossCall) -> tuple[Recording, Sequence[object]]:
         """The recording of a call, lowered, and its inputs."""
         try:
             recording, inputs = self._recorder(*call)
             if recording.lowered is None:
                 with ALONE:
                     if recording.lowered is None:
-                        recording.lowered = program_of(self.loss, recording, inputs, call, unverified=self._unverified)
+                        allowed = names_of(self._trust)
+                        recording.lowered = program_of(
+                            self.loss, recording, inputs, call, unverified=self._unverified, trusted=allowed
+                        )
                         self._count()
+                        if self._trust and not self._checked:
+                            require_right(self.loss, self.over, *call)
             return recording, inputs
         except CaptureError as error:
             raise_its_own_error(self.loss, call)
@@ -135,7 +164,7 @@ class CapturedLoss(LossOfLoss):
                 message = tried(str(error), lambda strategy: by(strategy).quadratic(params, params, *call[1:]))
             raise CaptureError(message) from error
 
-    def _program(self, recording: Recording, inputs: Sequence[Any], params: Tree) -> tuple[Program, list[Tensor]]:
+    def _program(self, recording: Recording, inputs: Sequence[object], params: Tree) -> tuple[Program, list[Tensor]]:
         """The program of a recording, and the tensors that it reads besides its arguments."""
         program, state = recording.lowered
         held = [inputs[i] for i in state]
@@ -167,7 +196,11 @@ class FrozenLoss(CapturedLoss):
     def __reduce__(self) -> Any:
         return FrozenLoss, (self._guarded,)
 
-    def lookup(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
+    def over(self, loss: Callable[..., Tensor]) -> CapturedLoss:
+        """As of the loss that is frozen."""
+        return self._guarded.over(loss)
+
+    def lookup(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Program, list[Tensor]]:
         """The program for such arguments and its inputs: parameters, state as it was found, tensor arguments."""
         _refuse_autocast()
         flat = type(params) is dict
@@ -202,6 +235,7 @@ def capture(
     strict: bool = False,
     unverified: bool = False,
     gathering: Gathering = AT_USE,
+    trust: Collection[Trusted] | Trusted = (),
 ) -> CapturedLoss:
     """The loss as a program of primitive operators, whose derivatives of every order are right.
 
@@ -219,6 +253,8 @@ def capture(
         backend: what runs the programs of the transforms: "eager", operator by operator, or "inductor", compiled.
         strict: raise where a transform's program cannot be proven, instead of a warning and double backward.
         unverified: allow operators whose second derivatives have not been verified.
+        trust: functions (subclasses of ``torch.autograd.Function``) and operators (``torch.ops.library.name``) whose
+            derivatives are those of their values; ``check_quadratic`` checks it at the first call of every program.
         gathering: of parameters that are sharded (DTensors, docs/many_processes.md): how far ahead, and in which dtype.
 
     Returns:
@@ -239,7 +275,8 @@ def capture(
     require_callable("loss", loss, "(params, *args, **kwargs)")
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown: choose from {', '.join(BACKENDS)}")
-    return CapturedLoss(loss, backend=backend, strict=strict, unverified=unverified, gathering=gathering)
+    trusted = require_trust(trust)
+    return CapturedLoss(loss, backend=backend, strict=strict, unverified=unverified, gathering=gathering, trust=trusted)
 
 
 def _refuse_autocast() -> None:
@@ -250,14 +287,14 @@ def _refuse_autocast() -> None:
         )
 
 
-def _refuse_kinds(leaves: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _refuse_kinds(leaves: list[Any], args: Args, kwargs: Kwargs) -> None:
     """At every call: Dynamo's guards on a nested tensor end the process."""
     for leaf in leaves:
         if isinstance(leaf, Tensor) and (leaf.is_nested or leaf.is_quantized):
             refuse_kinds(args, kwargs)
 
 
-def _operators(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[str]:
+def _operators(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> set[str]:
     assert isinstance(loss, CapturedLoss)
     program = loss.program(params, *args, **kwargs)
     if program.schemes.misled:

@@ -6,7 +6,7 @@ ones are. A recorded loss is lowered to primitives before anything is differenti
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.active import active_nodes, operator_name
 from alpha_func.capture.builder.active import unverified as unverified_in
 from alpha_func.capture.running.schemes import Schemes
@@ -31,7 +32,7 @@ from alpha_func.transforms.validation import scalar_loss
 from alpha_func.tree import Tree
 
 _NAMES = re.compile(r"[^\W\d]\w*")
-Call = tuple[Tree, tuple[Any, ...], dict[str, Any]]  # params, args, kwargs
+LossCall = tuple[Tree, Args, Kwargs]  # params, args, kwargs
 
 
 class Program:
@@ -81,9 +82,10 @@ def program_of(
     loss: Callable[..., Tensor],
     recording: Recording,
     inputs: Sequence[Any],
-    call: Call,
+    call: LossCall,
     *,
     unverified: bool,
+    trusted: Collection[str] = (),
     has_values: bool = True,
 ) -> tuple[Program, list[int]]:
     """A recording as a program, whose value has been compared with the loss's own.
@@ -129,7 +131,7 @@ def program_of(
         raise CaptureError(f"loss must return a real scalar, got shape {tuple(value.shape)}, {value.dtype}")
     _name_inputs(graph, params, [recording.sources[i] for i in state])
     if not unverified:
-        _require_verified(graph, count)
+        _require_verified(graph, count, trusted)
     traced.recompile()
     program = Program(traced, count, _seed(loss, graph))
     program.by_value = recording.by_value
@@ -138,10 +140,10 @@ def program_of(
     return program, state
 
 
-def raise_its_own_error(loss: Callable[..., Tensor], call: Call) -> None:
+def raise_its_own_error(loss: Callable[..., Tensor], call: LossCall) -> None:
     """Raise the error that the loss itself raises, or that its value is not a loss, where there is one."""
 
-    def copied(leaf: Any) -> Any:  # a loss may differentiate within, or write to what is no leaf of a graph
+    def copied(leaf: object) -> Any:  # a loss may differentiate within, or write to what is not a leaf of a graph
         return leaf.detach().requires_grad_(leaf.requires_grad).clone() if isinstance(leaf, Tensor) else leaf
 
     with aside(), torch.enable_grad():
@@ -171,12 +173,12 @@ def _seed(loss: Callable[..., Tensor], graph: fx.Graph) -> int | None:
     )
 
 
-def _require_verified(graph: fx.Graph, params: int) -> None:
-    found = unverified_in(graph, params)
+def _require_verified(graph: fx.Graph, params: int, trusted: Collection[str]) -> None:
+    found = [name for name in unverified_in(graph, params) if name not in trusted]
     if found:
         raise CaptureError(
             f"{', '.join(found)}: no decomposition into simpler operators, and no verified second derivative; write it "
-            "in simpler operators, or say capture(..., unverified=True) and check the result with check_quadratic"
+            "in simpler operators, or use capture(..., trust=[the operator]), which is then checked, or unverified=True"
         )
 
 

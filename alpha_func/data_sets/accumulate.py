@@ -8,13 +8,15 @@ Hennig, Debiasing Mini-Batch Quadratics for Applications in Deep Learning (ICLR 
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from alpha_func.capture.sharded.engine import has_shards
 from alpha_func.data_sets.additivity import Passed, PointedOut
 from alpha_func.data_sets.batches import arguments
+from alpha_func.data_sets.ranks import Idle
 from alpha_func.data_sets.weights import Weighing, Weight, weighing
 from alpha_func.errors import warn
 from alpha_func.quadratic import Quadratic
@@ -99,7 +101,9 @@ class Accumulated:
         self._loss, self._weigh, self._along = loss, weigh, along
         self._passed: Passed = set()
 
-    def __call__(self, params: Tree, direction: Tree, batches: Iterable[Any], *, progress: bool = False) -> Quadratic:
+    def __call__(
+        self, params: Tree, direction: Tree, batches: Iterable[object], *, progress: bool = False
+    ) -> Quadratic:
         """The quadratic of all batches; after Ctrl-C, of those that came before it, with a warning."""
         total = self.total(params, direction, batches, progress=progress)
         if not total.complete:
@@ -113,7 +117,7 @@ class Accumulated:
             raise ValueError("the weights of all batches are 0: there is no example to take the mean over")
         return total.quadratic
 
-    def total(self, params: Tree, direction: Tree, batches: Iterable[Any], *, progress: bool = False) -> Total:
+    def total(self, params: Tree, direction: Tree, batches: Iterable[object], *, progress: bool = False) -> Total:
         """The quadratic of all batches, possibly none, and what it is made of; Ctrl-C makes it incomplete."""
         if not isinstance(batches, Iterable) or isinstance(batches, Tensor):
             raise TypeError(
@@ -123,13 +127,16 @@ class Accumulated:
         point_out = PointedOut(self._loss, weigh, self._passed)
         earlier = _Sum(torch.zeros(3, dtype=torch.float64), 0.0, 0)
         recent: list[tuple[float, Quadratic | None]] = []
-        complete = True
+        complete, together = True, has_shards(params)
         try:
             for batch in _shown(batches) if progress else batches:
-                args, kwargs = arguments(batch)
-                w = weigh(args, kwargs)
-                found = self._along(params, direction, *args, **kwargs) if w else None  # the mean over nothing is NaN
-                if found is not None:
+                args, kwargs = arguments(batch.batch if isinstance(batch, Idle) else batch)
+                w = 0.0 if isinstance(batch, Idle) else weigh(args, kwargs)
+                # The mean over nothing is NaN; but what is sharded is gathered by all ranks together.
+                found = self._along(params, direction, *args, **kwargs) if w or together else None
+                if not w:
+                    found = None
+                if found is not None and not together:
                     point_out(params, args, kwargs, found.value)
                 recent.append((w, found))  # at once: Ctrl-C finds either all of a batch or nothing
                 if len(recent) == _RECENT:
@@ -165,7 +172,7 @@ def _with_float64(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device  # Apple's has no float64
 
 
-def _shown(batches: Iterable[Any]) -> Iterable[Any]:
+def _shown(batches: Iterable[object]) -> Iterable[object]:
     try:
         from rich.progress import track
     except ImportError as error:

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture import CapturedLoss
 from alpha_func.data_sets.batches import Arguments, joined, part, size_of
 from alpha_func.data_sets.weights import Weighing
@@ -109,7 +110,7 @@ class Additivity:
         self._plain = loss.loss if isinstance(loss, CapturedLoss) else loss  # parts would be more programs
         self._first: _Weighed | None = None
 
-    def look(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor | None) -> Parts | None:
+    def look(self, params: Tree, args: Args, kwargs: Kwargs, value: Tensor | None) -> Parts | None:
         """A batch against its parts, or with examples of the first; None where nothing is left to be seen.
 
         ``value`` is the loss of the batch; without it, that is evaluated too.
@@ -124,14 +125,14 @@ class Additivity:
             self._passed.add(kind)
         return found
 
-    def _with_first(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor) -> Parts | None:
+    def _with_first(self, params: Tree, args: Args, kwargs: Kwargs, value: Tensor) -> Parts | None:
         both = joined(self._first.batch, (args, kwargs)) if self._first is not None else None
         if self._first is None or both is None:
             return None
         parts = [(self._first.weight, self._first.value), (self._weigh(args, kwargs), value)]
         return Parts(self._weigh.mean, self._plain(params, *both[0], **both[1]), parts)
 
-    def _taken_apart(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor) -> Parts | None:
+    def _taken_apart(self, params: Tree, args: Args, kwargs: Kwargs, value: Tensor) -> Parts | None:
         try:
             n = size_of(args, kwargs)
         except ValueError:
@@ -155,7 +156,7 @@ class PointedOut:
         self._loss, self._additivity = loss, Additivity(loss, weigh, passed)
         self._count, self._done = 0, False
 
-    def __call__(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor) -> None:
+    def __call__(self, params: Tree, args: Args, kwargs: Kwargs, value: Tensor) -> None:
         """The next batch, and its loss.
 
         Raises:
@@ -181,10 +182,10 @@ class PointedOut:
         )
         if found.is_sum or found.is_mean:
             is_, said = ("sum", "mean") if found.is_sum else ("mean", "sum")
-            raise ValueError(f"reduction is {said!r}, but the loss is a {is_}: {numbers}; say reduction={is_!r}")
+            raise ValueError(f"reduction is {said!r}, but the loss is a {is_}: {numbers}; pass reduction={is_!r}")
         self._warn(
             f"{numbers}: its examples depend on each other or on chance, or its mean is over something else than their "
-            "number; say what with weight=lambda *batch: ..."
+            "number; pass weight=lambda *batch: ..., what it is over"
         )
 
     def _warn(self, what: str) -> None:
@@ -197,5 +198,5 @@ def _shapes(given: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(leaf.shape for leaf in flat if isinstance(leaf, Tensor))
 
 
-def _copied(leaf: Any) -> Any:
+def _copied(leaf: object) -> Any:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf  # a part would keep the whole batch alive

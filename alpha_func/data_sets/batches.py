@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+Arguments = tuple[Args, Kwargs]
 
 
-def arguments(batch: Any) -> Arguments:
+def arguments(batch: object) -> Arguments:
     """The positional and keyword arguments that a batch stands for.
 
     >>> arguments([1, 2]), arguments({"labels": 3}), arguments(4)
@@ -29,7 +30,7 @@ def arguments(batch: Any) -> Arguments:
     return (batch,), {}
 
 
-def size_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+def size_of(args: Args, kwargs: Kwargs) -> int:
     """How many examples a batch has.
 
     Raises:
@@ -58,7 +59,7 @@ def size_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     )
 
 
-def part(args: tuple[Any, ...], kwargs: dict[str, Any], start: int, stop: int) -> Arguments:
+def part(args: Args, kwargs: Kwargs, start: int, stop: int) -> Arguments:
     """The examples from start to stop, as a batch.
 
     >>> import torch
@@ -93,12 +94,12 @@ def _fit(a: Any, b: Any) -> bool:
     return a is b or (type(a) is type(b) and bool(a == b))
 
 
-def shapes_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+def shapes_of(args: Args, kwargs: Kwargs) -> list[Any]:
     """The shape of one example: of every tensor without its first dimension."""
     return [leaf.shape[1:] for leaf in tree.leaves((args, kwargs)) if isinstance(leaf, Tensor)]
 
 
-def _is_batched(leaf: Any) -> bool:
+def _is_batched(leaf: object) -> bool:
     return isinstance(leaf, Tensor) and leaf.ndim > 0
 
 

@@ -9,20 +9,20 @@ gone through, to agree on parameters, direction and settings, and once after it,
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, func
 
 from alpha_func import tree
+from alpha_func.capture.sharded.engine import has_shards
 from alpha_func.data_sets.accumulate import accumulate
 from alpha_func.data_sets.additivity import Passed, PointedOut, modes
 from alpha_func.data_sets.batches import arguments
-from alpha_func.data_sets.ranks import Group, agree, exchange, in_lockstep
+from alpha_func.data_sets.ranks import Group, agree, all_take_part, exchange, in_lockstep
 from alpha_func.data_sets.weights import Weighing, Weight, weighing
 from alpha_func.quadratic import Quadratic
-from alpha_func.shards import attempt, is_sharded
+from alpha_func.shards import attempt, is_sharded, layout
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import aligned, check_params, require_callable, scalar_loss
 from alpha_func.tree import Tree
@@ -76,6 +76,10 @@ def data_parallel_quadratic(
     in the parameters (values, names, shapes, order), in the direction (such as that of a rank's own gradient), in the
     reduction, weight, strategy or the modes of layers.
 
+    Of sharded parameters (DTensors, of a captured loss) all ranks take their batches together, whatever ``lockstep``
+    says, and one that has fewer takes part without weight. Ranks that share the shards of one model, as in tensor
+    parallelism, are given the same batches.
+
     A weight that is guessed (see ``accumulate``) is checked between the batches of a rank, not between ranks: give it.
 
     Args:
@@ -95,19 +99,25 @@ def data_parallel_quadratic(
     accumulated = accumulate(loss, weight=weight, reduction=reduction, strategy=strategy)
     settings = _settings(weighing(loss, weight, reduction), strategy)
 
-    def quadratic(params: Tree, direction: Tree, batches: Iterable[Any]) -> Quadratic:
+    def quadratic(params: Tree, direction: Tree, batches: Iterable[object]) -> Quadratic:
+        of_ranks = group if group is not None else _group_of(params)
+
         def vectors() -> tuple[Tree, Tree]:
             check_params(params)
             return params, aligned(params, direction, "direction")
 
         def numbers() -> list[float]:
-            total = accumulated.total(params, direction, in_lockstep(batches, group) if lockstep else batches)
+            if has_shards(params):
+                mine: Iterable[object] = all_take_part(batches, of_ranks)
+            else:
+                mine = in_lockstep(batches, of_ranks) if lockstep else batches
+            total = accumulated.total(params, direction, mine)
             if not total.complete:
                 raise KeyboardInterrupt
             return _numbers(total.quadratic, total.weight)
 
-        agree(f"quadratic, {settings}, {lockstep}, {modes(loss)}", vectors, group)
-        return _reduced("the end of its batches", numbers, group)
+        agree(f"quadratic, {settings}, {lockstep}, {modes(loss)}", vectors, of_ranks)
+        return _reduced("the end of its batches", numbers, of_ranks)
 
     return quadratic
 
@@ -141,7 +151,7 @@ def data_parallel_gradient(
     settings = _settings(weigh, None)
     passed: Passed = set()
 
-    def gradient(params: Tree, batches: Iterable[Any]) -> Tree:
+    def gradient(params: Tree, batches: Iterable[object]) -> Tree:
         sums: list[Tensor] = []
 
         def vectors() -> tuple[Tree, Tree]:
@@ -174,6 +184,20 @@ def data_parallel_gradient(
         return tree.unflatten([sum_.div_(whole).to(leaf.dtype) for sum_, leaf in like], tree.structure(params))
 
     return gradient
+
+
+def _group_of(params: Tree) -> Group:
+    """The ranks that have shards of the parameters; None, the default group, where nothing is sharded."""
+    meshes = [place.mesh for place in map(layout, tree.leaves(params)) if place is not None]
+    mesh = max(meshes, key=lambda mesh: int(mesh.size()), default=None)
+    if mesh is None or mesh.size() == dist.get_world_size():
+        return None
+    if mesh.ndim == 1:
+        return mesh.get_group()
+    raise ValueError(
+        f"params are sharded over {mesh.size()} of {dist.get_world_size()} ranks, in a mesh of {mesh.ndim} dimensions: "
+        "say over which ranks the batches are spread, group="
+    )
 
 
 def _settings(weigh: Weighing, strategy: StrategyLike | None) -> str:

@@ -56,7 +56,7 @@ def two_batch(
     step = grad_and_quadratic(loss, direction, strategy=strategy)
     along = quadratic_along(loss, strategy=strategy)
 
-    def both(params: Tree, batch: Any, held_out: Any) -> TwoBatchStep:
+    def both(params: Tree, batch: object, held_out: Any) -> TwoBatchStep:
         args, kwargs = arguments(batch)
         others, options = arguments(held_out)
         grads, d, same = step(params, *args, **kwargs)

@@ -6,12 +6,13 @@ The transforms take such a loss chunk by chunk, so that only one chunk's activat
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, func
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.data_sets.additivity import Additivity, Passed, coupled_layers
 from alpha_func.data_sets.batches import part, size_of
 from alpha_func.data_sets.weights import Weighing, Weight, weighing
@@ -30,8 +31,8 @@ class Chunk(NamedTuple):
     """A part of a batch as the arguments of the loss, and its share of the whole."""
 
     share: float
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: Args
+    kwargs: Kwargs
 
 
 class MicrobatchedLoss(LossOfLoss):
@@ -41,7 +42,7 @@ class MicrobatchedLoss(LossOfLoss):
         self.loss, self.size, self.weigh = loss, size, weigh
         self._passed: Passed = set()
 
-    def __call__(self, params: Tree, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, params: Tree, *args: object, **kwargs: object) -> Tensor:
         """The loss of the whole batch."""
         check = self.check(params)
         parts = []
@@ -51,7 +52,7 @@ class MicrobatchedLoss(LossOfLoss):
             parts.append(share * value)
         return torch.stack(parts).sum()
 
-    def chunks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Chunk]:
+    def chunks(self, args: Args, kwargs: Kwargs) -> list[Chunk]:
         """The chunks of a batch; the shares of a mean sum to 1."""
         layers = coupled_layers(self.loss)
         if layers:
@@ -74,15 +75,15 @@ class MicrobatchedLoss(LossOfLoss):
             return lambda args, kwargs, value=None: None
         additivity = Additivity(self.loss, self.weigh.fresh(), self._passed)
 
-        def check(args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor | None = None) -> None:
+        def check(args: Args, kwargs: Kwargs, value: Tensor | None = None) -> None:
             found = additivity.look(params, args, kwargs, value)
             if found is None or found.agree:
                 return
-            hint = " (it is a sum: say reduction='sum')" if found.is_sum else ""
+            hint = " (it is a sum: pass reduction='sum')" if found.is_sum else ""
             raise ValueError(
                 f"the loss cannot be cut into chunks: of some examples it is {found.whole:.9g}, of two parts of them "
                 f"put together {found.together:.9g}; its examples depend on each other or on chance, or its mean is "
-                f"over something else than their number{hint}: say what with weight=lambda *batch: ..."
+                f"over something else than their number{hint}: pass weight=lambda *batch: ..., what it is over"
             )
 
         return check
@@ -98,11 +99,11 @@ class Chunked(Engine):
     def __init__(self, loss: MicrobatchedLoss, each: Engine):
         self._loss, self._each = loss, each
 
-    def quadratic(self, params: Tree, direction: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Quadratic:
+    def quadratic(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
         """The quadratic, summed in float64."""
         return self._sum(params, direction, self._loss.chunks(args, kwargs), self._loss.check(params))
 
-    def product(self, params: Tree, direction: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tree:
+    def product(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Tree:
         """Hd, summed in the dtype of the parameters."""
         check = self._loss.check(params)
 
@@ -113,7 +114,7 @@ class Chunked(Engine):
 
         return _sum(products())
 
-    def step(self, params: Tree, direction: DirectionFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
+    def step(self, params: Tree, direction: DirectionFunction, args: Args, kwargs: Kwargs) -> Step:
         """Two passes: the direction is made of the whole gradient, which no chunk has."""
         chunks, check = self._loss.chunks(args, kwargs), self._loss.check(params)
 
@@ -127,9 +128,7 @@ class Chunked(Engine):
         d = direction(grads)
         return Step(grads, d, self._sum(params, d, chunks))
 
-    def taylor(
-        self, params: Tree, direction: Tree, order: int, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Taylor:
+    def taylor(self, params: Tree, direction: Tree, order: int, args: Args, kwargs: Kwargs) -> Taylor:
         """The derivatives, summed in float64."""
         found = self._summed(
             lambda some, options: self._each.taylor(params, direction, order, some, options).derivatives,
@@ -138,7 +137,7 @@ class Chunked(Engine):
         )
         return Taylor(found[0], found[1], found[2], tuple(found[3:]))
 
-    def span(self, params: Tree, directions: Sequence[Tree], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Form:
+    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Form:
         """Value, slopes and curvature, summed in float64."""
         found = self._summed(
             lambda some, options: self._each.span(params, directions, some, options),
@@ -147,7 +146,7 @@ class Chunked(Engine):
         )
         return found[0], found[1], found[2]
 
-    def gauss_newton(self, params: Tree, direction: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Quadratic:
+    def gauss_newton(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
         """The quadratic with the Gauss-Newton curvature, summed in float64."""
         found = self._summed(
             lambda some, options: self._each.gauss_newton(params, direction, some, options),
@@ -156,9 +155,7 @@ class Chunked(Engine):
         )
         return Quadratic(*found)
 
-    def products(
-        self, params: Tree, directions: Sequence[Tree], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Products:
+    def products(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Products:
         """Gradient and products, summed in the dtype of the parameters."""
         check, values = self._loss.check(params), []
 
@@ -182,7 +179,7 @@ class Chunked(Engine):
 
     @staticmethod
     def _summed(
-        numbers: Callable[[tuple[Any, ...], dict[str, Any]], Sequence[Tensor]],
+        numbers: Callable[[Args, Kwargs], Sequence[Tensor]],
         chunks: list[Chunk],
         check: Callable[..., None] | None,
     ) -> list[Tensor]:

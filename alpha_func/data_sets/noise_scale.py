@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture import CapturedLoss
 from alpha_func.data_sets.additivity import coupled_layers
 from alpha_func.data_sets.batches import arguments, size_of
@@ -138,7 +139,7 @@ def noise_scale(
     plain = loss.loss if isinstance(loss, CapturedLoss) else loss
     along, product = quadratic_along(loss, strategy=strategy), hvp(loss, strategy=strategy)
 
-    def scale(params: Tree, batch: Any, hessian_batch: Any = None) -> NoiseScale:
+    def scale(params: Tree, batch: object, hessian_batch: Any = None) -> NoiseScale:
         check_params(params)
         pieces, structure, batched = _cut(loss, arguments(batch), size)
 
@@ -186,7 +187,7 @@ def _of_all(a: Tensor, s: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _cut(
-    loss: Callable[..., Tensor], batch: tuple[tuple[Any, ...], dict[str, Any]], size: int
+    loss: Callable[..., Tensor], batch: tuple[Args, Kwargs], size: int
 ) -> tuple[list[Tensor], tree.Structure, list[tuple[Any, bool]]]:
     """The batched leaves as (pieces, size, ...), the structure of the arguments, and every leaf with whether it is."""
     examples = size_of(*batch)

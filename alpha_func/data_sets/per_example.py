@@ -1,13 +1,13 @@
 """The quadratic of every example of a batch along one direction: where the noise of α* comes from."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture import CapturedLoss, capture
 from alpha_func.data_sets.additivity import coupled_layers
 from alpha_func.data_sets.batches import arguments, part, size_of
@@ -56,7 +56,7 @@ def per_example_quadratics(
     along = quadratic_along(captured, strategy=strategy)
     compared: list[bool] = []
 
-    def quadratics(params: Tree, direction: Tree, batch: Any) -> Quadratic:
+    def quadratics(params: Tree, direction: Tree, batch: object) -> Quadratic:
         check_params(params)
         d = aligned(params, direction, "direction")
         args, kwargs = arguments(batch)
@@ -85,9 +85,7 @@ def per_example_quadratics(
     return quadratics
 
 
-def compare_with_whole(
-    loss: Callable[..., Tensor], params: Tree, values: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
+def compare_with_whole(loss: Callable[..., Tensor], params: Tree, values: Tensor, args: Args, kwargs: Kwargs) -> None:
     """Warn where the loss of a batch is neither the mean nor the sum of its examples'."""
     values = values[: size_of(args, kwargs)].double()
     with torch.no_grad():

@@ -10,6 +10,7 @@ products wᵀx with fixed random w. Where x differs by δ between two ranks, |w�
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
 from itertools import count
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from alpha_func import tree
 from alpha_func.errors import DistributedError
-from alpha_func.shards import attempt
+from alpha_func.shards import attempt, is_sharded
 from alpha_func.tree import Tree
 
 Group = Any  # a torch.distributed.ProcessGroup; None is the default group
@@ -108,7 +109,7 @@ def require_alike(identities: Tensor, group: Group) -> None:
             raise DistributedError(f"{_named(others, group)} has {what} than {leader}: {remedy}")
 
 
-def in_lockstep(batches: Iterable[Any], group: Group = None) -> Iterator[Any]:
+def in_lockstep(batches: Iterable[object], group: Group = None) -> Iterator[Any]:
     """The batches of this rank, each when all ranks have one.
 
     Raises:
@@ -129,11 +130,59 @@ def in_lockstep(batches: Iterable[Any], group: Group = None) -> Iterator[Any]:
         yield batch
 
 
+@dataclass(frozen=True)
+class Idle:
+    """What a rank that has no batch left takes when the others take one: it gathers with them, and weighs nothing."""
+
+    batch: object
+
+
+def all_take_part(batches: Iterable[object], group: Group = None) -> Iterator[Any]:
+    """The batches of this rank, and ``Idle`` ones until no rank has any: its own last, or zeros like another rank's."""
+    iterator, last = iter(batches), _OVER
+    while True:
+        batch = next(iterator, _OVER)
+        more = exchange("a batch", partial(list, (float(batch is not _OVER), float(last is _OVER))), group)
+        if not (more[:, 0] > 0).any():
+            return
+        if ((more[:, 0] == 0) & (more[:, 1] > 0)).any():
+            like = _zeros_like_one_of(batch, group)
+            last = like if last is _OVER else last
+        if batch is _OVER:
+            yield Idle(last)
+        else:
+            last = batch
+            yield batch
+
+
+def _zeros_like_one_of(batch: object, group: Group) -> Any:
+    """A batch of zeros, as large as that of the first rank which has one."""
+
+    def described(leaf: object) -> Any:
+        return ("a tensor", tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf
+
+    every: list[Any] = [None] * dist.get_world_size(group)
+    leaves, structure = tree.flatten(batch) if batch is not _OVER else (None, None)
+    own = None if leaves is None else [described(leaf) for leaf in leaves]
+    attempt(lambda: dist.all_gather_object(every, (own, structure), group=group))
+    found, structure = next(each for each in every if each[0] is not None)
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    made = [torch.zeros(x[1], dtype=x[2], device=device) if _is_described(x) else x for x in found]
+    return tree.unflatten(made, structure)
+
+
+def _is_described(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and value[0] == "a tensor"
+
+
 def _seen(x: Tree) -> list[float]:
-    """‖x‖² and two products with fixed random vectors, on any device the same; zeros for None."""
+    """‖x‖² and two products with fixed random vectors, on any device the same, of what no rank has a shard of; zeros
+    for None."""
     found = torch.zeros(3, dtype=torch.float64)
     scales = torch.Generator().manual_seed(1)
     for leaf in tree.leaves(x) if x is not None else ():
+        if is_sharded(leaf):
+            continue
         real = torch.view_as_real(leaf.detach()) if leaf.is_complex() else leaf.detach()
         real = real.cpu() if real.device.type == "mps" else real  # Apple's has no float64
         for block in real.reshape(-1).split(_BLOCK):

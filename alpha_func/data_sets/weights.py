@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alpha_func.calls import Args, Kwargs
 from alpha_func.data_sets.batches import shapes_of, size_of
 from alpha_func.losses.module_loss import module_loss_of
 
@@ -54,7 +55,7 @@ class Weighing(NamedTuple):
         """The same, which has seen no batch yet."""
         return self._replace(weight=_Examples()) if isinstance(self.weight, _Examples) else self
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    def __call__(self, args: Args, kwargs: Kwargs) -> float:
         """The weight of a batch, checked."""
         if not self.mean:
             return 1.0
@@ -110,7 +111,7 @@ def criterion_of(loss: Callable[..., Tensor]) -> Any:
         return criterion
 
 
-def size_of_arguments(*args: Any, **kwargs: Any) -> int:
+def size_of_arguments(*args: object, **kwargs: object) -> int:
     """The number of examples."""
     return size_of(args, kwargs)
 
@@ -123,7 +124,7 @@ def _by_criterion(criterion: Any) -> Weight | None:
     return _elements if type(criterion) in _ELEMENTWISE else None
 
 
-def _elements(inputs: Any, targets: Tensor) -> int:
+def _elements(inputs: object, targets: Tensor) -> int:
     return targets.numel()
 
 
@@ -133,7 +134,7 @@ class _OfClasses:
     def __init__(self, criterion: Any):
         self.criterion = criterion
 
-    def __call__(self, inputs: Any, targets: Tensor) -> float | Tensor:
+    def __call__(self, inputs: object, targets: Tensor) -> float | Tensor:
         """By target: a class index, or the probabilities of every class."""
         if targets.is_floating_point():
             return targets.numel() / targets.shape[1 if targets.ndim > 1 else 0]
@@ -149,7 +150,7 @@ class _Examples:
     def __init__(self) -> None:
         self.shapes: Any = None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> int:
+    def __call__(self, *args: object, **kwargs: object) -> int:
         """Of examples that are all of one shape."""
         labels = kwargs.get("labels")
         if isinstance(labels, Tensor) and labels.ndim > 1 and not labels.is_floating_point():

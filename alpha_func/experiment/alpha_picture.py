@@ -68,7 +68,7 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str, ema: float | None
             _add_to_alpha(axes[0], table, ema)
         else:
             for k, rows in enumerate(by_optimizer.values()):
-                _add_elsewhere(axes[0], rows, color=COLORS[k % len(COLORS)])
+                _add_other_samples(axes[0], rows, color=COLORS[k % len(COLORS)])
         _mark_divergence(axes, by_optimizer)
         for one in axes[3:]:
             one.set_xlabel("step")
@@ -77,7 +77,7 @@ def draw_alpha(table: pd.DataFrame, path: Path, *, title: str, ema: float | None
         for one in axes:
             legend(one)
         if len(by_optimizer) > 1:
-            handles, labels = _key(axes[0], by_optimizer)
+            handles, labels = _legend(axes[0], by_optimizer)
             figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
         save(figure, path)
 
@@ -194,7 +194,7 @@ def _add_to_alpha(axes: Axes, table: pd.DataFrame, ema: float | None) -> None:
             axes.plot([], [], " ", label="the learning rate is α*")
     else:
         axes.axhline(1, color=WARNING, lw=1.0, label="1: the step as it was", zorder=2.4)
-    _add_elsewhere(axes, table)
+    _add_other_samples(axes, table)
     _add_average(axes, table, ema)
     if "agrees" in table:
         wrong = table[table.agrees.astype(str).str.lower() == "false"]
@@ -203,7 +203,7 @@ def _add_to_alpha(axes: Axes, table: pd.DataFrame, ema: float | None) -> None:
             axes.plot(wrong.step, wrong.alpha_lr, "x", color=WARNING, ms=4, label=label, rasterized=True, zorder=4)
 
 
-def _add_elsewhere(axes: Axes, table: pd.DataFrame, color: str = "") -> None:
+def _add_other_samples(axes: Axes, table: pd.DataFrame, color: str = "") -> None:
     """α* along the same steps on other samples, in colors of their own, or in that of their optimizer."""
     for name, (where, own, dashes) in ELSEWHERE.items():
         values = table.get(f"{where}_alpha_lr", pd.Series(dtype=np.float64)).astype(np.float64)
@@ -245,7 +245,7 @@ def _mark_divergence(axes: Sequence[Axes], by_optimizer: dict[str, pd.DataFrame]
             axes[3].axvline(step, color=COLORS[k % len(COLORS)] if several else WARNING, lw=1.2, ls=":", label=label)
 
 
-def _key(axes: Axes, by_optimizer: dict[str, pd.DataFrame]) -> tuple[list[Any], list[str]]:
+def _legend(axes: Axes, by_optimizer: dict[str, pd.DataFrame]) -> tuple[list[Any], list[str]]:
     """The optimizers by color and dashes, and what thin lines of other samples mean."""
     handles, labels = [], []
     for k, (name, rows) in enumerate(by_optimizer.items()):

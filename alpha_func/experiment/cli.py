@@ -117,7 +117,9 @@ def _plot(given: argparse.Namespace, out: "Terminal") -> int:
         out.print(f"wrote {picture}")
     except KeyboardInterrupt:
         return _say(
-            "alpha-func plot", "interrupted: pictures that it says it wrote are whole, others as they were", INTERRUPTED
+            "alpha-func plot",
+            "interrupted: the pictures reported above are complete, the others unchanged",
+            INTERRUPTED,
         )
     except OSError as error:
         return _say(

@@ -107,7 +107,7 @@ def _one(course: Course, planned: int, *, named: bool) -> Table:
     of = "finite steps" if course.finite < course.recorded else "steps"
     rows = [
         ("median α*", _number(course.alpha)),
-        *((f"median α* on {where}", _number(alpha)) for where, alpha in _elsewhere(course).items()),
+        *((f"median α* on {where}", _number(alpha)) for where, alpha in _of_other_samples(course).items()),
         ("moving average of α*", "" if math.isnan(course.average) else f"{course.average:.4g}"),
         ("curvature ≤ 0", _share(course.non_positive, f" of {of}")),
         ("beyond the edge (lr/α* > 2)", _share(course.beyond_edge, f" of {of}")),
@@ -127,7 +127,7 @@ def _share(share: float, of: str = "") -> str:
     return "" if math.isnan(share) else f"{share:.1%}{of}"
 
 
-def _elsewhere(course: Course) -> dict[str, float]:
+def _of_other_samples(course: Course) -> dict[str, float]:
     """α* on other samples than the direction's own, where it was measured."""
     found = {"a held-out batch": course.held_out_alpha, "all samples": course.full_alpha}
     return {where: alpha for where, alpha in found.items() if not math.isnan(alpha)}
@@ -135,13 +135,16 @@ def _elsewhere(course: Course) -> dict[str, float]:
 
 def _comparison(courses: Sequence[Course]) -> Table:
     """One optimizer a row; the loss is the last epoch's median, the time that of a step over plain training's."""
-    others = list(dict.fromkeys(where for course in courses for where in _elsewhere(course)))
+    others = list(dict.fromkeys(where for course in courses for where in _of_other_samples(course)))
     columns = {
         "optimizer": [course.optimizer for course in courses],
         "steps": [str(course.recorded) for course in courses],
         "finite": [str(course.finite) if course.finite < course.recorded else "" for course in courses],
         "median α*": [_number(course.alpha) for course in courses],
-        **{f"on {where}": [_number(_elsewhere(course).get(where, math.nan)) for course in courses] for where in others},
+        **{
+            f"on {where}": [_number(_of_other_samples(course).get(where, math.nan)) for course in courses]
+            for where in others
+        },
         "average": [_number(course.average) for course in courses],
         "curv. ≤ 0": [_share(course.non_positive) for course in courses],
         "lr/α* > 2": [_share(course.beyond_edge) for course in courses],

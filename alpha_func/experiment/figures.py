@@ -1,4 +1,4 @@
-"""A figure of ours: its looks whatever the user's matplotlibrc says, text as it is, and its file whole or not there."""
+"""A figure of ours: its looks whatever matplotlibrc says, text unchanged, and its file whole or not there."""
 
 import io
 import textwrap

@@ -45,7 +45,7 @@ def _parsed(rows: Iterable[str]) -> Iterator[Line]:
             continue
 
 
-def _strict(value: Any) -> Any:
+def _strict(value: object) -> Any:
     """JSON has no NaN and no infinity: they are strings, which ``float`` reads."""
     if isinstance(value, list):
         return [_strict(each) for each in value]

@@ -55,7 +55,7 @@ def columns(experiment: Experiment) -> list[str]:
     return [f"{where}_{name}" for where in asked if asked[where] for name in NAMES]
 
 
-class Elsewhere:
+class OtherSamples:
     """Measures a step where an experiment asks for it: the values of ``columns``."""
 
     def __init__(self, experiment: Experiment, data: Data, loss: Callable[..., Tensor]):

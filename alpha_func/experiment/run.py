@@ -14,24 +14,16 @@ from torch import Tensor, nn
 
 import alpha_func
 from alpha_func.errors import StrategyError
-from alpha_func.experiment import lines
-from alpha_func.experiment import other_samples as elsewhere
+from alpha_func.experiment import lines, other_samples
 from alpha_func.experiment.data import Data, load
 from alpha_func.experiment.folder import CONFIGURATION, LINES, STATE, STEPS, new_run, old_run, written_whole
 from alpha_func.experiment.interrupts import Interrupts
+from alpha_func.experiment.minibatches import Batch, batches, steps_of
 from alpha_func.experiment.optimizers import InputError
 from alpha_func.experiment.record_files import read_records
 from alpha_func.experiment.settings import Experiment, check_memory, network
 from alpha_func.experiment.summary import Course, cost, course
-from alpha_func.experiment.training import (
-    Batch,
-    Observation,
-    Training,
-    batches,
-    plain_step_seconds,
-    steps_of,
-    training_loss,
-)
+from alpha_func.experiment.training import Observation, Training, plain_step_seconds, training_loss
 from alpha_func.observer.line_file import LineFile
 from alpha_func.observer.loggers import CSVLog
 
@@ -97,7 +89,7 @@ def resume(folder: Path, *, show: Show, interrupts: Interrupts) -> Summary:
     """Go on with a run that was interrupted or killed, as if it had not been; it ends with the same rows and numbers.
 
     Raises:
-        InputError: there is no such run, it is at its end, or its data is another; nothing was changed.
+        InputError: there is no such run, it is finished, or its data is another; nothing was changed.
     """
     with old_run(folder) as text:
         try:
@@ -130,7 +122,7 @@ class _Prepared:
 
 def _prepare(experiment: Experiment) -> _Prepared:
     data = load(experiment)
-    elsewhere.check_samples(experiment, data)
+    other_samples.check_samples(experiment, data)
     check_memory(experiment, data.inputs.shape[1], data.outputs, len(data.inputs))
     module = network(experiment, data.inputs.shape[1], data.outputs)
     prepared = _Prepared(experiment, data, module, training_loss(experiment, data, module))
@@ -249,7 +241,9 @@ def _read_state(folder: Path, prepared: _Prepared) -> dict[str, Any]:
         rows = prepared.planned() * len(prepared.experiment.optimizers)
         steps = folder / STEPS
         if steps.exists() and steps.read_bytes().count(b"\n") > rows:
-            raise InputError(f"the run in {folder} is at its end: nothing to go on with; alpha-func plot draws it anew")
+            raise InputError(
+                f"the run in {folder} is finished: there is nothing to resume; alpha-func plot draws it anew"
+            )
         return {}  # killed before the first state: from the start
     try:
         state = torch.load(path, weights_only=True)
@@ -259,7 +253,7 @@ def _read_state(folder: Path, prepared: _Prepared) -> dict[str, Any]:
         for training in prepared.trainings():
             training.state = state["trainings"][training.algorithm.label]
     except Exception as error:  # whatever a broken file makes torch.load raise
-        raise InputError(f"{path} cannot be gone on from ({error}): start a new run") from error
+        raise InputError(f"{path} cannot be resumed ({error}): start a new run") from error
     return state
 
 

@@ -71,7 +71,7 @@ class SteepestDescent:
 
 
 def _moved(params: Tree, d: Tree, lr: float) -> Tree:
-    """θ + lr·d of the flat dicts that a module's parameters are: ``tree.axpy`` without the pytrees."""
+    """θ + lr·d of the flat dicts that a module's parameters are: ``tree.axpy`` in one call."""
     return dict(zip(params, added(params.values(), d.values(), alpha=lr), strict=True))
 
 

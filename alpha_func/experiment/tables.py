@@ -1,4 +1,4 @@
-"""The user's table: a CSV file or what comes from stdin, read as it is or refused, all of its faults at once."""
+"""The user's table: a CSV file or what comes from stdin, read unchanged or refused, all of its faults at once."""
 
 import difflib
 import gzip
@@ -238,7 +238,7 @@ def _decimal_hint(columns: _Columns, text: _Columns, experiment: Experiment) -> 
     return "; for a decimal comma give --decimal ," if experiment.decimal == "." and any(comma) else ""
 
 
-def _where(columns: _Columns, marked: _Columns, keys: Sequence[Any]) -> str:
+def _where(columns: _Columns, marked: _Columns, keys: Sequence[object]) -> str:
     """The columns, each with its first marked row, counted from 1 below the header, and what stands there."""
     shown = []
     for key in keys[:8]:

@@ -1,7 +1,7 @@
-"""The terminal that a command prints to: the user's own text as it is, and stderr where nobody reads stdout."""
+"""The terminal that a command prints to: the user's own text unchanged, and stderr where nobody reads stdout."""
 
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console
 
@@ -13,13 +13,13 @@ class Gone(KeyboardInterrupt):
 
 
 class Terminal:
-    """A console that the user's own text goes through as it is; when stdout is gone, stderr takes its place."""
+    """A console that the user's own text goes through unchanged; when stdout is gone, stderr takes its place."""
 
     def __init__(self, stream: TextIO | None = None):
         self.console = self._on(stream)
         self.gone = False
 
-    def print(self, *what: Any, wrap: bool = False) -> None:
+    def print(self, *what: object, wrap: bool = False) -> None:
         """Print text or tables.
 
         Raises:

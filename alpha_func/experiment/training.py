@@ -13,8 +13,9 @@ from alpha_func import tree
 from alpha_func.capture import capture
 from alpha_func.experiment.beyond import Beyond
 from alpha_func.experiment.data import Data
+from alpha_func.experiment.minibatches import Batch, batches, steps_of
 from alpha_func.experiment.optimizers import Algorithm
-from alpha_func.experiment.other_samples import Elsewhere
+from alpha_func.experiment.other_samples import OtherSamples
 from alpha_func.experiment.rate import Rate
 from alpha_func.experiment.settings import CAPTURED, Experiment
 from alpha_func.experiment.steppers import Measured, Stateful, SteepestDescent, Stepper
@@ -54,58 +55,6 @@ class Observation(NamedTuple):
     line: Line | None
 
 
-class Batch(NamedTuple):
-    """Where a mini-batch stands in the run, its samples, and the next mini-batch of its epoch, or the first.
-
-    ``rng`` is the state of the shuffling generator from which its epoch's order was drawn.
-    """
-
-    epoch: int
-    batch: int
-    step: int
-    inputs: Tensor
-    targets: Tensor
-    held_out: tuple[Tensor, Tensor]
-    rng: Tensor
-
-
-def batches(experiment: Experiment, data: Data, after: int = -1, rng: Tensor | None = None) -> Iterator[Batch]:
-    """The mini-batches of a run: in order, or shuffled anew every epoch from the seed.
-
-    They are those after the step ``after``, with the ``rng`` of that step's batch.
-
-    >>> from alpha_func.experiment.data import load
-    >>> experiment = Experiment(epochs=2)
-    >>> sum(1 for _ in batches(experiment, load(experiment)))
-    64
-    """
-    generator = torch.Generator().manual_seed(experiment.seed)
-    if rng is not None:
-        generator.set_state(rng)
-    size = experiment.batch_of(len(data.inputs))
-    per_epoch = math.ceil(len(data.inputs) / size)
-    for epoch in range(max(after, 0) // per_epoch, experiment.epochs):
-        inputs, targets, drawn_from = data.inputs, data.targets, generator.get_state()
-        if experiment.shuffle:
-            order = torch.randperm(len(inputs), generator=generator)
-            inputs, targets = inputs[order], targets[order]
-        pieces = list(zip(torch.split(inputs, size), torch.split(targets, size), strict=True))
-        for batch, (x, y) in enumerate(pieces):
-            step = epoch * per_epoch + batch
-            if step > after:
-                yield Batch(epoch, batch, step, x, y, pieces[(batch + 1) % per_epoch], drawn_from)
-
-
-def steps_of(experiment: Experiment, data: Data) -> int:
-    """How many steps a run takes.
-
-    >>> from alpha_func.experiment.data import load
-    >>> steps_of(Experiment(), load(Experiment()))
-    3200
-    """
-    return experiment.epochs * math.ceil(len(data.inputs) / experiment.batch_of(len(data.inputs)))
-
-
 def training_loss(experiment: Experiment, data: Data, module: nn.Module) -> Callable[..., Tensor]:
     """The loss of a run, captured if its strategy says so; the optimizers of one run can share it."""
     loss, _ = functional_loss(module, data.criterion)
@@ -127,7 +76,7 @@ class Training:
         self._experiment, self._loss = experiment, loss
         self._stepper = _stepper(experiment, algorithm, loss, func.grad(plain_loss))
         self._lines = line_steps(experiment, steps_of(experiment, data))
-        self._elsewhere = Elsewhere(experiment, data, loss)
+        self._other_samples = OtherSamples(experiment, data, loss)
         self._rate = Rate(experiment, algorithm)
         self._beyond = Beyond(experiment, algorithm, loss, plain_loss)
 
@@ -167,7 +116,7 @@ class Training:
             self._rate.gained(measured, loss_after)
         if observed:
             lr = self._rate.lr
-            others = self._elsewhere(params, measured, batch.held_out, batch.step, lr)
+            others = self._other_samples(params, measured, batch.held_out, batch.step, lr)
             others |= self._beyond(params, measured, before, x, y, lr)
             record = _record(batch, algorithm, measured, others, lr, loss_after)
             line = None

@@ -6,13 +6,14 @@ loss: while it is differentiated here, none is run. What is left is refused.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
+
+from alpha_func.calls import Function
 
 RESCALES = (
     "{} with max_norm={}: it rescales its weight in place at every call, and its derivative ignores that; "
@@ -69,15 +70,43 @@ def normal(mean: Any, std: Any = 1.0, *args: Any, **kwargs: Any) -> Tensor:
     return torch.normal(mean, std, *args, **kwargs)
 
 
-def no_hook(tensor: Tensor, hook: Callable[..., Any]) -> RemovableHandle:
+def no_hook(tensor: Tensor, hook: Function) -> RemovableHandle:
     """``Tensor.register_hook``, without a hook."""
     return RemovableHandle(OrderedDict())
 
 
-BY_FUNCTION: dict[Any, Callable[..., Any]] = {
+class Node:
+    """A node of a graph that takes no hooks, and is else the node that it stands for."""
+
+    def __init__(self, node: Any):
+        self._node = node
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+    def register_hook(self, hook: Function) -> RemovableHandle:
+        """Without a hook."""
+        return RemovableHandle(OrderedDict())
+
+    register_prehook = register_hook
+
+    @property
+    def next_functions(self) -> tuple[tuple[Any, int], ...]:
+        """Those that it hands its gradient to."""
+        return tuple((None if node is None else Node(node), i) for node, i in self._node.next_functions)
+
+
+def node_of(tensor: Tensor) -> Node | None:
+    """``Tensor.grad_fn``, which takes no hooks."""
+    return None if tensor.grad_fn is None else Node(tensor.grad_fn)
+
+
+_GRAD_FN: Any = Tensor.grad_fn
+BY_FUNCTION: dict[Function, Function] = {
     F.embedding: embedding,
     F.embedding_bag: embedding_bag,
     torch.normal: normal,
+    _GRAD_FN.__get__: node_of,
     Tensor.register_hook: no_hook,
     Tensor.register_post_accumulate_grad_hook: no_hook,
 }

@@ -20,8 +20,8 @@ def loss_in_double(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return ModuleLoss(model, loss.names, loss.seed)
 
 
-def doubled(leaf: Any) -> Any:
-    """A floating tensor in double precision, anything else as it is."""
+def doubled(leaf: object) -> Any:
+    """A floating tensor in double precision, anything else unchanged."""
     if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
         return leaf
     return leaf.to(torch.complex128 if leaf.is_complex() else torch.float64)

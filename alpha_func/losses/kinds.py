@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 
 
 def refuse_undifferentiable(argument: str, module: nn.Module) -> None:
@@ -26,7 +27,7 @@ def refuse_undifferentiable(argument: str, module: nn.Module) -> None:
             raise TypeError(f"{what} is a quantised {type(part).__name__}, which has no derivative: {_QUANTISED}")
 
 
-def refuse_kinds(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def refuse_kinds(args: Args, kwargs: Kwargs) -> None:
     """Refuse a tensor among the arguments of a loss through which nothing is differentiated twice."""
     for path, value in tree.named_leaves((args, kwargs)):
         name = ("args" if path.startswith("[0]") else "kwargs") + path[3:]
@@ -47,5 +48,5 @@ def _held(module: nn.Module) -> list[Any]:
     return [*module._buffers.values(), *vars(module).values()]
 
 
-def _is_quantised(value: Any) -> bool:
+def _is_quantised(value: object) -> bool:
     return value.is_quantized if isinstance(value, Tensor) else isinstance(value, torch.ScriptObject)

@@ -33,7 +33,7 @@ class Layouts(Generic[T]):
                 return found
         return None
 
-    def keep(self, names: list[Any], tensors: Sequence[Any], find: Callable[[], T]) -> None:
+    def keep(self, names: list[Any], tensors: Sequence[object], find: Callable[[], T]) -> None:
         """Keep what ``find`` gives for such tensors; nothing where they have no layout, or are under a transform."""
         alike = laid_out_as(tensors) if peek_interpreter_stack() is None else None
         if alike is not None:

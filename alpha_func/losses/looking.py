@@ -12,14 +12,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from alpha_func import tree
-from alpha_func.errors import ImpureLossError
+from alpha_func.calls import Args, Kwargs
+from alpha_func.errors import ImpureLossError, StrategyError
 from alpha_func.losses.memory import NOWHERE, Memory, storage
 from alpha_func.torch_private import TorchDispatchMode, dispatch_modes, is_written, writes_in_place
 from alpha_func.whereabouts import here
 
+_FEW = 2**16
 _current: ContextVar["Look | None"] = ContextVar("look", default=None)
 
 
@@ -32,6 +35,7 @@ class Look(TorchDispatchMode):
         self._given = Memory([*given, *(("an argument", tensor) for tensor in _tensors(arguments))])
         self._parameters: list[Memory] = []
         self._made = {NOWHERE}
+        self._statistics: dict[Any, Any] = {}  # by their memory, which is not another's as long as they are here
         self.seen_by: list[Callable[[], None]] = []  # called where the look ends well
 
     def protect(self, named: Iterable[tuple[str, Tensor]], own: Iterable[Tensor] = ()) -> None:
@@ -39,7 +43,7 @@ class Look(TorchDispatchMode):
         self._parameters.append(Memory(named))
         self._made.update(map(storage, own))
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         """The operator, if it may run."""
         kwargs = kwargs or {}
         taken = _tensors((args, kwargs))
@@ -52,12 +56,32 @@ class Look(TorchDispatchMode):
         if writes_in_place(func):
             for tensor in _tensors(is_written(func, args, kwargs)):
                 if tensor.numel() and storage(tensor) not in self._made:
-                    what = self._given.owner(tensor) or "a tensor that it closes over"
-                    raise ImpureLossError(_WRITES.format(what=what, shape=tuple(tensor.shape), of=func, here=here()))
+                    self._refuse_write(func, tensor)
+        self._refuse_statistics(func, taken)
+        before = [(t, t.clone()) for t in taken if _is_small(t) and storage(t) not in self._made]
         out = func(*args, **kwargs)
+        # The schema of native_batch_norm does not say that it writes its statistics.
+        changed = [(tensor, value) for tensor, value in before if bool(((tensor != value) & (value == value)).any())]
+        for tensor, value in changed:
+            tensor.copy_(value)
+        if changed:
+            self._refuse_write(func, changed[0][0])
+        if func.overloadpacket.__name__ in _NORMALISATIONS:
+            self._statistics.update({storage(t): (func, t) for t in out[1:] if storage(t) != NOWHERE})
         foreign = set(map(storage, taken)) - self._made  # a view of what the loss has not made is not made by it either
         self._made.update(set(map(storage, _tensors(out))) - foreign)
         return out
+
+    def _refuse_statistics(self, func: Any, taken: list[Tensor]) -> None:
+        if not self._statistics or func.overloadpacket.__name__.endswith("_backward"):
+            return
+        of = next((self._statistics[s] for s in map(storage, taken) if s in self._statistics), None)
+        if of is not None:
+            raise StrategyError(_STATISTICS.format(of=of[0], func=func, here=here()))
+
+    def _refuse_write(self, func: Any, tensor: Tensor) -> None:
+        what = self._given.owner(tensor) or "a tensor that it closes over"
+        raise ImpureLossError(_WRITES.format(what=what, shape=tuple(tensor.shape), of=func, here=here()))
 
 
 @contextmanager
@@ -92,6 +116,12 @@ def can_look() -> bool:
     return not dispatch_modes()
 
 
+def _is_small(tensor: Tensor) -> bool:
+    """Whether its values can be compared, and are few, as those are that an operator writes and does not say so."""
+    plain = type(tensor) in tree.PLAIN and tensor.layout is torch.strided and not tensor.is_meta
+    return plain and tensor.numel() < _FEW
+
+
 def _tensors(values: Any) -> list[Tensor]:
     return [leaf for leaf in tree.leaves(values) if isinstance(leaf, Tensor)]
 
@@ -117,6 +147,11 @@ def _put_back_draws(before: list[tuple[str, Any, Callable[[], None]]]) -> list[s
     return moved
 
 
+_NORMALISATIONS = ("native_layer_norm", "native_group_norm", "native_batch_norm")
+_STATISTICS = (
+    "the loss uses the statistics that {of} returns ({func}{here}): PyTorch takes them for constants, through which no "
+    "derivative passes; use torch.var_mean, which it differentiates"
+)
 ANOTHER_WAY = (
     "the loss reads the memory of parameter {name} other than through its argument: {what} a tensor of shape "
     "{shape}, a view, a list or a closure that holds the weight; its part in every derivative would be zero; "

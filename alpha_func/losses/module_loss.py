@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.losses import backward, dropout
 from alpha_func.losses.draws import seeded_rng
+from alpha_func.losses.forms import ByFunction, OwnLoss, Supervised
 from alpha_func.losses.kinds import refuse_undifferentiable
 from alpha_func.losses.looking import can_look, look_in_progress, looking
 from alpha_func.losses.restoring import restored
@@ -48,7 +49,7 @@ def functional_loss(
 
     Whatever the forward does to the module (attributes, hooks, containers, plain tensors) is undone. What PyTorch holds
     constant (``detach``, an embedding's padding row, the parameters of a draw) is constant in every derivative; hooks
-    on gradients are no part of the loss, and are not run.
+    on gradients do not belong to the loss, and are not run.
 
     Of a module under ``fully_shard`` or ``parallelize_module`` the parameters are its DTensors, and the loss is to be
     captured: docs/many_processes.md.
@@ -87,7 +88,7 @@ def functional_loss(
         got = "a criterion beside it" if criterion is not None else type(loss_of).__name__
         raise TypeError(f"loss_of must be callable as loss_of(module, *batch), without a criterion, got {got}")
     if isinstance(module, nn.parallel.DistributedDataParallel):
-        module = module.module  # what it adds, communication, is no part of the loss
+        module = module.module  # what it adds, communication, does not belong to the loss
     reshard(module)
     refuse_undifferentiable("module", module)
     if isinstance(criterion, nn.Module):
@@ -104,9 +105,9 @@ def functional_loss(
                 raise ValueError(backward.COUNTS.format(what))
     model: nn.Module
     if loss_of is not None:
-        model = _ByFunction(module, loss_of)
+        model = ByFunction(module, loss_of)
     else:
-        model = _OwnLoss(module) if criterion is None else Supervised(module, criterion)
+        model = OwnLoss(module) if criterion is None else Supervised(module, criterion)
     return ModuleLoss(model, tuple(params), seed), params
 
 
@@ -130,7 +131,7 @@ class ModuleLoss:
     seen: set[bool] = field(init=False, default_factory=set)  # the modes, train and eval, that it has been called in
     places: tuple[Place, ...] = field(init=False)  # of the parameters, and of the buffers, in the model
     buffers: tuple[Place, ...] = field(init=False)
-    hooked: bool = field(init=False)  # whether there are backward hooks, which are no part of the loss
+    hooked: bool = field(init=False)  # whether there are backward hooks, which do not belong to the loss
     spread: bool = field(init=False)  # whether the module's parameters are sharded over processes
 
     def __post_init__(self) -> None:
@@ -149,7 +150,7 @@ class ModuleLoss:
         """The same loss as a function of the parameters of these names; any other is read from the module."""
         return ModuleLoss(self.model, tuple(names), self.seed)
 
-    def __call__(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, params: Mapping[str, Tensor], *args: object, **kwargs: object) -> Tensor:
         """The loss at ``params``, its random draws seeded."""
         if torch.compiler.is_dynamo_compiling():
             return self._recorded(params, args, kwargs)
@@ -163,7 +164,7 @@ class ModuleLoss:
                 self._look(params, args, kwargs)
             return self._run({}, params, args, kwargs)
 
-    def _recorded(self, params: Mapping[str, Tensor], args: Any, kwargs: Any) -> Tensor:
+    def _recorded(self, params: Mapping[str, Tensor], args: Args, kwargs: Kwargs) -> Tensor:
         """The loss as it goes into a program: whoever runs that seeds it, and to a recording every change is virtual.
 
         Each place is written, and not read: a guard on it would be one on a tensor that the loss never sees.
@@ -199,7 +200,7 @@ class ModuleLoss:
             for name, value in (*params.items(), *self.model.named_parameters()):
                 refuse_uncaptured(f"params[{name!r}]", value)
 
-    def _look(self, params: Mapping[str, Tensor], args: Any, kwargs: Any) -> None:
+    def _look(self, params: Mapping[str, Tensor], args: Args, kwargs: Kwargs) -> None:
         """Call it once to see what it reads and writes; clones of the parameters show what reads the module's own."""
         clones = {name: value.clone() for name, value in params.items()}
         with suppress(RuntimeError), looking(clones, (args, kwargs)):  # its own errors the call itself raises
@@ -210,7 +211,7 @@ class ModuleLoss:
         own = dict(self.model.named_parameters(remove_duplicate=False))
         return [(name, own[f"module.{name}"]) for name in self.names if f"module.{name}" in own]
 
-    def _run(self, state: dict[str, Tensor], params: Mapping[str, Tensor], args: Any, kwargs: Any) -> Tensor:
+    def _run(self, state: dict[str, Tensor], params: Mapping[str, Tensor], args: Args, kwargs: Kwargs) -> Tensor:
         state.update({f"module.{name}": value for name, value in params.items()})
         # A transform's dropout would have another mask than a plain call's; at the first call, for what it refuses.
         watched = peek_interpreter_stack() is not None or self.model.training not in self.seen
@@ -241,64 +242,12 @@ def module_loss_of(loss: Callable[..., Tensor]) -> ModuleLoss | None:
 class Watched(TorchFunctionMode):
     """A call whose dropout draws the masks of a plain call, and whose derivatives are those of its values."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         """The call, by what stands for it."""
         return _INSTEAD.get(func, func)(*args, **(kwargs or {}))
 
 
 _INSTEAD = {**dropout.BY_FUNCTION, **backward.BY_FUNCTION}
-
-
-class Supervised(nn.Module):
-    """(inputs, targets) -> criterion(module(inputs), targets); the criterion's buffers are state like the module's."""
-
-    def __init__(self, module: nn.Module, criterion: Callable[[Any, Any], Tensor]):
-        super().__init__()
-        self.module = module
-        self.criterion = criterion
-
-    def forward(self, inputs: Any, targets: Any, *, shift: Tensor | None = None) -> Tensor:
-        """The loss, the outputs shifted by a number: ``losses.parting``."""
-        outputs = self.module(inputs)
-        if shift is not None:
-            outputs = tree.map(partial(_shifted, shift), outputs)
-        return self.criterion(outputs, targets)
-
-
-def _shifted(shift: Tensor, leaf: Any) -> Any:
-    return leaf + shift if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) else leaf
-
-
-class _ByFunction(nn.Module):
-    """A loss that a function makes of the module and the batch."""
-
-    def __init__(self, module: nn.Module, loss_of: Callable[..., Tensor]):
-        super().__init__()
-        self.module = module
-        self.loss_of = loss_of
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self.loss_of(self.module, *args, **kwargs)
-
-
-class _OwnLoss(nn.Module):
-    """The module's own scalar output, or the loss that its output holds."""
-
-    def __init__(self, module: nn.Module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        output = self.module(*args, **kwargs)
-        if isinstance(output, Tensor):
-            return output
-        found = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
-        if found is None:
-            raise TypeError(
-                f"the module's output, a {type(output).__name__}, holds no loss: "
-                "pass the targets that make the module compute one (labels=...), or a criterion to functional_loss"
-            )
-        return found
 
 
 def _place(name: str) -> Place:

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alpha_func.losses.module_loss import ModuleLoss, Supervised, module_loss_of
+from alpha_func.calls import Function
+from alpha_func.losses.forms import Supervised
+from alpha_func.losses.module_loss import ModuleLoss, module_loss_of
 
 SHIFT = "shift"  # the keyword of ``Supervised``
 
@@ -28,7 +30,7 @@ _NO_LIKELIHOOD = (
 class Parted(NamedTuple):
     """f and ψ: ``outputs(params, inputs)``, and ``criterion(outputs, targets)``."""
 
-    outputs: Callable[..., Any]
+    outputs: Function
     criterion: Callable[..., Tensor]
 
 
@@ -76,5 +78,5 @@ class _Outputs(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, inputs: Any) -> Any:
+    def forward(self, inputs: object) -> Any:
         return self.module(inputs)

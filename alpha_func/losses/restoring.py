@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from alpha_func.losses.memory import storage
+from alpha_func.torch_private import GLOBAL_BACKWARD_HOOKS
 
 _CONTAINERS = (dict, list, set, deque, tuple)
 _FIRST = tuple(vars(nn.Module()))  # what every module has, before its own attributes
@@ -37,7 +38,7 @@ class Aside(NamedTuple):
 def restored(module: nn.Module) -> Iterator["Aside"]:
     """Put back, at the end, what ``module`` and what it holds hold: modules, containers, objects, generators.
 
-    Buffers and plain tensors are clones until then, and backward hooks are gone.
+    Buffers and plain tensors are clones until then, and backward hooks are gone, those of every module too.
 
     >>> layer = nn.Linear(2, 2)
     >>> layer.seen = [1]
@@ -49,9 +50,23 @@ def restored(module: nn.Module) -> Iterator["Aside"]:
     """
     state = _State(module)
     try:
-        yield state.aside()
+        with no_global_backward_hooks():
+            yield state.aside()
     finally:
         state.put_back()
+
+
+@contextmanager
+def no_global_backward_hooks() -> Iterator[None]:
+    """Put aside the hooks on the gradients of every module, which do not belong to a loss."""
+    before = [(hooks, hooks.copy()) for hooks in GLOBAL_BACKWARD_HOOKS if hooks]
+    for hooks, _ in before:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, held in before:
+            hooks.update(held)
 
 
 class _State:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from alpha_func import shards, torch_private
+from alpha_func.calls import Args, Kwargs
 from alpha_func.losses.draws import seeded_rng
 from alpha_func.losses.restoring import restored
 
@@ -44,7 +45,7 @@ def refuse_partial(name: str, value: Any) -> None:
         )
 
 
-def refuse_unknown(module: Any) -> None:
+def refuse_unknown(module: object) -> None:
     """Refuse a module that is spread over processes in a way that does not say what the whole is."""
     if type(module).__module__.startswith("torch.distributed.pipelining"):
         raise TypeError(
@@ -157,7 +158,7 @@ def own_parameters(loss: Any) -> list[Tensor]:
     return [value.detach() for _, value in loss.trained()]
 
 
-def own_value(loss: Any, args: Any, kwargs: Any) -> Tensor:
+def own_value(loss: Any, args: Args, kwargs: Kwargs) -> Tensor:
     """The loss of this rank's batch at the module's own parameters, by its own forward with all of its hooks."""
     with torch.no_grad(), seeded_rng(loss.seed), restored(loss.model):
         try:

@@ -8,12 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.tree import Tree
 
 Key = tuple[Any, ...]
 
 
-def signature(params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Key, list[Tensor], list[Tensor]]:
+def signature(params: Tree, args: Args, kwargs: Kwargs) -> tuple[Key, list[Tensor], list[Tensor]]:
     """The key of a call, the leaves of its parameters, and the tensors among its arguments.
 
     A dict of parameters and a batch of tensors need no pytree; it would take ten times as long.
@@ -39,16 +40,16 @@ def _kind(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
 
 
-def _value(leaf: Any) -> Any:
+def _value(leaf: object) -> Any:
     return (leaf.start, leaf.stop, leaf.step) if isinstance(leaf, slice) else leaf  # hashable from Python 3.12 on
 
 
-def is_flat(params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def is_flat(params: Tree, args: Args, kwargs: Kwargs) -> bool:
     """Whether the parameters are a dict of plain tensors, and every argument is one."""
     return tree.is_flat(params) and tree.PLAIN.issuperset([type(x) for x in args]) and tree.is_flat(kwargs)
 
 
-def _unhashable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def _unhashable(args: Args, kwargs: Kwargs) -> str:
     for path, leaf in tree.named_leaves((args, kwargs)):
         try:
             hash(leaf)

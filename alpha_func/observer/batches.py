@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from alpha_func.calls import Args, Kwargs
 from alpha_func.observer.forwards import Beginning
 
 
@@ -23,15 +24,15 @@ class Batch(NamedTuple):
         changed: whether a tensor of it changed between its forward and its being handed over.
     """
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: Args
+    kwargs: Kwargs
     loss: float | Tensor | None = None
     tensors: Mapping[int, int] = MappingProxyType({})
     beginning: Beginning | None = None
     changed: bool = False
 
 
-def handed_over(args: tuple[Any, ...], kwargs: dict[str, Any], loss: float | Tensor | None) -> Batch:
+def handed_over(args: Args, kwargs: Kwargs, loss: float | Tensor | None) -> Batch:
     """The batch with copies of its tensors, apart from the graph.
 
     >>> label = torch.ones(2)
@@ -67,7 +68,7 @@ def each_tensor(function: Any, value: Any) -> Any:
     return value
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: object) -> Iterator[Tensor]:
     """The tensors that ``each_tensor`` reaches."""
     if isinstance(value, Tensor):
         yield value
@@ -83,7 +84,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
         yield from tensors_in(part)
 
 
-def _holds_tensors(value: Any) -> bool:
+def _holds_tensors(value: object) -> bool:
     """Whether it is a bag of tensors: a dataclass, a graph, a tokenizer's output; no module, which is shared."""
     if isinstance(value, type | torch.nn.Module | torch.Generator) or not hasattr(value, "__dict__"):
         return False

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from alpha_func.calls import Args
 from alpha_func.losses.draws import RngState, draws_replayed, other_generators_kept, rng_state
 from alpha_func.torch_private import any_autocast_enabled, current_graph_task_id
 
@@ -82,7 +83,7 @@ class Watch:
             warnings.filterwarnings("ignore", message=_NOTICE)
             on_call = weakref.WeakMethod(self._on_call)
 
-            def hook(module: nn.Module, args: Any) -> None:
+            def hook(module: nn.Module, args: Args) -> None:
                 if not torch.compiler.is_dynamo_compiling() and (watch := on_call()) is not None:
                     watch(module, args)
 
@@ -113,7 +114,7 @@ class Watch:
             )
         )
 
-    def _on_call(self, module: nn.Module, args: Any) -> None:
+    def _on_call(self, module: nn.Module, args: Args) -> None:
         if id(module) not in self._parts or not torch.is_grad_enabled():
             return
         if current_graph_task_id() != -1:  # a checkpoint that computes again, within backward
@@ -162,7 +163,7 @@ def state_of(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, _Kept]]]
     return found
 
 
-def _kept(value: Any) -> _Kept:
+def _kept(value: object) -> _Kept:
     if isinstance(value, Tensor):
         if value.grad_fn is not None:  # of a graph: it is replaced, not written to
             return value, value, value._version
@@ -174,7 +175,7 @@ def _kept(value: Any) -> _Kept:
     return value, value, None
 
 
-def _is_generator(value: Any) -> bool:
+def _is_generator(value: object) -> bool:
     numpy = sys.modules.get("numpy")
     kinds: tuple[type, ...] = (random.Random,)
     if numpy is not None:
@@ -194,7 +195,7 @@ def _changed(now: Any, kept: _Kept) -> bool:
     return value is not stand_in
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: Any, other: object) -> bool:
     if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other) == 2:
         return all(a is b for a, b in zip(one, other, strict=True))
     return one is other
@@ -210,7 +211,7 @@ def as_it_began(
     """Within, generators, modes, attributes and buffers are those of the beginning, and all tensors are exact.
 
     Args:
-        beginning: None leaves all as it is, but for ``exact``.
+        beginning: None leaves all unchanged, but for ``exact``.
         modules: whose tensors are to be exact.
         exact: a tensor in float32 or better.
         weights: by their ids the parameters that the loss is a function of, and replaces while it is called; a tensor
@@ -231,7 +232,7 @@ def as_it_began(
         yield
 
 
-def is_low(value: Any, skip: Container[int]) -> TypeGuard[Tensor]:
+def is_low(value: object, skip: Container[int]) -> TypeGuard[Tensor]:
     """Whether it is a tensor in less than float32."""
     if not isinstance(value, Tensor) or id(value) in skip or not value.is_floating_point():
         return False
@@ -245,7 +246,7 @@ def _changes(beginning: Beginning | None) -> Iterator[tuple[dict[str, Any], dict
             yield now, changes
 
 
-def _fresh(value: Any) -> Any:
+def _fresh(value: object) -> Any:
     """The stand-in of one evaluation, which may write to it."""
     if isinstance(value, Tensor):
         return value if value.grad_fn is not None else value.clone()

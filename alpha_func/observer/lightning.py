@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from alpha_func.calls import Function
 from alpha_func.observer.extras import required
 from alpha_func.observer.loggers import record_numbers
 from alpha_func.observer.observer import Observer
@@ -101,7 +102,7 @@ class LightningObserver(Callback):
         pl_module.log(alpha, numbers.pop(alpha), prog_bar=True, logger=False, on_step=True, on_epoch=False)
         pl_module.log_dict(numbers, logger=False, on_step=True, on_epoch=False)
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, trainer: object, pl_module: object) -> None:
         """Leave."""
         self._leave()
 
@@ -123,7 +124,7 @@ class LightningObserver(Callback):
         return [which] if isinstance(which, int) else list(which)
 
 
-def _takes(function: Callable[..., Any], count: int) -> bool:
+def _takes(function: Function, count: int) -> bool:
     try:
         inspect.signature(function).bind(*[None] * count)
     except TypeError:
@@ -159,7 +160,7 @@ def _silent(module: Any) -> Iterator[None]:
                 own[name] = value
 
 
-def _nothing(*args: Any, **kwargs: Any) -> None:
+def _nothing(*args: object, **kwargs: object) -> None:
     """Nothing."""
 
 

@@ -63,7 +63,7 @@ class CSVLog:
             raise ValueError(f"{self._path} has the columns {found}, expected {columns}: append to a file of them")
         self._columns = columns
 
-    def _text(self, value: Any) -> Any:
+    def _text(self, value: object) -> Any:
         return f"{value:.{self._digits}g}" if self._digits and isinstance(value, float) else value
 
 
@@ -184,7 +184,7 @@ def record_numbers(record: Record, prefix: str = "") -> dict[str, float]:
     return {f"{prefix}{name}": float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
-def _strict(value: Any) -> Any:
+def _strict(value: object) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

@@ -18,11 +18,13 @@ from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
 from alpha_func.errors import CaptureError, ImpureLossError, StrategyError
 from alpha_func.losses.kernels import twice_differentiable
-from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, functional_loss
+from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, Watched, functional_loss
 from alpha_func.observer.batches import Batch, each_tensor
 from alpha_func.observer.forwards import Beginning, as_it_began, measuring
 from alpha_func.observer.trained import Trained
 from alpha_func.quadratic import Quadratic
+from alpha_func.taylor import Taylor
+from alpha_func.transforms.along import taylor_along
 from alpha_func.transforms.by_autograd import double_backward
 from alpha_func.transforms.engine import Engine, Uncaptured
 from alpha_func.transforms.strategies import StrategyLike
@@ -38,12 +40,13 @@ _EXACT = (torch.float32, torch.float64)
 
 
 class Part(NamedTuple):
-    """Of one batch: h(0), h′(0), h″(0) and h(1), or NaN where that was not asked for."""
+    """Of one batch: h(0), h′(0), h″(0), h(1) and h‴(0), NaN where that was not asked for or has no program."""
 
     value: float
     slope: float
     curvature: float
     after: float
+    third: float
 
 
 class Meter:
@@ -54,6 +57,7 @@ class Meter:
         criterion, loss_of: as for ``functional_loss``.
         strategy: as for ``quadratic_along``; None captures the loss, and falls back to double backward where it cannot.
         backend: of ``capture``.
+        third: whether a captured loss gives its third derivative too.
     """
 
     def __init__(
@@ -64,11 +68,13 @@ class Meter:
         *,
         strategy: StrategyLike | None = None,
         backend: str = "eager",
+        third: bool = False,
     ):
+        self.third = third
         self._modules = [module, *([criterion] if isinstance(criterion, nn.Module) else [])]
         self._strategy, self._backend = strategy, backend
         self._loss: ModuleLoss = functional_loss(module, criterion, loss_of=loss_of)[0]
-        self._transforms: dict[tuple[str, ...], tuple[CapturedLoss | None, Callable[..., Quadratic]]] = {}
+        self._transforms: dict[tuple[str, ...], tuple[CapturedLoss | None, Callable[..., Quadratic | Taylor]]] = {}
         self._measured = 0
         self._beginning: Beginning | None = None
         self._of_names(self._loss.names)  # refuses a strategy or a backend that there is not
@@ -85,7 +91,8 @@ class Meter:
         with _patient(self._measured == 0):
             quadratic = self._quadratic(theta, d, batch)
         self._measured += 1
-        numbers = [*quadratic]
+        numbers = [*quadratic[:3]]
+        numbers += quadratic.higher if isinstance(quadratic, Taylor) else [torch.full_like(numbers[0], math.nan)]
         if end is not None:
             captured = self._of_names(tuple(theta))[0]
             loss = captured or self._loss.over(theta)
@@ -93,13 +100,15 @@ class Meter:
             with self._at(theta, batch) as (args, kwargs), torch.set_grad_enabled(captured is None):
                 numbers.append(loss(end, *args, **kwargs))
         found = torch.stack([number.detach().double() for number in numbers]).tolist()  # the device is waited for once
-        return Part(found[0], found[1], found[2], found[3] if end is not None else math.nan)
+        value, slope, curvature, third, *after = found
+        return Part(value, slope, curvature, after[0] if after else math.nan, third)
 
     def gradient(self, theta: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The gradient at θ of the loss itself, by no program."""
         params = {name: value.detach().requires_grad_() for name, value in theta.items()}
         with self._at(params, batch) as (args, kwargs):
-            value = scalar_loss(self._loss.over(theta), args, kwargs)(params)
+            with Watched():  # hooks on gradients do not belong to it
+                value = scalar_loss(self._loss.over(theta), args, kwargs)(params)
             grads = torch.autograd.grad(value, list(params.values()), materialize_grads=True)
         return dict(zip(theta, grads, strict=True))
 
@@ -146,7 +155,7 @@ class Meter:
             given = exact if self.by_program and self._measured else lambda value: exact(value).clone()
             yield each_tensor(given, batch.args), each_tensor(given, batch.kwargs)
 
-    def _quadratic(self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch) -> Quadratic:
+    def _quadratic(self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch) -> Quadratic | Taylor:
         captured, along = self._of_names(tuple(theta))
         try:
             with self._at(theta, batch) as (args, kwargs):
@@ -179,14 +188,17 @@ class Meter:
             grads, _, value, hd = double_backward(loss, params, lambda _: d)
         return Quadratic(value, tree.vdot(d, grads), tree.vdot(d, hd))
 
-    def _of_names(self, names: tuple[str, ...]) -> tuple[CapturedLoss | None, Callable[..., Quadratic]]:
+    def _of_names(self, names: tuple[str, ...]) -> tuple[CapturedLoss | None, Callable[..., Quadratic | Taylor]]:
         if names not in self._transforms:
             if len(self._transforms) >= KEPT_LOSSES:
                 self._transforms.clear()
             loss = self._loss.over(names)
             captured = capture(loss, backend=self._backend) if self._strategy is None else None
             begun = captured or _BegunAnew(loss, lambda: as_it_began(self._beginning, (), exact))
-            self._transforms[names] = captured, quadratic_along(begun, strategy=self._strategy)
+            along: Callable[..., Quadratic | Taylor] = quadratic_along(begun, strategy=self._strategy)
+            if self.third and captured is not None:
+                along = taylor_along(captured, order=3)
+            self._transforms[names] = captured, along
         return self._transforms[names]
 
 
@@ -196,7 +208,7 @@ class _BegunAnew(LossOfLoss):
     def __init__(self, loss: ModuleLoss, begun: Callable[[], AbstractContextManager[None]]):
         self.loss, self._begun = loss, begun
 
-    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, params: Any, *args: object, **kwargs: object) -> Tensor:
         """The loss."""
         with self._begun():
             return self.loss(params, *each_tensor(torch.clone, args), **each_tensor(torch.clone, kwargs))

@@ -1,7 +1,7 @@
 """α* of the steps of a training loop that exists already.
 
     θ, θ⁺   the parameters before and after a step of the optimizer
-    d       the step that was taken, θ⁺ − θ: α = 1 is the step as it is
+    d       the step that was taken, θ⁺ − θ: α = 1 is the step itself
 
 The observer sits on the optimizer's step hooks: it keeps θ before a step that is to be measured, and measures after it.
 So d is the very step that the loop took, whatever made it: any optimizer, clipping, a GradScaler, a scheduler.
@@ -72,6 +72,9 @@ class Observer:
         measure_on: measure on this batch instead: a tuple of arguments or a dict of keyword arguments of the loss, or
             a function of the step that returns one. Random draws are then seeded, alike at every step.
         loss_after: evaluate the loss where the step ended too, for the gain ratio; one forward pass.
+        trust_radius: measure the third derivative too, two products a linear layer more: a record's
+            ``more["trust_radius"]`` says how many steps far the quadratic is within a tenth of itself; NaN where the
+            loss has no program.
         over_ranks: whether the record is of the global batch, the mean over the processes of torch.distributed, each
             with equally many batches a step; False: of this process's shard. None: whether the module is a
             DistributedDataParallel or has sharded parameters. A record's ``more["ranks"]`` says of how many it is.
@@ -111,6 +114,7 @@ class Observer:
         log: Log | Iterable[Log] = (),
         measure_on: Any = None,
         loss_after: bool = True,
+        trust_radius: bool = False,
         over_ranks: bool | None = None,
         strategy: StrategyLike | None = None,
         backend: str = "eager",
@@ -125,6 +129,8 @@ class Observer:
                 "over_ranks=False: the gradient of sharded parameters is that of the global batch, and so are records; "
                 "leave it out"
             )
+        if of_shards and trust_radius:
+            raise ValueError("trust_radius=True: of sharded parameters only the quadratic is measured; leave it out")
         if over_ranks is None:
             over_ranks = isinstance(wrapped, nn.parallel.DistributedDataParallel)
         setup.check_criterion(criterion)
@@ -136,7 +142,7 @@ class Observer:
         self._measure_on = measure_on
         self._ranks = of_shards or (ranks() if over_ranks else 1)
         kind = MeterOfShards if of_shards else MeterOverRanks if self._ranks > 1 else Meter
-        meter = kind(module, criterion, loss_of, strategy=strategy, backend=backend)
+        meter = kind(module, criterion, loss_of, strategy=strategy, backend=backend, third=trust_radius)
         self._recorder = Recorder(self._optimizers, meter, after=loss_after)
         self.step, self.last = start, None
         self._start = start
@@ -161,7 +167,7 @@ class Observer:
         """The optimizers whose steps it measures as one."""
         return list(self._optimizers)
 
-    def batch(self, *args: Any, loss: float | Tensor | None = None, **kwargs: Any) -> None:
+    def batch(self, *args: object, loss: float | Tensor | None = None, **kwargs: object) -> None:
         """A batch of the step about to be taken: what the loss is called with; at once free where none is due.
 
         With a criterion ``batch(inputs, targets)``, with ``loss_of`` its arguments after the module, without either the
@@ -260,7 +266,7 @@ class Observer:
             self._failed(error)
         self._seconds = time.perf_counter() - begun
 
-    def closure_evaluated(self, loss: Any) -> None:
+    def closure_evaluated(self, loss: object) -> None:
         """Keep the gradient at θ: the optimizer may evaluate the closure elsewhere."""
         if self._before is None:
             return
@@ -306,7 +312,7 @@ class Observer:
             )
         )
         seconds = self._seconds + time.perf_counter() - begun
-        self.last = record._replace(more={"seconds": seconds, "ranks": self._ranks})
+        self.last = record._replace(more={**record.more, "seconds": seconds, "ranks": self._ranks})
         for log in self._logs:
             self._guarded(log, log, self.last)
 
@@ -333,7 +339,7 @@ class Observer:
                 "step %d was not measured, and training goes on: %s: %s", self.step, type(error).__name__, error
             )
 
-    def _guarded(self, log: Any, call: Callable[..., object], *args: Any) -> None:
+    def _guarded(self, log: object, call: Callable[..., object], *args: object) -> None:
         try:
             call(*args)
         except Exception as error:

@@ -4,6 +4,7 @@ Every rank measures its own batches along the one step that all of them took, wh
 few numbers are averaged. A rank that fails, is elsewhere or has fewer batches is told to the others.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -18,6 +19,7 @@ from alpha_func.observer.measuring import Meter, Part
 from alpha_func.shards import attempt
 
 T = TypeVar("T")
+_AT_ONCE = 4  # numbers that go with the identity of a step
 
 
 class MeterOverRanks(Meter):
@@ -28,9 +30,19 @@ class MeterOverRanks(Meter):
     ) -> Part:
         """The mean of the ranks' quadratics."""
         own = partial(super().part, theta, d, batch, end=end)
-        table = exchange("a batch of the step", lambda: [*identity("", theta, d), *own()])
+        found: list[Part] = []
+
+        def numbers() -> list[float]:
+            found.append(own())
+            return [*identity("", theta, d), *found[0][:_AT_ONCE]]
+
+        table = exchange("a batch of the step", numbers)
         require_alike(table, None)
-        return Part(*table[:, IDENTITY:][:, : len(Part._fields)].mean(0).tolist())
+        value, slope, curvature, after = table[:, IDENTITY : IDENTITY + _AT_ONCE].mean(0).tolist()
+        third = math.nan
+        if self.third:
+            third = exchange("its third derivative", lambda: [found[0].third])[:, 0].mean().item()
+        return Part(value, slope, curvature, after, third)
 
     def gradient(self, theta: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The mean of the ranks' gradients."""

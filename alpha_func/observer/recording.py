@@ -12,12 +12,13 @@ from alpha_func import tree
 from alpha_func.errors import AlphaFuncError, ObserverError
 from alpha_func.observer.batches import Batch
 from alpha_func.observer.measuring import Meter, exact
-from alpha_func.observer.record import StepRecord, divided
+from alpha_func.observer.record import NOTHING_MORE, StepRecord, divided
 from alpha_func.observer.snapshot import Snapshot, given
 from alpha_func.observer.trained import Trained
 from alpha_func.observer.verdict import Seen, explained, judged
 from alpha_func.quadratic import gain_ratio
 from alpha_func.shards import any_sharded
+from alpha_func.taylor import Taylor
 from alpha_func.torch_private import subtracted
 
 logger = logging.getLogger("alpha_func")
@@ -56,7 +57,7 @@ class Recorder:
         self._clipped: Trained | None = None
 
     def record(self, taken: Taken) -> StepRecord:
-        """The record of a step; its ``more`` is empty.
+        """The record of a step; its ``more`` holds the trust radius, where the meter has the third derivative.
 
         Raises:
             ObserverError: the batches make no loss.
@@ -82,7 +83,7 @@ class Recorder:
             self._meter, theta, d, batches, losses, parts, taken.grads, against,
             dtype=max(dtypes, key=_eps), end=end, own=taken.own, clipped=self._clipped,
         )  # fmt: skip
-        value, slope, curvature, loss_after = (
+        value, slope, curvature, loss_after, third = (
             _weighted(verdict.weights, column) for column in zip(*parts, strict=True)
         )
         trained_loss = _weighted(verdict.weights, losses)
@@ -112,6 +113,7 @@ class Recorder:
             trained_slope=against.slope,
             gradient_factor=verdict.factor,
             agrees=verdict.agrees,
+            more={"trust_radius": _trust_radius(value, slope, curvature, third)} if self._meter.third else NOTHING_MORE,
         )
 
     def _say(self, what: str, level: int, text: str) -> None:
@@ -145,6 +147,11 @@ def _seen(taken: Taken) -> Seen:
         beginnings=len(begun) == len(taken.batches),
         autocast=taken.autocast is not None,
     )
+
+
+def _trust_radius(*derivatives: float) -> float:
+    value, slope, curvature, third = torch.tensor(derivatives, dtype=torch.float64).unbind()
+    return Taylor(value, slope, curvature, (third,)).trust_radius().item()
 
 
 def _eps(dtype: torch.dtype) -> float:

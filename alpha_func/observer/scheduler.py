@@ -84,8 +84,8 @@ class AlphaLR(LRScheduler):
         if type(bare) not in PROPORTIONAL:
             names = ", ".join(sorted(kind.__name__ for kind in PROPORTIONAL))
             raise ValueError(
-                f"the step of {type(bare).__name__} is not known to be proportional to its learning rate, so α is no "
-                f"learning rate of it: use one of {names}"
+                f"the step of {type(bare).__name__} is not known to be proportional to its learning rate, so α is not "
+                f"a learning rate of it: use one of {names}"
             )
         if not float(optimizer.param_groups[0]["lr"]) > 0:
             raise ValueError("the first group's lr is 0: the rule's rate is its, give it a positive one")

@@ -51,7 +51,7 @@ def bare_optimizer(optimizer: Any) -> Optimizer:
 
 
 def check_parameters(module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-    """Refuse optimizers with a parameter that is none of the module's: a part of its step would go unseen.
+    """Refuse optimizers with a parameter that is not one of the module's: a part of its step would go unseen.
 
     >>> import torch
     >>> module, other = nn.Linear(2, 1), nn.Linear(2, 1)
@@ -116,7 +116,7 @@ def schedule(every: Any) -> Callable[[int], bool]:
     )
 
 
-def as_batch(value: Any) -> Batch:
+def as_batch(value: object) -> Batch:
     """A tuple of arguments, or a dict of keyword arguments, as the batch of a loss."""
     if isinstance(value, Mapping):
         return Batch((), dict(value))

@@ -39,7 +39,7 @@ class MeterOfShards(Meter):
 
     def give_up_programs(self, why: str) -> None:
         """Refused: nothing else measures them."""
-        raise CaptureError(f"sharded parameters are measured by a captured program alone, and there is none: {why}")
+        raise CaptureError(f"only a captured program measures sharded parameters, and this loss has none: {why}")
 
     def judged(
         self,

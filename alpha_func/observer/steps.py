@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from alpha_func.calls import Args, Kwargs
+
 
 class Loop(Protocol):
     """What is told."""
@@ -20,7 +22,7 @@ class Loop(Protocol):
     def step_begins(self) -> None:
         """The first of the optimizers is about to step."""
 
-    def closure_evaluated(self, loss: Any) -> None:
+    def closure_evaluated(self, loss: object) -> None:
         """The gradient within the step has been made, for the first time."""
 
     def optimizer_stepped(self, optimizer: Optimizer) -> None:
@@ -54,7 +56,7 @@ class Steps:
             handle.remove()
         self._handles.clear()
 
-    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+    def _before(self, optimizer: Optimizer, args: Args, kwargs: Kwargs) -> tuple[Any, Any] | None:
         frame = sys._getframe(1)
         if _is_above(frame, self._running.get(id(optimizer))):  # of a class whose step calls its parent's
             return None
@@ -68,7 +70,7 @@ class Steps:
             self._loop.step_begins()
         return _with_closure(args, kwargs, self._loop.closure_evaluated) if first else None
 
-    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _after(self, optimizer: Optimizer, args: Args, kwargs: Kwargs) -> None:
         if self._running.get(id(optimizer)) != id(sys._getframe(1)):
             return
         del self._running[id(optimizer)]
@@ -95,7 +97,7 @@ def _is_above(frame: FrameType, wanted: int | None) -> bool:
     return False
 
 
-def _with_closure(args: Any, kwargs: Any, evaluated: Callable[[Any], None]) -> tuple[Any, Any] | None:
+def _with_closure(args: Args, kwargs: Kwargs, evaluated: Callable[[Any], None]) -> tuple[Any, Any] | None:
     """The arguments of a step, its closure one that tells of its first evaluation; None without a closure."""
     closure = kwargs.get("closure") if len(args) < 2 else args[1]
     if not callable(closure):

@@ -28,7 +28,7 @@ class Trained(NamedTuple):
 
     Attributes:
         weights: of the batches, clipping apart: those of the record.
-        factor: what the gradient was multiplied with besides; NaN where that is no one number.
+        factor: what the gradient was multiplied with besides; NaN where that is not a single number.
         agrees: whether the measured loss is the one that was trained; None where nothing tells.
         how: what was found beside that, in words; empty where nothing was.
     """

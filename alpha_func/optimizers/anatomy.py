@@ -18,7 +18,7 @@ class Anatomy(NamedTuple):
     """What is known of a step besides its quadratic; 0-d tensors.
 
     Attributes:
-        alpha_steps: α*, in steps of the optimizer: 1 is the step as it is.
+        alpha_steps: α*, in steps of the optimizer: 1 is the step itself.
         alpha_lr: α*·lr, the learning rate whose step would land on the minimum of the quadratic; NaN where the step is
             not proportional to lr (Adafactor, ASGD, Rprop).
         cosine: −dᵀg / (‖d‖‖g‖), of the angle between d and −g.

@@ -43,7 +43,7 @@ def without_derivative(run: Callable[..., T], *operands: Tree) -> T:
     return tree.unflatten([next(rest) if leaf is None else leaf[0] for leaf in constants], nesting)
 
 
-def _requires_grad(value: Any) -> bool:
+def _requires_grad(value: object) -> bool:
     if isinstance(value, Tensor):
         return value.requires_grad
     if isinstance(value, dict | list | tuple):  # by hand: a pytree's leaves take longer than a small step
@@ -57,7 +57,7 @@ def _filled(leaves: list[Any], tensors: tuple[Tensor, ...]) -> list[Any]:
 
 
 class _Underived(torch.autograd.Function):
-    """In-place arithmetic and ``.item()`` run as they are: inside, a tensor is no functorch wrapper."""
+    """In-place arithmetic and ``.item()`` run as they are: inside, a tensor is not a functorch wrapper."""
 
     generate_vmap_rule = False
 
@@ -66,15 +66,15 @@ class _Underived(torch.autograd.Function):
         return run(*operands)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def setup_context(ctx: object, inputs: tuple[Any, ...], output: Any) -> None:
         """Nothing is kept: there is no backward."""
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Any) -> Any:
+    def backward(ctx: object, *cotangents: Any) -> Any:
         raise NotImplementedError(_REMEDY)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
+    def jvp(ctx: object, *tangents: Any) -> Any:
         raise NotImplementedError(_REMEDY)
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Any torch.optim optimizer as pure functions of gradients, state and parameters.
 
 The optimizer's own ``step`` does all the arithmetic, on copies. With θ⁺ the parameters where it ends, the direction is
-d = θ⁺ − θ, so α counts steps: α = 1 is the step as it is. Where the step is proportional to the learning rate
+d = θ⁺ − θ, so α counts steps: α = 1 is the step itself. Where the step is proportional to the learning rate
 (decoupled weight decay included), θ + αd is the step with learning rate α·lr from the same state.
 """
 
@@ -145,7 +145,7 @@ class Direction:
         """The same optimizer at a learning rate of 1, the gradient of the step itself in place of its average.
 
         It takes the state of the optimizer, whose averages of squares are used: Adam's is −g over their root. What it
-        returns as the state after its step is no state of the optimizer's.
+        returns as the state after its step is not a state of the optimizer.
         """
         return replace(
             self, groups=tuple(group._replace(options=_without_momentum(group.options)) for group in self.groups)

@@ -4,7 +4,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -45,11 +45,15 @@ def live_groups(optimizer: Optimizer) -> Iterator[tuple[Group, list[Tensor]]]:
     """The groups of a live optimizer with their parameters; the options are those of this moment."""
     kind = type(optimizer)
     _check_kind(kind)
-    accepted = inspect.signature(kind).parameters
+    accepted = _parameters(kind)
     for param_group in optimizer.param_groups:
         options = _options(param_group)
         make = partial(kind, **{name: value for name, value in options.items() if name in accepted})
         yield Group(optimizer, options, make), param_group["params"]
+
+
+# Of a function or a class, looked up once: it takes longer than a small step.
+_parameters: Callable[[Any], Mapping[str, inspect.Parameter]] = lru_cache(64)(lambda f: inspect.signature(f).parameters)
 
 
 def _options(param_group: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +68,7 @@ def _check_kind(kind: type[Optimizer]) -> None:
         )
     if issubclass(kind, torch.optim.SparseAdam):
         raise ValueError("SparseAdam steps by sparse gradients alone, and a direction is dense: use torch.optim.Adam")
-    closure = inspect.signature(kind.step).parameters.get("closure")
+    closure = _parameters(kind.step).get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ValueError(
             f"{kind.__name__} evaluates the loss again within its step (a closure), and a direction is a function of "
@@ -149,7 +153,7 @@ def step_group(
         entries[i] = dict(worker.state.get(copy, {}))
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: object) -> Any:
     if isinstance(value, Tensor):
         return value.clone()
     return tree.map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)

@@ -15,7 +15,7 @@ def greedy(*, first: float = 1.0) -> StepRule:
     Greedy is not best: along −g, full-batch training by α* alternates between a few directions, sharpness rises, and a
     constant rate ends lower (Roulet et al. 2024; ``cdat`` with σ near 2 is theirs). α* < 0 where d ascends.
 
-    Where the curvature is not positive α* is no minimum: the last α is taken again.
+    Where the curvature is not positive α* is not a minimum: the last α is taken again.
 
     Args:
         first: α before the first minimum.
@@ -35,7 +35,7 @@ def damped(factor: float = 0.5, *, beta: float = 0.0, first: float = 1.0) -> Ste
 
     A factor below 1 gives way to noise: a batch's own α* is too long for it (``data_sets.two_batch``).
 
-    Where the curvature is not positive α* is no minimum: it stays out of the average, and the last α is taken again.
+    Where the curvature is not positive α* is not a minimum: it stays out of the average, and the last α is taken again.
 
     Args:
         factor: 1 is ``greedy``; at 2 the quadratic predicts no progress.

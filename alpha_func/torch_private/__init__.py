@@ -58,6 +58,7 @@ from alpha_func.torch_private.levels import (
 )
 from alpha_func.torch_private.modules import (
     FSDP_MARKS,
+    GLOBAL_BACKWARD_HOOKS,
     GLOBAL_HOOKS,
     fsdp_computes_in,
 )
@@ -81,6 +82,7 @@ from alpha_func.torch_private.tensors import (
 
 __all__ = [
     "FSDP_MARKS",
+    "GLOBAL_BACKWARD_HOOKS",
     "GLOBAL_HOOKS",
     "STRICT",
     "Backend",

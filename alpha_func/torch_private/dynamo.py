@@ -16,6 +16,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, fx
 
+from alpha_func.calls import Function
+
 # What TorchDynamo leaves out of its guards for speed is in them here; what it would guess or skip is an error. It reads
 # these when it records, not when it evaluates guards. A release that lacks one has it built in, or has not got it.
 STRICT: dict[str, Any] = {
@@ -36,18 +38,18 @@ STRICT: dict[str, Any] = {
     "trace_autograd_ops": True,
     "use_recursive_dict_tags_for_guards": False,
 }
-Changes = list[tuple[Any, str, Callable[..., Any]]]
-Backend = Callable[[fx.GraphModule, list[Tensor]], Callable[..., Any]]
+Changes = list[tuple[Any, str, Function]]
+Backend = Callable[[fx.GraphModule, list[Tensor]], Function]
 
 
 def recorded_by(
     backend: Backend,
     guarded: Callable[[list[Any]], None],
-    function: Callable[..., Any],
+    function: Function,
     changes: Changes,
     limit: int,
     constants: tuple[str, ...] = (),
-) -> Callable[..., Any]:
+) -> Function:
     """``function`` as TorchDynamo runs it: one graph, which ``backend`` is given, under strict guards, or not at all.
 
     Args:
@@ -70,7 +72,7 @@ def recorded_by(
     return context(function)
 
 
-def guards_of(function: Callable[..., Any], names: dict[str, Any]) -> Callable[[dict[str, Any]], bool] | None:
+def guards_of(function: Function, names: dict[str, Any]) -> Callable[[dict[str, Any]], bool] | None:
     """The guards of the graph that Dynamo has just run for a call of ``function``, to ask them without a call.
 
     Args:
@@ -118,7 +120,7 @@ class _Strictly:
         self.callback, self._changes, self._limit = callback, changes, limit
         self._torchdynamo_orig_backend = callback._torchdynamo_orig_backend
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         from torch._dynamo import config
 
         known = {name: value for name, value in STRICT.items() if hasattr(config, name)}
@@ -140,7 +142,7 @@ def _talk() -> set[Any]:
 
 
 @cache
-def substitute(function: Callable[..., Any], composition: Callable[..., Any]) -> None:
+def substitute(function: Function, composition: Function) -> None:
     """Let Dynamo trace ``composition`` where ``function`` is called; for the whole process, as it keeps one table."""
     from torch._dynamo.trace_rules import get_torch_obj_rule_map
 

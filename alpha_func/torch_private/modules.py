@@ -9,6 +9,10 @@ GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
     torch.nn.modules.module._global_forward_hooks,
     torch.nn.modules.module._global_forward_pre_hooks,
 )
+GLOBAL_BACKWARD_HOOKS: tuple[dict[int, Any], ...] = (
+    torch.nn.modules.module._global_backward_hooks,
+    torch.nn.modules.module._global_backward_pre_hooks,
+)
 # What ``fully_shard`` leaves in a module for Dynamo, which then guards nothing of it.
 FSDP_MARKS = frozenset(("_is_fsdp_managed_module", "_fsdp_use_orig_params"))
 

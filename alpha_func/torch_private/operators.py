@@ -8,13 +8,15 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from alpha_func.calls import Function, Kwargs
+
 
 def writes_in_place(operator: OpOverload) -> bool:
     """Whether an operator writes to an operand."""
     return bool(operator._schema.is_mutable)
 
 
-def is_written(operator: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
+def is_written(operator: OpOverload, args: Sequence[Tensor], kwargs: Kwargs) -> list[Any]:
     """The operands of a call that it writes to."""
     arguments = operator._schema.arguments
     given = [*zip(arguments, args, strict=False), *((a, kwargs[a.name]) for a in arguments if a.name in kwargs)]
@@ -42,7 +44,7 @@ def allocates(operator: Any) -> bool:
     return all(result.alias_info is None for result in operator._schema.returns)
 
 
-def inductor_decompositions() -> dict[Any, Callable[..., Any]]:
+def inductor_decompositions() -> dict[Any, Function]:
     """The compositions by which TorchInductor lowers operators."""
     from torch._inductor.decomposition import select_decomp_table
 
@@ -51,7 +53,7 @@ def inductor_decompositions() -> dict[Any, Callable[..., Any]]:
 
 def compiled_by_inductor(
     program: fx.GraphModule, inputs: Sequence[Tensor], mode: FakeTensorMode
-) -> Callable[[list[Any]], Sequence[Any]]:
+) -> Callable[[list[Any]], Sequence[Tensor]]:
     """What runs a program in the operators of ``inductor_decompositions``, for inputs like these fake ones."""
     from torch._inductor.compile_fx import compile_fx_inner
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from operator import mul
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +53,7 @@ def taylor_along(loss: Callable[..., Tensor], *, order: int = 3) -> Callable[...
         )
     engine = engine_of(loss, None)
 
-    def taylor(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Taylor:
+    def taylor(params: Tree, direction: Tree, *args: object, **kwargs: object) -> Taylor:
         check_params(params)
         d = aligned(params, direction, "direction")
         if order == 2:
@@ -97,7 +96,7 @@ def quadratic_in_span(
     require_callable("loss", loss, LOSS_SIGNATURE)
     engine = engine_of(loss, strategy)
 
-    def span(params: Tree, directions: Sequence[Tree], *args: Any, **kwargs: Any) -> SpanQuadratic:
+    def span(params: Tree, directions: Sequence[Tree], *args: object, **kwargs: object) -> SpanQuadratic:
         check_params(params)
         given = _directions(params, directions)
         products = gram(given)
@@ -149,7 +148,7 @@ def dependent(products: Tensor, directions: Sequence[Tree]) -> int | None:
             cosine = row[j] / (lengths[i] * lengths[j])
             factors.append((cosine - sum(map(mul, factors, other))) / other[j])
         pivot = 1 - sum(map(mul, factors, factors))
-        if pivot <= least**2:  # a NaN goes through: the numbers say it
+        if pivot <= least**2:  # a NaN goes through, and shows in the numbers
             return i
         rows.append([*factors, math.sqrt(pivot)])
     return None

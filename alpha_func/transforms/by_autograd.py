@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.losses.module_loss import Watched
 from alpha_func.quadratic import Quadratic
 from alpha_func.torch_private import forward_level, peek_interpreter_stack
 from alpha_func.transforms.directions import DirectionFunction
@@ -52,7 +53,8 @@ def _double_backward(loss: Loss, params: Tree, direction: DirectionFunction) -> 
 def double_backward(loss: Loss, params: Tree, direction: DirectionFunction) -> tuple[Tree, Tree, Tensor, Tree]:
     """g, d, L(θ), Hd at parameters that autograd records; a checkpoint computes again with the module's own."""
     leaves, structure = tree.flatten(params)
-    value = loss(params)
+    with Watched():
+        value = loss(params)
     slopes = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
     grads = tree.unflatten([g.detach() for g in slopes], structure)
     d = direction(grads)

@@ -100,7 +100,7 @@ def quadratic_by_group(
     patterns = _patterns(groups)
     engine = engine_of(loss, strategy)
 
-    def by_group(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> GroupedQuadratic:
+    def by_group(params: Tree, direction: Tree, *args: object, **kwargs: object) -> GroupedQuadratic:
         check_params(params)
         d = aligned(params, direction, "direction")
         members = _members(patterns, tree.names(params))
@@ -149,7 +149,7 @@ def directional_sharpness(
     require_callable("loss", loss, LOSS_SIGNATURE)
     engine = engine_of(loss, strategy)
 
-    def sharpness(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Tensor:
+    def sharpness(params: Tree, direction: Tree, *args: object, **kwargs: object) -> Tensor:
         check_params(params)
         d = aligned(params, direction, "direction")
         return accumulated(engine.quadratic(params, d, args, kwargs).curvature) / accumulated(tree.vdot(d, d))

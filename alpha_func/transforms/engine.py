@@ -86,7 +86,7 @@ def engine_of(loss: Callable[..., Tensor], strategy: StrategyLike | None) -> Eng
 
 
 class Uncaptured(Engine):
-    """The engine of a function, differentiated as it is by a strategy.
+    """The engine of a function, differentiated by a strategy.
 
     Args:
         loss: the function.
@@ -111,7 +111,7 @@ class Uncaptured(Engine):
             return strategy.quadratic(loss, params, direction)
 
         found, seen = self._run(attempt, lambda found, _: (found, direction), params, args, kwargs)
-        return _sealed(found, seen.third())
+        return _sealed(found, seen.wrong_thrice())
 
     def product(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Tree:
         """The strategy's Hd."""
@@ -127,8 +127,8 @@ class Uncaptured(Engine):
             return found, direction
 
         found, seen = self._run(attempt, line, params, args, kwargs)
-        third = seen.third()
-        return tree.map(lambda leaf: sealed(leaf, third), found)
+        wrong_thrice = seen.wrong_thrice()
+        return tree.map(lambda leaf: sealed(leaf, wrong_thrice), found)
 
     def step(self, params: Tree, direction: DirectionFunction, args: Args, kwargs: Kwargs) -> Step:
         """The strategy's step."""
@@ -149,7 +149,7 @@ class Uncaptured(Engine):
             return found.quadratic, found.direction
 
         found, seen = self._run(attempt, line, params, args, kwargs, own)
-        return found._replace(quadratic=_sealed(found.quadratic, seen.third()))
+        return found._replace(quadratic=_sealed(found.quadratic, seen.wrong_thrice()))
 
     def taylor(self, params: Tree, direction: Tree, order: int, args: Args, kwargs: Kwargs) -> Taylor:
         """By repeated reverse mode, proven by differences for each set of operators that it passes through."""
@@ -179,8 +179,8 @@ class Uncaptured(Engine):
             return Quadratic(found.value, tree.vdot(d, found.grads), tree.vdot(d, hd)), d
 
         found, seen = self._run(attempt, line, params, args, kwargs)
-        third = seen.third()
-        return found._replace(products=[tree.map(lambda leaf: sealed(leaf, third), hd) for hd in found.products])
+        wrong_thrice = seen.wrong_thrice()
+        return found._replace(products=[tree.map(lambda leaf: sealed(leaf, wrong_thrice), hd) for hd in found.products])
 
     def gauss_newton(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
         """The strategy's quadratic of the criterion, along what the direction does to the outputs."""
@@ -220,6 +220,7 @@ class Uncaptured(Engine):
             )
             if seen.plainly is not None:
                 seen.plainly.require(*line(found, loss))
+            seen.settles()
         return found, seen
 
     def _attempt(
@@ -264,5 +265,5 @@ def _dense(leaf: Tensor) -> Tensor:
     return leaf.contiguous() if 0 in leaf.stride() else leaf
 
 
-def _sealed(quadratic: Quadratic, third: tuple[str, ...]) -> Quadratic:
-    return quadratic._replace(curvature=sealed(quadratic.curvature, third))
+def _sealed(quadratic: Quadratic, wrong_thrice: tuple[str, ...]) -> Quadratic:
+    return quadratic._replace(curvature=sealed(quadratic.curvature, wrong_thrice))

@@ -35,6 +35,7 @@ _CAUSES = (
         "operators; torch.utils.checkpoint is one unless it is called with use_reentrant=False",
     ),
 )
+_IN_OPERATORS = "write what raises it in torch operators that are functions of their arguments"
 
 
 def run(
@@ -48,9 +49,8 @@ def run(
 ) -> T:
     """``attempt(strategy)``, a failure of PyTorch's in it raised as a StrategyError.
 
-    An error of the loss itself comes through as it is, and so does one whose operator cannot be named. So does one in
-    ``own``, where the attempt puts the errors of the caller's code that it ran besides the loss. ``captured`` is the
-    attempt on the captured loss.
+    An error of the loss itself comes through unchanged. So does one in ``own``, where the attempt puts the errors of
+    the caller's code that it ran besides the loss. ``captured`` is the attempt on the captured loss.
     """
     try:
         return attempt(strategy)
@@ -81,25 +81,20 @@ def _explanation(
         for other in _ALTERNATIVES
         if other != strategy.name
     ]
+    line = str(error).partition(". ")[0].partition("\n")[0]
     if not runs(lambda: func.grad(loss)(params)):
-        cause = next((remedy for pattern, remedy in _CAUSES if re.search(pattern, str(error))), None)
+        cause = next((remedy for pattern, remedy in _CAUSES if re.search(pattern, str(error))), _IN_OPERATORS)
         works = first_that_runs(by_capture)
-        if cause is None and works is None:
-            return None
         remedy = f"use {works}, which runs on this loss" if works else cause
-        line = str(error).partition(". ")[0].partition("\n")[0]
         return f"strategy {strategy.name!r} cannot run here: under torch.func the loss raises {line!r}; {remedy}"
     operator = _operator_in(str(error)) or _operator_by_anomaly_mode(lambda: attempt(strategy))
-    if operator is None:
-        return None
+    what = f"cannot differentiate {operator} twice this way" if operator else f"raises {line!r}"
     works = first_that_runs([*others, *by_capture])
     if works:
         remedy = f"use {works}, which runs on this loss"
     else:
         remedy = "no other strategy runs on this loss either, captured or not; write the operator in simpler ones"
-    return (
-        f"strategy {strategy.name!r} cannot run here: PyTorch cannot differentiate {operator} twice this way; {remedy}"
-    )
+    return f"strategy {strategy.name!r} cannot run here: PyTorch {what}; {remedy}"
 
 
 def _operator_in(message: str) -> str | None:

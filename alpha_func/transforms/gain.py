@@ -1,7 +1,6 @@
 """Whether the quadratic holds as far as a step reaches: one look at the loss where it ends."""
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
@@ -38,7 +37,7 @@ def gain_ratio(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     require_callable("loss", loss, "(params, *args, **kwargs)")
 
     def ratio(
-        params: Tree, direction: Tree, quadratic: Quadratic, alpha: float | Tensor, *args: Any, **kwargs: Any
+        params: Tree, direction: Tree, quadratic: Quadratic, alpha: float | Tensor, *args: object, **kwargs: object
     ) -> Tensor:
         check_params(params)
         d = aligned(params, direction, "direction")

@@ -39,7 +39,7 @@ class GaussNewton:
         self._loss, self._parted, self._quadratic = loss, parted, quadratic
         self._looked_at: set[Any] = set()
 
-    def __call__(self, params: Tree, direction: Tree, inputs: Any, targets: Any) -> Quadratic:
+    def __call__(self, params: Tree, direction: Tree, inputs: object, targets: object) -> Quadratic:
         """The quadratic with the Gauss-Newton curvature."""
         key = key_of(self._loss, params, (inputs, targets), {})
         plainly = None
@@ -50,7 +50,7 @@ class GaussNewton:
                 raise StrategyError(_ONCE.format(", ".join(once)))
         leaves, rebuilt, t = _pushed(lambda p: self._parted.outputs(p, inputs), params, direction)
 
-        def criterion(leaves: list[Tensor], targets: Any) -> Tensor:
+        def criterion(leaves: list[Tensor], targets: object) -> Tensor:
             return self._parted.criterion(rebuilt(leaves), targets)
 
         found = self._quadratic(criterion, leaves, t, (targets,))
@@ -87,7 +87,7 @@ def _pushed(
     return z, rebuilt, t
 
 
-def _moves(leaf: Any) -> bool:
+def _moves(leaf: object) -> bool:
     return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 

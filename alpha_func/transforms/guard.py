@@ -8,12 +8,14 @@ Which ones, under which strategy, has been measured; see ``verified.table``.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.errors import ImpureLossError, StrategyError, warn
 from alpha_func.losses.kinds import refuse_kinds
 from alpha_func.losses.looking import looking
@@ -31,7 +33,7 @@ _DIFFERENTIATE_A_BACKWARD = ("forward_over_reverse", "reverse_over_reverse")
 _warned: set[str] = set()
 
 
-Operators = Callable[[Callable[..., Tensor], Tree, tuple[Any, ...], dict[str, Any]], set[str]]
+Operators = Callable[[Callable[..., Tensor], Tree, Args, Kwargs], set[str]]
 
 # Not formulas: the bookkeeping of autograd for in-place writes and casts, and what stands for no gradient.
 _BOOKKEEPING = {"CopyBackwards", "CopySlices", "NotImplemented", "UndefinedGrad", "ToCopyBackward0", "AliasBackward0"}
@@ -58,9 +60,7 @@ class Guard:
         self._looked_at: set[Any] = set()
         self._judged: set[frozenset[str]] = set()
 
-    def __call__(
-        self, loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> "Seen":
+    def __call__(self, loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> "Seen":
         """Look at one call of the loss."""
         if self._name is None:  # the caller's own strategy
             return Seen(None)
@@ -81,15 +81,15 @@ class Guard:
         refuse_kinds(args, kwargs)
         try:
             names, seen.plainly = formulas(loss, params, args, kwargs)
-        except ImpureLossError:
+        except (ImpureLossError, StrategyError):
             raise
         except Exception as error:
             with Watched():
-                loss(params, *args, **kwargs)  # the loss's own error, where it is one
+                loss(tree.map(Tensor.clone, params), *args, **kwargs)  # the loss's own error, where it is one
             _warn_once(f"the operators of the loss could not be looked at ({type(error).__name__}: {error})")
             return seen
         seen.see(names)
-        _keep(self._looked_at, key)
+        seen.settles = partial(_keep, self._looked_at, key)
         return seen
 
     def judge(self, names: set[str], kind: str) -> None:
@@ -123,14 +123,14 @@ class Guard:
                 "than the gradient does where its direction is not; use strategy='reverse_over_reverse' or "
                 "capture(loss), which take the symmetric part"
             )
-        wrong = sorted(n for n in names if n in known and known[n][name] in _WRONG)
+        wrong = sorted(n for n in names if n in known and known[n].get(name) in _WRONG)
         if wrong:
             raise StrategyError(self._explanation(wrong, names, kind))
 
     def _explanation(self, wrong: list[str], names: set[str], kind: str) -> str:
         known = table(kind)
         operators = ", ".join(dict.fromkeys(operator_of(n) for n in wrong))
-        right = [s for s in STRATEGIES if all(known[n][s] == "exact" for n in names if n in known)]
+        right = [s for s in STRATEGIES if all(known[n].get(s) == "exact" for n in names if n in known)]
         right.sort(key=lambda s: s != "reverse_over_reverse")
         remedies = [f"use strategy={right[0]!r}, which is exact on it"] if right else []
         if kind == "derivative":
@@ -147,11 +147,13 @@ class Seen:
 
     Attributes:
         plainly: at a first look, the loss as plain autograd has it.
+        settles: called when the call has come out right, after which its like is not looked at again.
     """
 
     def __init__(self, guard: Guard | None, operators: Iterable[str] = ()):
         self._guard, self._names, self._operators = guard, set[str](), frozenset(operators)
         self.plainly: Plainly | None = None
+        self.settles: Callable[[], None] = lambda: None
 
     def see(self, names: set[str]) -> None:
         """Judge operators of the call."""
@@ -176,7 +178,7 @@ class Seen:
         """The operators of the program, or the formulas that have been seen."""
         return self._operators | self._names
 
-    def third(self) -> tuple[str, ...]:
+    def wrong_thrice(self) -> tuple[str, ...]:
         """The operators whose third derivative is wrong; warns of those that nobody knows, now that they have run."""
         for unknown in sorted(self._names.difference(table("derivative"), _BOOKKEEPING)):
             if not unknown.endswith(ONCE):
@@ -184,15 +186,14 @@ class Seen:
         return tuple(operator_of(name) for name in sorted(self._names & _WRONG_THIRD))
 
 
-def formulas(
-    loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[set[str], Plainly | None]:
+def formulas(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> tuple[set[str], Plainly | None]:
     """PyTorch's formulas that a backward pass of the loss runs, and the loss as plain autograd has it."""
     leaves = requiring_grad(params)
     with torch.enable_grad(), Watched():
-        with looking(leaves, (args, kwargs)) as look:
+        own = tree.map(Tensor.clone, leaves)  # autograd lets nothing write to a leaf, and says less than the look
+        with looking(own, (args, kwargs)) as look:
             look.protect([(f"params{path}", leaf) for path, leaf in tree.named_leaves(params)])
-            loss(leaves, *args, **kwargs)
+            loss(own, *args, **kwargs)
         value = loss(leaves, *args, **kwargs)  # again: some operators run another formula while they are looked at
     return nodes_of(value), Plainly.of(value, leaves)
 
@@ -204,9 +205,15 @@ def twice_exact(value: Tensor) -> bool:
     return all(known.get(name, {}).get("reverse_over_reverse") == "exact" for name in names)
 
 
-def sealed(number: Tensor, third: tuple[str, ...]) -> Tensor:
+def known_wrong(value: Tensor) -> bool:
+    """Whether double backward is known to be wrong through one of them."""
+    known = table("derivative")
+    return any(known.get(name, {}).get("reverse_over_reverse") in _WRONG for name in nodes_of(value))
+
+
+def sealed(number: Tensor, wrong_thrice: tuple[str, ...]) -> Tensor:
     """A second derivative that raises when it is differentiated, where a third derivative of an operator is wrong."""
-    return _Sealed.apply(number, ", ".join(third)) if third else number  # type: ignore[no-untyped-call]
+    return _Sealed.apply(number, ", ".join(wrong_thrice)) if wrong_thrice else number  # type: ignore[no-untyped-call]
 
 
 class _Sealed(torch.autograd.Function):
@@ -249,7 +256,7 @@ def _keep(kept: set[Any], new: Any) -> None:
     kept.add(new)
 
 
-def key_of(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def key_of(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> Any:
     """A signature of a call, and the mode of the module."""
     source = module_loss_of(loss)
     mode = source is not None and source.model.training

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.errors import StrategyError
 from alpha_func.losses.in_double import doubled, loss_in_double
 from alpha_func.torch_private import forward_level, peek_interpreter_stack
@@ -31,14 +32,14 @@ class HigherOrders:
         params: Tree,
         direction: Tree,
         order: int,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        args: Args,
+        kwargs: Kwargs,
         seen: Seen,
     ) -> None:
         """Refuse derivatives up to an order that differences do not give."""
-        third = seen.third()
-        if third:
-            raise StrategyError(_WRONG.format(", ".join(third)))
+        wrong_thrice = seen.wrong_thrice()
+        if wrong_thrice:
+            raise StrategyError(_WRONG.format(", ".join(wrong_thrice)))
         if self._proven.get(seen.passed, 2) >= order:
             return
         if peek_interpreter_stack() is not None or forward_level() >= 0:
@@ -51,7 +52,7 @@ class HigherOrders:
         self._proven[seen.passed] = order
 
 
-def _alone(leaf: Any) -> Any:
+def _alone(leaf: object) -> Any:
     return doubled(leaf.detach()) if isinstance(leaf, Tensor) else leaf
 
 

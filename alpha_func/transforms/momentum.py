@@ -7,7 +7,7 @@ The rule of Martens and Grosse, Optimizing Neural Networks with Kronecker-factor
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def lr_and_momentum(
         raise ValueError(f"damping is {damping}: give a number of at least 0")
     span = quadratic_in_span(loss, strategy=strategy)
 
-    def best(params: Tree, direction: Tree, previous: Tree, *args: Any, **kwargs: Any) -> LRMomentum:
+    def best(params: Tree, direction: Tree, previous: Tree, *args: object, **kwargs: object) -> LRMomentum:
         check_params(params)
         d, δ = aligned(params, direction, "direction"), aligned(params, previous, "previous")
         alone = dependent(gram([d, δ]), [d, δ]) == 1

@@ -1,4 +1,4 @@
-"""What else would work where something cannot run: tried on the very loss, and not merely said."""
+"""What else would work where something cannot run: tried on the loss itself before it is named."""
 
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar

@@ -4,17 +4,18 @@ Everything is checked here, once, before any work; inner functions trust.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Function, Kwargs
 from alpha_func.losses.layouts import Layouts
 from alpha_func.shards import alike, layout
 from alpha_func.transforms.strategies import STRATEGIES, Loss, Strategy, StrategyLike
 from alpha_func.tree import Tree
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Function)
 LOSS_SIGNATURE = "(params, *args, **kwargs)"
 
 
@@ -101,7 +102,7 @@ def aligned(params: Tree, other: Tree, name: str) -> Tree:
     Traceback (most recent call last):
     ValueError: direction['w'] has shape (3,): expected (2,), as params['w']
     """
-    if _alike(params, other):
+    if _match(params, other):
         return other
     leaves, structure = tree.flatten(params)
     others, other_structure = tree.flatten(other)
@@ -126,11 +127,11 @@ def aligned(params: Tree, other: Tree, name: str) -> Tree:
     return other
 
 
-def _can_move(leaf: Any) -> bool:
+def _can_move(leaf: object) -> bool:
     return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
-def _alike(params: Tree, other: Tree) -> bool:
+def _match(params: Tree, other: Tree) -> bool:
     """Whether two flat dicts of tensors match: the usual case, at a tenth of a pytree's cost."""
     if not tree.is_flat(params) or not tree.is_flat(other) or list(params) != list(other):
         return False
@@ -140,7 +141,7 @@ def _alike(params: Tree, other: Tree) -> bool:
     return True
 
 
-def scalar_loss(loss: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Loss:
+def scalar_loss(loss: Callable[..., Tensor], args: Args, kwargs: Kwargs) -> Loss:
     """The loss as a function of the parameters alone, which refuses a value that is not a real scalar."""
 
     def loss_of_params(params: Tree) -> Tensor:
@@ -148,7 +149,7 @@ def scalar_loss(loss: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict
         if not isinstance(value, Tensor):
             raise TypeError(
                 f"loss must return a tensor, got {type(value).__name__}; "
-                "return the loss alone, and as it is computed (no .item())"
+                "return the loss alone, as a tensor (no .item())"
             )
         if value.ndim:
             raise ValueError(

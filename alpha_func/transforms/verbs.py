@@ -7,7 +7,6 @@ directions or over examples, ``grad`` through α* (of a captured loss where it h
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,12 +63,12 @@ def quadratic_along(
         if curvature == "fisher":
             require_likelihood(apart.criterion)
 
-        def gauss_newton(params: Tree, direction: Tree, inputs: Any, targets: Any) -> Quadratic:
+        def gauss_newton(params: Tree, direction: Tree, inputs: object, targets: object) -> Quadratic:
             return _accumulated(engine.gauss_newton(params, checked(params, direction), (inputs, targets), {}))
 
         return gauss_newton
 
-    def quadratic(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Quadratic:
+    def quadratic(params: Tree, direction: Tree, *args: object, **kwargs: object) -> Quadratic:
         return _accumulated(engine.quadratic(params, checked(params, direction), args, kwargs))
 
     return quadratic
@@ -95,7 +94,7 @@ def optimal_alpha(loss: Callable[..., Tensor], *, strategy: StrategyLike | None 
     """
     quadratic = quadratic_along(loss, strategy=strategy)
 
-    def alpha(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Tensor:
+    def alpha(params: Tree, direction: Tree, *args: object, **kwargs: object) -> Tensor:
         return quadratic(params, direction, *args, **kwargs).alpha
 
     return alpha
@@ -119,7 +118,7 @@ def hvp(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None) ->
     require_callable("loss", loss, LOSS_SIGNATURE)
     engine, checked = engine_of(loss, strategy), Aligned()
 
-    def product(params: Tree, direction: Tree, *args: Any, **kwargs: Any) -> Tree:
+    def product(params: Tree, direction: Tree, *args: object, **kwargs: object) -> Tree:
         return engine.product(params, checked(params, direction), args, kwargs)
 
     return product
@@ -152,7 +151,7 @@ def grad_and_quadratic(
     require_callable("direction", direction, "(grads)")
     engine = engine_of(loss, strategy)
 
-    def step(params: Tree, *args: Any, **kwargs: Any) -> Step:
+    def step(params: Tree, *args: object, **kwargs: object) -> Step:
         check_params(params)
 
         def checked(grads: Tree) -> Tree:

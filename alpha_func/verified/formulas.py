@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.torch_private import get_unwrapped, is_functorch_wrapped_tensor, peek_interpreter_stack
 from alpha_func.tree import Tree
 
@@ -19,20 +20,18 @@ _known: dict[type, set[str]] = {}  # of PyTorch's own nodes whose type says it a
 _ONCE_CODE = once_differentiable(lambda ctx: None).__code__
 
 
-def derivative_nodes(
-    loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> set[str]:
+def derivative_nodes(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> set[str]:
     """The derivative formulas between the loss and its parameters, as autograd names them: one forward pass."""
     with torch.enable_grad():
         return nodes_of(loss(requiring_grad(params), *args, **kwargs))
 
 
 def requiring_grad(params: Tree) -> Tree:
-    """Clones of the parameters at which a graph begins: what lies in the memory of the originals is none of them."""
+    """Clones of the parameters at which a graph begins: what lies in the memory of the originals is not one of them."""
     return tree.map(_requiring_grad, params)
 
 
-def nodes_of(value: Any) -> set[str]:
+def nodes_of(value: object) -> set[str]:
     """The derivative formulas that a value has been made by, as autograd names them, at every level of torch.func."""
     return _nodes(_roots(value))
 
@@ -42,7 +41,7 @@ def graph_of(value: Tensor) -> set[str]:
     return _nodes([root for root in _roots(value) if root is not None][:1])
 
 
-def _roots(value: Any) -> list[Any]:
+def _roots(value: object) -> list[Any]:
     """Where the graph of each level begins, innermost first."""
     if not isinstance(value, Tensor):
         return []  # no loss, which the transform says

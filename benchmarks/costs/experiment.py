@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 from alpha_func.experiment.data import load
+from alpha_func.experiment.minibatches import batches, steps_of
 from alpha_func.experiment.settings import Experiment, network
-from alpha_func.experiment.training import batches, observe, steps_of
+from alpha_func.experiment.training import observe
 from alpha_func.observer.loggers import CSVLog
 
 ROUNDS, EPOCHS = 5, 100

@@ -27,7 +27,7 @@ def test_on_a_parabola_the_critical_rate_is_twice_the_best(p):
     assert critical_rate(parabola, p) == pytest.approx(1.0, rel=1 / 16)
 
 
-def test_the_third_derivative_is_in_the_slope_of_gen_and_the_curvature_of_pal():
+def test_a_third_derivative_is_in_the_slope_of_gen_and_curvature_of_pal():
     p = 0.1
     assert gen(cubic, p) == pytest.approx((SLOPE + 6.0 * p**2 / 6, CURVATURE), rel=1e-9)
     assert pal(cubic, SLOPE, 1.0, p) == pytest.approx(CURVATURE + 2 * 6.0 * p / 6, rel=1e-9)

@@ -87,7 +87,7 @@ def test_smaller_last_batch_is_a_second_program():
     assert_close(captured(case.params, *smaller), case.loss(case.params, *smaller), 1e-14)
 
 
-def test_argument_that_is_no_tensor_belongs_to_the_signature_with_its_type():
+def test_an_argument_that_is_no_tensor_is_in_the_signature_with_its_type():
     captured = capture(lambda x, power: (x**power).sum())
     for power in (2, 3, 2.0, True):
         assert_close(captured(X, power), (X**power).sum(), 1e-15)
@@ -144,7 +144,7 @@ def test_attributes_of_modules_are_read_anew_at_every_call():
     assert_close(captured(params, X), loss(params, X), 1e-14)
 
 
-def test_mode_of_the_module_belongs_to_the_signature_even_of_a_loss_within_a_loss():
+def test_the_mode_of_a_module_is_in_the_signature_of_a_loss_around_it_too():
     case = MODULES["batch_norm_train"]()
 
     def regularised(params, *batch):
@@ -168,7 +168,7 @@ def test_closed_over_numbers_belong_to_the_signature():
     assert_close(captured(X), loss(X), 1e-15)
 
 
-def test_dropout_draws_what_the_uncaptured_loss_draws_and_leaves_the_rng_alone():
+def test_dropout_draws_as_uncaptured_and_leaves_the_rng_alone():
     torch.manual_seed(1)
     net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 8), nn.Dropout1d(0.3), nn.Linear(8, 1)).double()
     loss, params = functional_loss(net, nn.MSELoss(), seed=5)
@@ -177,7 +177,7 @@ def test_dropout_draws_what_the_uncaptured_loss_draws_and_leaves_the_rng_alone()
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_dropout_of_a_transposed_activation_draws_what_the_transforms_draw():
+def test_dropout_of_a_transposed_activation_draws_as_the_transforms():
     # torch.func's dropout fills its mask in another order than plain torch does where strides are not contiguous
     case = regression(lambda: nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), 3, 4)()
     expected = quadratic_along(case.loss)(case.params, case.direction, *case.args)

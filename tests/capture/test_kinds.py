@@ -1,6 +1,7 @@
 """Kinds of losses that a tracer finds hard, captured and exact against double backward."""
 
 import importlib.util
+import threading
 
 import pytest
 import torch
@@ -41,6 +42,10 @@ def of_outputs(criterion, *args, module=None):
 
 
 X = torch.rand(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+hugging_face = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None, reason="needs the extra 'transformers'"
+)
 
 
 def surrogate(outputs, args):
@@ -110,6 +115,16 @@ def test_a_composable_checkpoint_is_captured_as_the_module_that_it_wraps():
     assert got == expected
 
 
+def test_a_lock_that_the_loss_enters_is_no_matter():
+    lock = threading.RLock()
+
+    def loss(p):
+        with lock:
+            return p.exp().square().sum()
+
+    assert_captured_exactly(loss, X)
+
+
 @pytest.mark.parametrize("rows", [(2, 0, 3, 1), (1, 1, 1, 1)])
 def test_grouped_products_are_those_of_each_group(rows):
     torch.manual_seed(0)
@@ -126,7 +141,20 @@ def test_grouped_products_are_those_of_each_group(rows):
     assert_captured_exactly(in_groups, w, x, offs, tolerance=1e-5, truth_of=one_by_one)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the extra 'transformers'")
+@hugging_face
+def test_a_model_that_has_never_been_called_is_captured():
+    import transformers
+
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = transformers.ViTForImageClassification(
+        transformers.ViTConfig(image_size=8, patch_size=4, num_channels=1, **sizes)
+    )
+    loss, params = functional_loss(model.double().eval())
+    images = torch.randn(2, 1, 8, 8).double()
+    assert capture(loss)(params, pixel_values=images, labels=torch.tensor([0, 1])).isfinite()
+
+
+@hugging_face
 def test_a_mixture_of_experts_is_captured():
     import transformers
 

@@ -86,7 +86,7 @@ def token_case():
     return params, direction, tokens * (torch.arange(6) < lengths[:, None]), lengths
 
 
-def test_a_loss_averaged_over_tokens_is_weighted_by_tokens_in_batches_of_any_width():
+def test_a_mean_over_tokens_is_weighted_by_tokens_in_batches_of_any_width():
     params, direction, tokens, lengths = token_case()
     batches = [
         some[:, : max(n)] for some, n in zip(tokens.split(RAGGED), map(list, lengths.split(RAGGED)), strict=True)
@@ -119,7 +119,7 @@ def test_sums_are_in_float64_for_a_loss_in_float32():
     assert abs(got.curvature - truth.curvature) <= 1e-7 * d * hd
 
 
-def test_a_captured_loss_has_one_program_for_full_batches_and_one_for_the_ragged_last():
+def test_full_batches_have_one_program_and_the_ragged_last_another():
     case = mse_net(batch=30)
     captured = capture(case.loss)
     for _ in range(2):
@@ -194,7 +194,7 @@ DEPENDENT = {
 
 
 @pytest.mark.parametrize("name", DEPENDENT)
-def test_a_batch_dependent_layer_is_pointed_out_by_name_and_not_in_eval_mode(name):
+def test_a_batch_dependent_layer_is_named_and_not_in_eval_mode(name):
     make, message = DEPENDENT[name]
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(3, 6), make(), nn.Linear(6, 2))
@@ -212,7 +212,7 @@ def contrastive(params, x):
     return (z[:, None] - z[None]).square().mean()
 
 
-def test_a_loss_whose_examples_depend_on_each_other_is_pointed_out_whatever_it_is_made_of():
+def test_a_loss_whose_examples_depend_on_each_other_is_told_of():
     g = torch.Generator().manual_seed(0)
     params, x = torch.randn(3, generator=g), torch.randn(8, 3, generator=g)
     with pytest.warns(BatchDependenceWarning, match="depend on each other"):

@@ -155,14 +155,14 @@ def forwarded(criterion, n_batches=5, **options):
     return first, sum(seen) - first
 
 
-def test_a_known_weight_costs_one_more_forward_pass_and_a_guess_one_a_batch():
+def test_a_known_weight_costs_one_more_forward_and_a_guess_one_a_batch():
     own = lambda o, t: (o - t).square().mean()  # noqa: E731
     assert forwarded(nn.MSELoss()) == (16, 0)
     assert forwarded(own, weight="examples") == (16, 0)
     assert forwarded(own) == (16 + 4 * 18, 16 + 4 * 18)
 
 
-def test_a_loss_that_takes_no_other_number_of_examples_says_that_it_was_not_checked():
+def test_a_loss_of_one_number_of_examples_alone_is_said_to_be_unchecked():
     def loss(params, x):
         return (x.view(4, 3) * params).square().mean()
 

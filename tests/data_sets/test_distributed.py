@@ -129,7 +129,7 @@ def test_two_exchanges_of_fourteen_numbers_are_all_that_a_quadratic_sends(disagr
         assert sent[:2] == [14, 14]
 
 
-def test_a_group_is_usable_after_errors_and_ranks_may_have_unequally_many_batches(disagreements):
+def test_a_group_is_usable_after_errors_and_ranks_may_differ_in_batches(disagreements):
     truth = [float(number) for number in truth_of_fewer(3)]
     for _, _, _, right, nan in disagreements:
         assert right == pytest.approx(truth, rel=1e-12)

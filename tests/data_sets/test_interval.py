@@ -72,7 +72,7 @@ def test_an_example_without_a_loss_of_its_own_is_refused(name):
         per_example_quadratics(case.loss)(case.params, case.direction, case.args)
 
 
-def test_examples_that_are_weighted_or_depend_on_each_other_are_pointed_out():
+def test_examples_that_are_weighted_or_depend_on_each_other_are_told_of():
     torch.manual_seed(0)
     weights = torch.tensor([0.2, 3.0], dtype=torch.float64)
     case = line(mlp([3, 2]), nn.CrossEntropyLoss(weight=weights), torch.randn(9, 3), torch.arange(9) % 2)
@@ -164,7 +164,7 @@ def test_integer_weights_are_repeated_examples():
 
 @pytest.mark.parametrize("curvature", [0.05, -2.0])
 @pytest.mark.parametrize("method", ["delta", "fieller"])
-def test_a_curvature_that_is_not_significantly_positive_bounds_nothing_and_is_said(method, curvature):
+def test_a_curvature_not_significantly_positive_bounds_nothing(method, curvature):
     q = sample(100, torch.Generator().manual_seed(5))
     q = q._replace(curvature=q.curvature - 2 + curvature)
     found = alpha_interval(q, method=method, bootstrap=200)
@@ -223,7 +223,7 @@ def test_two_batches_are_two_dense_quadratics_along_the_first_s_direction():
         assert_quadratic(step.held_out, dense(case.loss, case.params, *second), step.direction, 1e-12)
 
 
-def test_the_same_batch_s_slope_is_biased_by_its_noise_and_the_held_out_one_s_is_not():
+def test_a_batchs_own_slope_is_biased_by_its_noise_and_a_held_out_is_not():
     """Mean estimation: L = ½E‖θ − y‖², g = θ − mean(y) of n; E[dᵀg] on the same batch is −‖∇L‖² − tr(Σ)/n."""
     g = torch.Generator().manual_seed(0)
     θ, n, repeats = torch.full((10,), 0.3, dtype=torch.float64), 20, 400

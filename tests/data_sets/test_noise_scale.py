@@ -79,7 +79,7 @@ def test_the_hessian_may_be_of_other_examples():
     assert torch.allclose(found.moments, expected, rtol=1e-10, atol=0)
 
 
-def test_of_a_whole_data_set_the_best_step_of_one_example_is_the_mean_quadratic_s():
+def test_one_examples_best_step_over_a_data_set_is_the_mean_quadratics():
     """Every batch of one, once: the mean slope over the mean curvature along −gᵢ; nothing is estimated."""
     case = small()
     grads, hessian = per_example(case)

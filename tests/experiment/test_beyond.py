@@ -7,8 +7,9 @@ import torch
 
 from alpha_func import functional_loss, tree
 from alpha_func.experiment.data import load
+from alpha_func.experiment.minibatches import batches
 from alpha_func.experiment.settings import Experiment, network
-from alpha_func.experiment.training import Training, batches, training_loss
+from alpha_func.experiment.training import Training, training_loss
 from alpha_func.transforms import lr_and_momentum, taylor_along
 
 

@@ -13,8 +13,9 @@ from torch import nn
 from alpha_func import functional_loss
 from alpha_func.experiment.cli import main
 from alpha_func.experiment.data import load
+from alpha_func.experiment.minibatches import batches, steps_of
 from alpha_func.experiment.settings import Experiment, network
-from alpha_func.experiment.training import batches, observe, steps_of
+from alpha_func.experiment.training import observe
 from alpha_func.observer import StepRecord
 from tests.helpers.reference import dense
 
@@ -189,7 +190,7 @@ def test_verbose_prints_what_the_notebook_printed(tmp_path, capsys):
     assert [line.split(":")[0] for line in lines if ": loss" in line] == ["epoch 0, sgd", "epoch 10, sgd"]
 
 
-def test_running_again_into_the_same_folder_is_refused_and_changes_nothing(tmp_path, capsys):
+def test_a_run_into_a_folder_of_a_run_is_refused_and_changes_nothing(tmp_path, capsys):
     observe_cli("--epochs", 1, "--out", tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert observe_cli("--epochs", 2, "--out", tmp_path) == 2

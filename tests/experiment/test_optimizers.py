@@ -11,9 +11,10 @@ from torch import nn
 from alpha_func import functional_loss
 from alpha_func.experiment.cli import main
 from alpha_func.experiment.data import load
+from alpha_func.experiment.minibatches import batches
 from alpha_func.experiment.optimizers import KINDS
 from alpha_func.experiment.settings import Experiment, network
-from alpha_func.experiment.training import batches, observe, training_loss
+from alpha_func.experiment.training import observe, training_loss
 from tests.helpers.reference import dense, flat
 
 LOSSES = {}  # captured once for all tests

@@ -11,9 +11,9 @@ from torch import nn
 from alpha_func import functional_loss
 from alpha_func.experiment.cli import main
 from alpha_func.experiment.data import load
+from alpha_func.experiment.minibatches import batches
 from alpha_func.experiment.other_samples import NAMES
 from alpha_func.experiment.settings import Experiment, network
-from alpha_func.experiment.training import batches
 from tests.helpers.reference import dense, flat
 
 
@@ -22,7 +22,7 @@ def observe_cli(*arguments):
 
 
 @pytest.mark.parametrize(("name", "strategy"), [("sgd", "reverse_over_reverse"), ("adam", "captured")])
-def test_both_are_the_live_optimizers_step_on_a_dense_hessian_of_those_samples(name, strategy, tmp_path):
+def test_both_are_the_live_step_on_a_dense_hessian_of_those_samples(name, strategy, tmp_path):
     settings = {"optimizers": (name,), "epochs": 1, "dtype": "float64", "lr": 0.03, "batch_size": 150}
     arguments = ["--optimizer", name, "--epochs", 1, "--dtype", "float64", "--lr", 0.03, "--batch-size", 150]
     asked = ["--strategy", strategy, "--holdout-batch", "--full-data", 3]

@@ -80,7 +80,7 @@ def test_a_running_median_is_over_full_windows_alone():
     assert median.tolist() == [3, 3, 4]
 
 
-def test_three_optimizers_are_told_apart_in_every_panel_by_color_and_dashes(drawn):
+def test_three_optimizers_differ_in_every_panel_by_color_and_dashes(drawn):
     rows = table(90, optimizer=["sgd", "adam", "muon"] * 30)
     plot_records(rows, "alpha.png")
     for axes in drawn[0].axes:
@@ -109,7 +109,7 @@ def test_steps_that_measured_another_loss_are_marked(drawn):
     assert "measured another loss than was trained: 30 of 60 steps" in labels
 
 
-def test_an_unfinished_or_foreign_configuration_does_not_keep_a_run_from_being_drawn(tmp_path):
+def test_a_run_of_an_unfinished_or_foreign_configuration_is_drawn(tmp_path):
     table().assign(optimizer="sgd").to_csv(tmp_path / "steps.csv", index=False)
     (tmp_path / "config.json").write_text(json.dumps({"experiment": {"data": [3]}}))
     assert main(["plot", str(tmp_path)]) == 0

@@ -89,13 +89,13 @@ def test_only_a_run_that_can_go_on_is_gone_on_with(tmp_path, capsys, monkeypatch
 
     assert "holds no run to go on with" in refused(tmp_path)
     cli("observe", *BASE, "--out", tmp_path / "done")
-    assert "is at its end" in refused(tmp_path / "done")
+    assert "is finished" in refused(tmp_path / "done")
     interrupted_at(monkeypatch, 3)
     cli("observe", *BASE, "--out", tmp_path / "torn")
     before = {path: path.read_bytes() for path in (tmp_path / "torn").iterdir()}
     capsys.readouterr()
     (tmp_path / "torn" / "state.pt").write_bytes(b"torn")
-    assert "cannot be gone on from" in refused(tmp_path / "torn")
+    assert "cannot be resumed" in refused(tmp_path / "torn")
     (tmp_path / "torn" / "state.pt").write_bytes(before[tmp_path / "torn" / "state.pt"])
     configuration = json.loads((tmp_path / "torn" / "config.json").read_text())
     (tmp_path / "torn" / "config.json").write_text(json.dumps({**configuration, "data": "another"}))

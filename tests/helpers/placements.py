@@ -230,3 +230,97 @@ def told(record):
     """A record without its time, and without the loss that the loop did not tell."""
     left_out = ("more", "trained_loss")
     return {n: x for n, x in record._asdict().items() if n not in left_out} | {"ranks": record.more["ranks"]}
+
+
+def traffic(rank, ranks):
+    """Bytes that a call gathers, and the most that are whole at a time; numbers with gathers ahead, and rounded."""
+    from alpha_func.capture.sharded.made import Gathering
+    from tests.helpers.traffic import Traffic
+
+    found = {}
+    for name, (model, criterion, batch), ways in (
+        ("transformer", transformer(), {"": Gathering()}),
+        (
+            "net",
+            net(width=8, depth=3),
+            {"at use": Gathering(), "ahead": Gathering(ahead=2), "bfloat16": Gathering(dtype=torch.bfloat16)},
+        ),
+    ):
+        size = 8 * sum(p.numel() for p in model.parameters())
+        block = 8 * max(sum(p.numel() for p in block.parameters()) for block in model.blocks)
+        direction = random_direction(model)
+        loss, params = functional_loss(sharded(model), criterion)
+        mine, _ = share(batch, ranks)
+        for way, gathering in ways.items():
+            along = quadratic_along(capture(loss, gathering=gathering))
+            for _ in range(2):
+                along(params, placed(direction, params), *mine)
+            with Traffic() as seen:
+                found[way] = [float(x) for x in along(params, placed(direction, params), *mine)]
+            found[f"{way} sent"] = seen.gathered
+            if way in ("", "at use"):
+                found[name] = {"whole": seen.whole, "gathered": seen.gathered, "block": block, "parameters": size}
+    return found
+
+
+def over_batches(rank, ranks):
+    """data_parallel_quadratic where one rank has batches of two shapes and the other none; and the truth."""
+    from alpha_func.data_sets import data_parallel_quadratic
+
+    model, criterion, batch = net(depth=1)
+    direction = random_direction(model)
+    expected = truth(model, criterion, batch, direction)
+    loss, params = functional_loss(sharded(model), criterion)
+    batches = list(zip(*(part.split(5) for part in batch), strict=True)) if rank == 0 else []
+    along = data_parallel_quadratic(capture(loss))
+    return [float(x) for x in along(params, placed(direction, params), batches)], expected
+
+
+def one_sided(rank, ranks):
+    """What comes of calls in which one rank does otherwise than the other, by name; none may hang."""
+    found = {}
+
+    def attempted(name, call):
+        try:
+            found[name] = [float(x) for x in call()]
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {error}"
+        dist.barrier()
+
+    def of(model, criterion, batch):
+        direction = random_direction(model)
+        loss, params = functional_loss(sharded(model), criterion)
+        along = quadratic_along(capture(loss))
+        return lambda *mine: along(params, placed(direction, params), *mine), batch
+
+    along, (x, y) = of(*net(depth=1))
+    other, _ = of(*net(depth=1, width=4))
+    attempted("whole", lambda: along(x, y))
+    attempted("raises", lambda: along(x, y) if rank else along(x[:, :3], y))
+    attempted("raises in itself", lambda: along(x, y if rank else None))
+    attempted("another order", lambda: along(x, y) if rank else other(x[:, :4], y))
+    mine = slice(0, 7) if rank else slice(7, 8)
+    attempted("another shape", lambda: all_reduce(along(x[mine], y[mine]), 7.0 if rank else 1.0))
+    attempted("whole again", lambda: along(x, y))
+    return found
+
+
+def gone(rank, ranks, how):
+    """A rank that leaves between two calls, or comes too late."""
+    import os
+    import time
+
+    model, criterion, batch = net(depth=1, width=3)
+    direction = random_direction(model)
+    loss, params = functional_loss(sharded(model), criterion)
+    along = quadratic_along(capture(loss))
+    along(params, placed(direction, params), *batch)
+    if rank == 1:
+        os._exit(7) if how == "dies" else time.sleep(25)
+        return None
+    begun = time.monotonic()
+    try:
+        along(params, placed(direction, params), *batch)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}", time.monotonic() - begun
+    return "no error", 0.0

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along, tree
-from alpha_func.errors import CaptureError
+from alpha_func.errors import CaptureError, ImpureLossError
 from alpha_func.transforms import STRATEGIES
 from tests.helpers.reference import flat
 
@@ -70,6 +70,71 @@ def test_backward_hooks_of_modules_are_not_run_and_stay(register, wrap):
     assert FIRED == []
     F.mse_loss(module(batch()[0]), batch()[1]).backward()
     assert FIRED == [1]
+
+
+GLOBAL = ["register_module_full_backward_hook", "register_module_full_backward_pre_hook"]
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, capture], ids=["plain", "captured"])
+@pytest.mark.parametrize("register", GLOBAL)
+def test_backward_hooks_of_every_module_are_not_run_and_stay(register, wrap):
+    FIRED.clear()
+    handle = getattr(nn.modules.module, register)(lambda module, *grads: FIRED.append(1))
+    try:
+        assert_near(line(module_of(), wrap), line(module_of()), 1e-12)
+        assert FIRED == []
+        module_of()(batch()[0].requires_grad_()).sum().backward()
+        assert FIRED
+    finally:
+        handle.remove()
+
+
+ON_NODES = {
+    "register_hook": lambda h: h.grad_fn.register_hook(lambda ins, outs: FIRED.append(1)),
+    "register_prehook": lambda h: h.grad_fn.register_prehook(lambda outs: FIRED.append(1)),
+    "of the node before": lambda h: h.grad_fn.next_functions[0][0].register_hook(lambda ins, outs: FIRED.append(1)),
+    "of an edge": lambda h: torch.autograd.graph.get_gradient_edge(h).node.register_hook(lambda i, o: FIRED.append(1)),
+}
+
+
+@pytest.mark.parametrize("name", ON_NODES)
+def test_hooks_on_nodes_of_the_graph_are_no_part_of_a_loss(name):
+    FIRED.clear()
+    for _ in range(2):
+        assert_near(line(module_of(ON_NODES[name])), line(module_of()), 1e-12)
+    assert FIRED == []
+
+
+def test_hooks_are_no_part_of_a_loss_that_takes_a_gradient_of_its_own():
+    def loss_of(scale):
+        def loss(model, x, y):
+            x = x.clone().requires_grad_()
+            h = model(x)
+            h.register_hook(lambda g: scale * g)
+            return F.mse_loss(h, y) + torch.autograd.grad(h.sum(), x, create_graph=True)[0].square().sum()
+
+        return loss
+
+    found = []
+    for scale in (1, 3):
+        loss, params = functional_loss(module_of(), loss_of=loss_of(scale))
+        quadratic = quadratic_along(loss)
+        d = tree.randn_like(params, generator=torch.Generator().manual_seed(2))
+        found += [flat(tuple(quadratic(params, d, *batch()))) for _ in range(2)]
+    for other in found[1:]:
+        assert_near(other, found[0], 1e-12)
+
+
+def test_a_loss_that_is_refused_once_is_refused_again():
+    def loss(w, x, y):
+        h = x @ w
+        h.register_hook(lambda g: 3 * g)
+        return F.mse_loss(h, y)
+
+    quadratic, w = quadratic_along(loss), torch.ones(3, 2).double()
+    for _ in range(2):
+        with pytest.raises(ImpureLossError, match="another loss"):
+            quadratic(w, w, *batch())
 
 
 # Embeddings

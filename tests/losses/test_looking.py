@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from alpha_func import capture, functional_loss, grad_and_quadratic, hvp, quadratic_along, tree
-from alpha_func.errors import CaptureError, ImpureLossError
+from alpha_func.errors import CaptureError, ImpureLossError, StrategyError
+from alpha_func.transforms import STRATEGIES
 
 WAYS = {
     "the loss": lambda loss, p, *batch: loss(p, *batch),
@@ -247,3 +248,35 @@ def test_a_slope_that_differs_under_a_transform_is_an_error():
 
     with pytest.raises(ImpureLossError, match="the slope of the loss"):
         quadratic_along(loss)(torch.ones(2), torch.ones(2))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_write_to_a_parameter_is_refused_before_it_happens(strategy):
+    p = {"w": torch.tensor([0.5, 1.0])}
+    with pytest.raises(ImpureLossError, match=r"changes a parameter.* change a clone of it"):
+        quadratic_along(lambda p: p["w"].mul_(2).sum(), strategy=strategy)(p, p)
+    assert p["w"].tolist() == [0.5, 1.0]
+
+
+@pytest.mark.filterwarnings("ignore::alpha_func.errors.CaptureWarning")
+@pytest.mark.parametrize("of", [lambda loss: loss, capture], ids=["plain", "captured"])
+def test_statistics_of_a_normalisation_are_refused_where_they_are_used(of):
+    def loss(p):
+        return torch.native_layer_norm(p, (3,), None, None, 1e-5)[1].sum()
+
+    with pytest.raises((StrategyError, CaptureError), match=r"takes them for constants.* use torch\.var_mean"):
+        quadratic_along(of(loss))(torch.ones(2, 3), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, capture], ids=["plain", "captured"])
+def test_running_statistics_that_a_loss_closes_over_are_not_written(wrap):
+    mean, var = torch.zeros(2), torch.ones(2)
+
+    def loss(w, x):
+        return F.batch_norm(x @ w, mean, var, training=True).tanh().square().sum()
+
+    quadratic, w = quadratic_along(wrap(loss)), torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ImpureLossError, match="native_batch_norm"):
+        quadratic(w, w, torch.randn(5, 3, generator=torch.Generator().manual_seed(1)))
+    assert mean.tolist() == [0, 0]
+    assert var.tolist() == [1, 1]

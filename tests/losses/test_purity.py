@@ -311,7 +311,7 @@ def test_buffers_and_mode_are_read_anew():
     assert len({float(value) for value in values}) == 3
 
 
-def test_a_parameter_that_the_loss_does_not_use_has_no_part_in_the_quadratic():
+def test_a_parameter_that_the_loss_does_not_use_changes_no_quadratic():
     torch.manual_seed(0)
     module = Unused().double()
     x, y = torch.randn(8, 3).double(), torch.randn(8, 2).double()

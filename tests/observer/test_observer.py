@@ -171,7 +171,7 @@ def test_the_share_of_weight_decay_is_that_of_the_closed_form():
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.NAdam])
-def test_the_share_of_decoupled_weight_decay_is_that_of_two_steps_from_one_state(kind):
+def test_the_share_of_weight_decay_is_that_of_two_steps_from_one_state(kind):
     torch.manual_seed(0)
     module = mlp().double()
     groups = [{"params": module[0].parameters(), "weight_decay": 0.3}, {"params": module[3].parameters(), "lr": 0.02}]
@@ -215,7 +215,7 @@ def test_accumulated_batches_are_one_batch():
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_autocast_and_a_grad_scaler_leave_the_curvature_in_float32_and_a_skipped_step_leaves_no_batch(fused):
+def test_under_a_grad_scaler_the_curvature_is_in_float32(fused):
     torch.manual_seed(0)
     module = mlp()
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.01, weight_decay=0.1, fused=fused)
@@ -297,7 +297,7 @@ def test_a_step_of_lbfgs_with_its_closure_is_measured():
     assert observer.last.weight_decay_share == 0
 
 
-def test_a_closure_that_makes_the_gradient_within_the_step_is_as_good_as_one_made_before():
+def test_a_gradient_made_by_a_closure_is_as_good_as_one_made_before():
     records = []
     for closed in (False, True):
         module, optimizer = made(optimizer="adamw")
@@ -384,7 +384,7 @@ class CountsItsSteps(torch.optim.Optimizer):
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_an_optimizer_of_the_users_own_is_measured_and_what_is_not_known_of_it_is_nan(weight_decay):
+def test_an_own_optimizer_is_measured_and_what_is_not_known_is_nan(weight_decay):
     torch.manual_seed(0)
     module = mlp().double()
     optimizer = CountsItsSteps(module.parameters(), weight_decay)
@@ -420,7 +420,7 @@ def test_batches_of_another_shape_are_measured_too():
 
 
 @pytest.mark.parametrize("first", ["batch", "forward"])
-def test_the_dropout_masks_are_those_of_the_step_whether_batch_or_forward_comes_first(first):
+def test_dropout_masks_are_the_steps_whether_batch_or_forward_is_first(first):
     module, optimizer = made("dropout")
     observer = Observer(module, MSE, optimizer)
     for x, y in batches(2):
@@ -450,7 +450,7 @@ class BranchesOnValues(nn.Module):
         return 2 * y if y.sum() > 0 else 3 * y
 
 
-def test_a_loss_that_cannot_be_captured_is_measured_by_double_backward_and_the_log_says_why(caplog):
+def test_double_backward_measures_what_cannot_be_captured_and_logs_why(caplog):
     torch.manual_seed(0)
     module = BranchesOnValues().double()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
@@ -511,7 +511,7 @@ def test_a_logger_that_fails_is_reported_once_and_the_others_are_served(caplog):
     assert "broken failed, and training goes on: OSError: disk full" in message
 
 
-def test_an_error_at_the_first_step_is_raised_and_one_later_is_logged_once(caplog):
+def test_an_error_at_the_first_step_is_raised_and_a_later_one_logged_once(caplog):
     module, optimizer = made()
     observer = Observer(module, MSE, optimizer)
     with pytest.raises(ObserverError, match=r"no batch to be measured on: call observer.batch\(inputs, targets\)"):

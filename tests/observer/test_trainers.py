@@ -50,7 +50,7 @@ def lightning_run(folder, callback=None, *, logger=False, change=lambda net: Non
     return net, trainer
 
 
-def test_a_lightning_run_is_the_same_with_the_callback_and_its_losses_are_those_recorded(tmp_path):
+def test_a_lightning_run_is_the_same_with_the_callback(tmp_path):
     from alpha_func.observer.lightning import LightningObserver
 
     records = []
@@ -70,7 +70,7 @@ def test_a_lightning_run_is_the_same_with_the_callback_and_its_losses_are_those_
     assert captured.captured == 1  # nothing in a LightningModule makes it be captured anew
 
 
-def test_a_lightning_run_that_accumulates_and_clips_logs_to_its_own_loggers(tmp_path):
+def test_a_lightning_run_that_accumulates_and_clips_has_its_own_loggers(tmp_path):
     from lightning.pytorch.loggers import CSVLogger
 
     from alpha_func.observer.lightning import LightningObserver
@@ -137,7 +137,7 @@ def test_a_training_step_of_the_batch_alone_and_accumulation_are_measured(tmp_pa
     assert min(record.gradient_factor for record in records) < 1
 
 
-def test_manual_optimization_and_several_optimizers_are_measured_with_a_loss(tmp_path):
+def test_manual_optimization_of_several_optimizers_takes_a_loss(tmp_path):
     from alpha_func.observer.lightning import LightningObserver
 
     def loss(module, batch):
@@ -192,7 +192,7 @@ def hugging_face_run(folder, callback=None, *, change=lambda trainer: None, **op
 
 
 @pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2, "bf16": True}], ids=["plain", "bf16"])
-def test_a_hugging_face_run_is_the_same_with_the_callback_and_its_losses_are_those_recorded(tmp_path, options):
+def test_a_hugging_face_run_is_the_same_with_the_callback(tmp_path, options):
     from alpha_func.observer.hugging_face import TrainerObserver
 
     records = []

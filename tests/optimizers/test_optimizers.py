@@ -106,7 +106,7 @@ def test_fifty_steps_are_the_optimizers_own_bit_for_bit(name, options, dtype):
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
-def test_a_live_optimizers_next_step_is_foreseen_and_nothing_of_it_changed(name, options):
+def test_a_live_optimizers_next_step_is_foreseen_and_it_is_not_changed(name, options):
     params = matrices()
     optimizer, parameters = live(OPTIMIZERS[name], params, **options)
     for grads in gradients(params, 1, 4):
@@ -240,7 +240,7 @@ def test_the_share_of_weight_decay_is_that_of_an_optimizer_without_it(name):
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in REFUSED])
-def test_alpha_times_lr_is_given_where_and_only_where_a_step_is_proportional_to_lr(name):
+def test_alpha_times_lr_is_given_only_where_steps_are_proportional_to_lr(name):
     params, grads = matrices(torch.float64), gradients(matrices(torch.float64), 0, 4)
     once, twice = (from_optimizer(OPTIMIZERS[name], lr=lr) for lr in (0.8, 1.6))  # Adafactor: 1/√t below both
     state = once.init(params)
@@ -253,7 +253,7 @@ def test_alpha_times_lr_is_given_where_and_only_where_a_step_is_proportional_to_
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in REFUSED])
-def test_vmap_over_gradients_and_states_takes_each_step_as_it_would_be_alone(name):
+def test_vmap_over_gradients_and_states_takes_each_step_as_alone(name):
     params = matrices()
     batch = gradients(params, 0, 3)
     stacked = tree.map(lambda *leaves: torch.stack(leaves), *batch)
@@ -272,7 +272,7 @@ def squares(params):
     return sum((leaf**4).sum() for leaf in params.values())
 
 
-def test_a_derivative_through_a_step_is_refused_unless_it_is_differentiable():
+def test_a_derivative_through_a_step_needs_a_differentiable_one():
     params, (grads,) = matrices(), gradients(matrices(), 0, 1)
     direction = from_optimizer(torch.optim.Adam)
     state = direction.init(params)

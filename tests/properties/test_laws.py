@@ -64,7 +64,7 @@ def test_alpha_is_inverse_to_the_length_of_the_direction(problem, name, c):
 
 @law
 @given(problems(), strategy_names, factors)
-def test_curvature_is_quadratic_and_value_constant_in_the_length_of_the_direction(problem, name, c):
+def test_curvature_is_quadratic_in_the_length_of_the_direction(problem, name, c):
     line = quadratic_along(problem.loss, strategy=name)
     once, stretched = line(problem.params, problem.d), line(problem.params, tree.scale(c, problem.d))
     scales = Scales(problem.loss, problem.params, problem.d)
@@ -125,7 +125,7 @@ def test_the_quadratic_of_a_quadratic_loss_is_the_loss_everywhere(problem, name,
 
 @law
 @given(problems(kinds=("quadratic",)), strategy_names)
-def test_one_step_of_alpha_on_a_quadratic_loss_lands_where_the_slope_is_zero(problem, name):
+def test_a_step_of_alpha_on_a_quadratic_loss_lands_where_the_slope_is_0(problem, name):
     q = quadratic_along(problem.loss, strategy=name)(problem.params, problem.d)
     there = tree.axpy(q.alpha, problem.d, problem.params)
     landed = quadratic_along(problem.loss, strategy=name)(there, problem.d)

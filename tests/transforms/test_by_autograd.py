@@ -64,7 +64,7 @@ def test_a_loss_that_runs_only_outside_of_torch_func_is_exact(name):
     assert_close(step.quadratic.curvature, curvature, 1e-12)
 
 
-def test_a_checkpoint_is_refused_since_it_computes_at_the_modules_own_weights():
+def test_a_checkpoint_which_computes_at_the_modules_weights_is_refused():
     loss, params = functional_loss(
         NET, loss_of=lambda model, x: checkpoint(model, x, use_reentrant=False).square().mean()
     )

@@ -59,7 +59,7 @@ CANNOT_RUN = [
 @pytest.mark.parametrize(
     ("make", "strategy", "operator"), CANNOT_RUN, ids=[f"{operator}-{name}" for _, name, operator in CANNOT_RUN]
 )
-def test_a_strategy_that_cannot_run_names_the_operator_and_a_strategy_that_does(make, strategy, operator, verb):
+def test_a_strategy_that_cannot_run_names_the_operator_and_one_that_does(make, strategy, operator, verb):
     loss, params = make()
     with pytest.raises(StrategyError, match=rf"strategy '{strategy}' cannot run here.*{operator}") as raised:
         verb(loss, params, strategy=strategy)
@@ -190,7 +190,7 @@ def test_an_error_of_the_callers_strategy_comes_through_as_it_is(error, verb):
 
 
 @every_verb
-def test_an_error_of_pytorch_in_the_callers_strategy_comes_through_as_it_is(verb):
+def test_an_error_of_pytorch_in_the_callers_strategy_comes_through(verb):
     def strategy(loss, params, direction):
         return STRATEGIES["forward_over_reverse"](loss, params, direction)
 

@@ -15,7 +15,7 @@ from tests.helpers.cases import mse_net
 
 @pytest.mark.parametrize("wrap", [lambda loss: loss, capture], ids=["plain", "captured"])
 @pytest.mark.parametrize("alpha", [1.0, -0.3, 0.01])
-def test_the_gain_ratio_is_what_the_loss_gains_over_what_the_quadratic_promises(wrap, alpha):
+def test_the_gain_ratio_is_the_losss_gain_over_what_the_quadratic_says(wrap, alpha):
     case = mse_net(activation=nn.Tanh)
     loss = wrap(case.loss)
     quadratic = quadratic_along(loss)(case.params, case.direction, *case.args)

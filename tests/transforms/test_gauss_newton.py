@@ -10,7 +10,7 @@ from alpha_func.capture.derivatives.rule import RULES
 from alpha_func.capture.sweeps.gauss_newton import gauss_newton_program
 from alpha_func.data_sets import microbatched
 from alpha_func.errors import CaptureError, CaptureWarning, StrategyError
-from tests.capture.test_counts import NETS, products
+from tests.capture.sweeps.test_counts import NETS, products
 from tests.helpers.cases import MODULES, line, mlp, mse_net
 from tests.helpers.reference import assert_close, double_backward, flat
 from tests.helpers.whole import a_few_of
@@ -95,7 +95,7 @@ def test_of_a_linear_module_gauss_newton_is_the_hessian_with(name, way):
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_the_fisher_information_is_the_expectation_over_the_models_own_targets_with(name):
+def test_the_fisher_information_is_the_mean_over_the_models_targets_with(name):
     case = case_of(name)
     got = quadratic_along(case.loss, curvature="fisher")(case.params, case.direction, *case.args)
     z, t = func.jvp(

@@ -26,7 +26,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "strategy", "operator"), WRONG)
-def test_strategy_that_is_wrong_on_a_norm_is_refused_and_a_right_one_named(name, strategy, operator):
+def test_a_strategy_wrong_on_a_norm_is_refused_and_a_right_one_named(name, strategy, operator):
     case = MODULES[name]()
     for transform in (quadratic_along, hvp):
         with pytest.raises(StrategyError, match=f"{strategy}.*{operator}.*'reverse_over_reverse'.*capture"):
@@ -40,7 +40,7 @@ def weight_normed():
     return loss, params, tree.randn_like(params), (torch.randn(8, 3).double(), torch.randn(8, 2).double())
 
 
-def test_weight_norm_is_refused_under_the_default_strategy_in_favour_of_capture():
+def test_weight_norm_is_refused_by_default_in_favour_of_capture():
     loss, params, d, batch = weight_normed()
     with pytest.raises(StrategyError, match=r"reverse_over_reverse.*weight_norm_interface.*capture"):
         quadratic_along(loss)(params, d, *batch)
@@ -186,7 +186,7 @@ def test_later_looks_run_nothing():
 
     guard = Guard(STRATEGIES["reverse_over_reverse"])
     for _ in range(3):
-        guard(loss, torch.ones(2), (), {})
+        guard(loss, torch.ones(2), (), {}).settles()
     assert calls == 2  # once watched, once for the formulas
 
 

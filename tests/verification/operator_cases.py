@@ -19,6 +19,7 @@ OURS = (
     "grad_of.",
     "with_numbers.",
     "bias_alone.",
+    "wrong_once.",
     "full.",
     "lstm",
     "gru",
@@ -142,6 +143,8 @@ def cases() -> dict[str, tuple[Any, Any]]:
     listed["full.triangular_solve"] = (torch.triangular_solve, _square_samples)
     for name, function in BIASED.items():
         listed[f"bias_alone.{name}"] = (function, _bias_samples)
+    for name, function in WRONG_ONCE.items():
+        listed[f"wrong_once.{name}"] = (function, _matrix_samples)
     for name in ("lstm", "gru", "rnn_tanh"):
         listed[name] = (getattr(torch, name), lambda name=name: _recurrent_samples(name))
     return listed
@@ -190,6 +193,9 @@ BIASED = {
     "batch_norm": lambda b, x: nn.functional.batch_norm(x, None, None, None, b, training=True),
     "batch_norm_eval": lambda b, x: nn.functional.batch_norm(x, x[0] * 0, x[0] * 0 + 1, None, b),
 }
+
+# What PyTorch's gradient already is wrong through.
+WRONG_ONCE = {"polar": lambda x: torch.polar(-x * x - 0.5, x)}
 
 
 def _gradient(function: Any, x: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from torch.utils import _pytree as pytree
 from alpha_func import capture
 from alpha_func.capture.builder.builder import Builder, fake_mode
 from alpha_func.capture.builder.operands import is_inexact
-from alpha_func.capture.derivatives.rule import RULES, Call, Operator
+from alpha_func.capture.builder.values import Operator
+from alpha_func.capture.derivatives.rule import RULES, Call
 from alpha_func.capture.sweeps import taylor  # noqa: F401  fills the table
 from tests.helpers.operands import is_of_two
 

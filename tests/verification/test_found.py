@@ -55,6 +55,42 @@ FOUND = {
     "a clone filled with zero": Found(
         [tensor("[0.19]")], ["(lambda v: v.zero_())(p0.clone()) + p0", "v0.sum()"], 0.9, 0.0
     ),
+    "products of what comes before, one of it zero": Found(
+        [tensor("[0.5, 0.0, 2.0]")], ["p0.cumprod(0).square().sum()"], 0.9, 3.645
+    ),
+    "sums, means and products of places": Found(
+        PAIR,
+        [
+            "[p0.scatter_reduce(0, torch.tensor([1, 1]), p0, how) for how in ('sum', 'mean', 'prod')]",
+            "torch.cat(v0).square().sum()",
+        ],
+        19.5,
+        31.59,
+    ),
+    "hypot at the origin": Found(
+        [tensor("[-1.0, 2.0]")], ["F.relu6(p0)", "torch.hypot(v0, v0).sum()"], 1.272792206, 0.0
+    ),
+    "polar of a negative size": Found(
+        [tensor("[-1.0, 2.0]"), tensor("[0.3, 0.4]")],
+        ["torch.polar(p0, p1)", "v0.real.square().sum() + v0.imag.sum()"],
+        -0.264838487,
+        -9.503727592,
+    ),
+    "logaddexp of complex numbers": Found(
+        [tensor("[0.3, 0.4]")],
+        ["torch.logaddexp(p0 * 1j, p0 + 0j).abs().square().sum()"],
+        1.742072098,
+        1.023082222,
+    ),
+    "what vanishes, normalised": Found(
+        [tensor("[0.5, 1.0, 1.5, 2.0]", "(2, 2)")],
+        ["F.rms_norm(p0 - p0.amax(0, keepdim=True), (2,), torch.full((2,), -0.18)).sum()"],
+        0.0,
+        0.0,
+    ),
+    "a solution that depends on no parameter": Found(
+        PAIR, ["torch.linalg.solve(torch.eye(2) * 3, torch.ones(2, 1))", "(v0.sum() * p0).square().sum()"], 1.2, 1.44
+    ),
     "a number to a power": Found([tensor("[0.3, -0.7]")], ["(2.5 ** p0).sum()"], 1.519797905, 1.253319061),
 }
 WAYS = (SWEEP, ADJOINT, DESCENT, SECOND_SWEEP, PLAIN)
@@ -80,3 +116,18 @@ def test_what_was_found_is_exact(name: str):
     if reference.kind is not Kind.OK:  # PyTorch has no number there: the captured program's is a gift
         outcomes = {SWEEP.name: outcomes[SWEEP.name], ADJOINT.name: outcomes[ADJOINT.name]}
     assert {verdict for verdict, _ in outcomes.values()} == {Verdict.EXACT}, outcomes
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_at_a_tie_of_prelu_the_sweep_answers():
+    program = program_of(
+        Found(
+            [tensor("[0.0, 1.0, -1.0]"), tensor("[0.25]")],
+            ["F.prelu(p0, p1)", "v0.square().sum() + v0.sum()"],
+            2.5875,
+            0,
+        )
+    )
+    with program.defaults():
+        trial = Trial(program, Reference(program))
+    assert [judged(trial, way).verdict for way in (SWEEP, ADJOINT)] == [Verdict.KINK, Verdict.KINK]

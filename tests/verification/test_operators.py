@@ -13,7 +13,8 @@ from tests.verification import verify_sweeps
 from tests.verification.operator_cases import OURS, cases
 from tests.verification.verify_operators import check
 
-SAMPLE = sorted(random.Random(0).sample(sorted(table("operator")), 24))
+RUN = [name for name, row in table("operator").items() if "crash" not in row.values()]
+SAMPLE = sorted(random.Random(0).sample(sorted(RUN), 24))
 
 
 @pytest.fixture
@@ -30,8 +31,6 @@ def unseeded(monkeypatch):
 @pytest.mark.parametrize("name", [*SAMPLE, "nn.functional.layer_norm", "_weight_norm", "nn.functional.batch_norm"])
 def test_a_fresh_check_finds_what_the_table_says_of(name, unseeded):
     row = table("operator")[name]
-    if "crash" in row.values():
-        return
     function, samples = cases()[name]
     found = check(function, samples(), seed=sum(map(ord, name)))["samples"]
     smooth = [sample for sample in found if sample["smooth"]]
@@ -71,7 +70,7 @@ def test_97_percent_of_torchs_operators_are_exact_when_captured():
     assert len(exact) >= 0.97 * len(verified), f"{len(exact)} of {len(verified)}"
 
 
-def test_primitives_that_programs_are_made_of_are_exact_under_every_strategy():
+def test_common_primitives_are_exact_under_every_strategy():
     for name in (
         "mm",
         "addmm",

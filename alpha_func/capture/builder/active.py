@@ -1,10 +1,9 @@
 """The operators of a program that a derivative passes through."""
 
-from typing import Any
-
 from torch import fx
 
 from alpha_func.capture.builder.operands import is_inexact
+from alpha_func.capture.builder.values import Operator
 from alpha_func.torch_private import OpOverload
 from alpha_func.verified.table import table
 
@@ -52,6 +51,6 @@ def active_nodes(graph: fx.Graph, params: int) -> list[fx.Node]:
     return passed
 
 
-def is_constant(target: Any) -> bool:
+def is_constant(target: Operator) -> bool:
     """Whether no derivative passes through an operator, whatever its operands."""
     return isinstance(target, OpOverload) and target.overloadpacket.__name__ in _CONSTANT

@@ -3,8 +3,6 @@
 A ``Builder`` writes an fx.Graph of ATen calls. A call that a law rewrites never becomes a node, and a call that is
 there already is not written twice (hash-consing, Ershov 1958), so a program comes out simplified in one pass, in order.
 Each node carries a fake tensor (shape, dtype, strides) in ``meta["val"]``.
-
-    Value = Node | number       an operand of a program: a tensor, or a Python number that broadcasts
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,11 +14,13 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.recorded import Recorded, Ref
+from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.torch_private import FakeTensor, FakeTensorMode, OpOverload, fake_tensor, pytree, writes_in_place
 
-Law = Callable[["Builder", tuple[Any, ...], dict[str, Any]], Any]
-Laws = Mapping[Any, Sequence[Law]]
+Law = Callable[["Builder", Args, Kwargs], Value]
+Laws = Mapping[Operator, Sequence[Law]]
 
 aten = torch.ops.aten
 
@@ -36,16 +36,16 @@ class Builder:
         apart: operators each call of which is a node of its own.
     """
 
-    def __init__(self, laws: Laws, mode: FakeTensorMode, apart: Collection[Any] = ()):
+    def __init__(self, laws: Laws, mode: FakeTensorMode, apart: Collection[object] = ()):
         self.graph = fx.Graph()
         self.constants: dict[str, Tensor] = {}
         self.mode = mode
         self._laws, self._apart = laws, apart
-        self.used_once: set[Any] = set()  # values that the program which is rewritten uses once
+        self.used_once: set[Value] = set()  # values that the program which is rewritten uses once
         self.traces: dict[Any, fx.GraphModule] = {}
-        self._known: dict[Any, Any] = {}
+        self._known: dict[Operator, Any] = {}
 
-    def placeholder(self, name: str, val: Any) -> fx.Node:
+    def placeholder(self, name: str, val: object) -> fx.Node:
         """A further input of the program."""
         node = self.graph.placeholder(name)
         node.meta["val"] = val
@@ -58,7 +58,7 @@ class Builder:
             for node in program.graph.find_nodes(op="placeholder")
         ]
 
-    def count_uses(self, node: fx.Node, args: Any, kwargs: Any, value: Any) -> None:
+    def count_uses(self, node: fx.Node, args: Args, kwargs: Kwargs, value: Value) -> None:
         """Note whether a call of the program that is rewritten is used once."""
         if len(node.users) == 1 and isinstance(value, fx.Node):
             self.used_once.add(value)
@@ -73,11 +73,11 @@ class Builder:
             self._known[key] = node
         return self._known[key]
 
-    def as_fake(self, val: Any) -> Any:
-        """A tensor as a fake one of this program; anything else as it is."""
+    def as_fake(self, val: object) -> Value:
+        """A tensor as a fake one of this program; anything else unchanged."""
         return self.mode.from_tensor(val) if isinstance(val, Tensor) and not isinstance(val, FakeTensor) else val
 
-    def call(self, target: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, target: Operator, *args: object, **kwargs: object) -> Value:
         """What the call equals: an older node, a number, or a new node."""
         for law in self._laws.get(target, ()):
             found = law(self, args, kwargs)
@@ -85,12 +85,14 @@ class Builder:
                 return found
         return self.write(target, *args, **kwargs)
 
-    def write(self, target: Any, *args: Any, **kwargs: Any) -> Any:
+    def write(self, target: Operator, *args: Any, **kwargs: Any) -> Value:
         """The node of a call, without laws."""
         if isinstance(target, OpOverload) and writes_in_place(target):
             raise NotImplementedError(f"{target} writes in place: a program of pure operators was expected")
         key = (
-            None if is_impure(target) or target in self._apart else _key((target, args, tuple(sorted(kwargs.items()))))
+            None
+            if is_impure(target) or target in self._apart
+            else _hashable((target, args, tuple(sorted(kwargs.items()))))
         )
         if key is not None and key in self._known:
             return self._known[key]
@@ -101,11 +103,11 @@ class Builder:
             self._known[key] = node
         return node
 
-    def inline(self, recording: Recorded, inputs: Sequence[Any]) -> Any:
+    def inline(self, recording: Recorded, inputs: Sequence[Value]) -> Value:
         """The outputs of a recording, its calls written here."""
-        values: list[Any] = []
+        values: list[Value] = []
 
-        def value(x: Any) -> Any:
+        def value(x: Value) -> Value:
             if isinstance(x, Tensor):
                 return self.constant(f"constant_{len(self.constants)}", x)
             if not isinstance(x, Ref):
@@ -122,7 +124,7 @@ class Builder:
             values.append(self.call(call.target, *args, **kwargs))
         return map_aggregate(recording.outputs, value)
 
-    def fake_result(self, target: Any, args: Any, kwargs: Any) -> Any:
+    def fake_result(self, target: Operator, args: Args, kwargs: Kwargs) -> Value:
         """Shape, dtype, strides and device of what a call returns."""
         if target is getitem:
             return args[0].meta["val"][args[1]]
@@ -145,7 +147,7 @@ _RESULTS: dict[Any, Callable[[FakeTensorMode], Any]] = {}
 _AT_MOST = 2**14
 
 
-def _made_again(found: Any, operands: list[Any]) -> Callable[[FakeTensorMode], Any] | None:
+def _made_again(found: Value, operands: list[Value]) -> Callable[[FakeTensorMode], Any] | None:
     """Makes such a result; None where it shares memory, which is that of its own operands each time."""
     if isinstance(found, (tuple, list)):
         made = [_made_again(part, operands) for part in found]
@@ -158,7 +160,7 @@ def _made_again(found: Any, operands: list[Any]) -> Callable[[FakeTensorMode], A
     return partial(fake_tensor, found.shape, found.stride(), found.dtype, found.device)
 
 
-def _kinds(value: Any) -> Any:
+def _kinds(value: Value) -> Value:
     """What of operands decides what a call returns, in a hashable form."""
     if isinstance(value, fx.Node):
         return _kinds(value.meta["val"])
@@ -167,10 +169,10 @@ def _kinds(value: Any) -> Any:
         return *of_memory, value.dtype, value.device, value.is_conj(), value.is_neg(), type(value)
     if isinstance(value, (tuple, list)):
         return (type(value).__name__, *map(_kinds, value))
-    return _key(value)
+    return _hashable(value)
 
 
-def plus(b: Builder, *terms: Any) -> Any:
+def plus(b: Builder, *terms: Any) -> Value:
     """The sum of the terms; None is zero."""
     total = None
     for term in terms:
@@ -179,7 +181,7 @@ def plus(b: Builder, *terms: Any) -> Any:
     return total
 
 
-def times(b: Builder, *factors: Any) -> Any:
+def times(b: Builder, *factors: Any) -> Value:
     """The product of the factors; None is zero."""
     if any(factor is None for factor in factors):
         return None
@@ -189,10 +191,10 @@ def times(b: Builder, *factors: Any) -> Any:
     return product
 
 
-Visit = Callable[[fx.Node, tuple[Any, ...], dict[str, Any], Any], None]
+Visit = Callable[[fx.Node, Args, Kwargs, Any], None]
 
 
-def replay(module: fx.GraphModule, inputs: Sequence[Any], builder: Builder, visit: Visit | None = None) -> Any:
+def replay(module: fx.GraphModule, inputs: Sequence[Value], builder: Builder, visit: Visit | None = None) -> Value:
     """Write the calls of a program into a builder, its placeholders bound to ``inputs``; the values of its outputs.
 
     ``visit`` is told of each call: its node in the program, and in the builder its operands and its value.
@@ -214,7 +216,7 @@ def replay(module: fx.GraphModule, inputs: Sequence[Any], builder: Builder, visi
     raise ValueError("the program has no output")
 
 
-def is_impure(target: Any) -> bool:
+def is_impure(target: Operator) -> bool:
     """Whether two calls with the same operands may differ: they draw random numbers."""
     return isinstance(target, OpOverload) and not _IMPURE.isdisjoint(target.tags)
 
@@ -227,7 +229,7 @@ def fake_mode(module: fx.GraphModule) -> FakeTensorMode:
     return FakeTensorMode()
 
 
-def finished(builder: Builder, outputs: Any) -> fx.GraphModule:
+def finished(builder: Builder, outputs: Value) -> fx.GraphModule:
     """The program that a builder wrote, without what its outputs do not need.
 
     Random draws stay even where nothing needs them: the draws that come after depend on them.
@@ -237,10 +239,10 @@ def finished(builder: Builder, outputs: Any) -> fx.GraphModule:
     return fx.GraphModule(builder.constants, builder.graph)
 
 
-def _key(value: Any) -> Any:
+def _hashable(value: Value) -> Value:
     """A hashable form in which 1, 1.0 and True differ."""
     if isinstance(value, (tuple, list)):
-        return ("tuple" if isinstance(value, tuple) else "list", *map(_key, value))
+        return ("tuple" if isinstance(value, tuple) else "list", *map(_hashable, value))
     if isinstance(value, (bool, int, float, complex)):
         return type(value), repr(value)
     return value

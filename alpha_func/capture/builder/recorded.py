@@ -3,7 +3,7 @@
 Nothing is computed: the operands are fake tensors. A recording holds none, so it serves every program.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.func import functionalize
 from torch.fx.node import map_aggregate
 
+from alpha_func.calls import Args, Function, Kwargs
+from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.torch_private import FakeTensor, FakeTensorMode, TorchDispatchMode, is_composite
 
 aten = torch.ops.aten
@@ -28,9 +30,9 @@ class Ref:
 class RecordedCall(NamedTuple):
     """A call, with ``Ref``s and constants as operands; ``several``: whether it gives a sequence."""
 
-    target: Any
-    args: Any
-    kwargs: Any
+    target: Operator
+    args: Args
+    kwargs: Kwargs
     several: bool
 
 
@@ -38,10 +40,10 @@ class Recorded(NamedTuple):
     """A recording: its calls in order, and a tree of ``Ref``s."""
 
     calls: list[RecordedCall]
-    outputs: Any
+    outputs: Value
 
 
-def recorded(function: Callable[..., Any], inputs: Sequence[Tensor], mode: FakeTensorMode) -> Recorded:
+def recorded(function: Function, inputs: Sequence[Tensor], mode: FakeTensorMode) -> Recorded:
     """The calls of a function, without those that its outputs do not need.
 
     Args:
@@ -62,9 +64,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._calls: list[RecordedCall] = []
         self._refs = {id(tensor): Ref(-1, i) for i, tensor in enumerate(inputs)}
-        self._alive: list[Any] = [inputs]  # so that no two tensors have one id
+        self._alive: list[Value] = [inputs]  # so that no two tensors have one id
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Value:
         kwargs = kwargs or {}
         if func.namespace == "prim":  # a question about a tensor
             return func(*args, **kwargs)
@@ -82,7 +84,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._calls.append(RecordedCall(func, *operands, several))
         return result
 
-    def of(self, outputs: Any) -> Recorded:
+    def of(self, outputs: Value) -> Recorded:
         """What the outputs need."""
         ends = map_aggregate(outputs, self._named)
         needed = _read_by(ends)
@@ -91,7 +93,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 needed |= _read_by((self._calls[i].args, self._calls[i].kwargs))
         place = {old: new for new, old in enumerate([-1, *sorted(needed - {-1})], -1)}
 
-        def moved(x: Any) -> Any:
+        def moved(x: Value) -> Value:
             return Ref(place[x.call], x.output) if isinstance(x, Ref) else x
 
         calls = [self._calls[i] for i in sorted(needed - {-1})]
@@ -100,19 +102,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             map_aggregate(ends, moved),
         )
 
-    def _named(self, x: Any) -> Any:
+    def _named(self, x: Value) -> Value:
         if not isinstance(x, Tensor):
             return x
         found = self._refs.get(id(x))
         if found is None and isinstance(x, FakeTensor):
-            raise NotImplementedError("a derivative reads a tensor that is none of its operands")
+            raise NotImplementedError("a derivative reads a tensor that is not one of its operands")
         return x if found is None else found
 
 
 def _read_by(operands: Any) -> set[int]:
     found = set()
 
-    def look(x: Any) -> Any:
+    def look(x: Value) -> Value:
         if isinstance(x, Ref):
             found.add(x.call)
         return x

@@ -8,17 +8,19 @@ function of one complex number is λ·conj(f′).
 PyTorch's own: the jvp, the jvp of the jvp and the vjp of this one operator, traced.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, func, fx
 
+from alpha_func.calls import Args, Function, Kwargs
 from alpha_func.capture.builder.active import is_constant
 from alpha_func.capture.builder.builder import Builder
 from alpha_func.capture.builder.operands import broadcast, converted, filled
 from alpha_func.capture.builder.recorded import Recorded, recorded
-from alpha_func.capture.derivatives.rule import Call, Derivative, Operator, Tangents, Value, rule_of
+from alpha_func.capture.builder.values import Operator, Value
+from alpha_func.capture.derivatives.rule import Call, Derivative, Tangents, rule_of
 from alpha_func.torch_private import pytree
 
 aten = torch.ops.aten
@@ -36,7 +38,7 @@ def second(b: Builder, call: Call, t: Tangents) -> Value:
     return _derivative(b, call, t, rule.second if rule else None, _jvp_of_jvp)
 
 
-def _derivative(b: Builder, call: Call, t: Tangents, of_rule: Derivative | None, of_torch: Callable[..., Any]) -> Value:
+def _derivative(b: Builder, call: Call, t: Tangents, of_rule: Derivative | None, of_torch: Function) -> Value:
     if is_constant(call.target) or all(leaf is None for leaf in _leaves(t)):
         return per_output(call, None)
     found = NotImplemented if of_rule is None else of_rule(b, call, t)
@@ -52,12 +54,12 @@ def pullback(b: Builder, call: Call, active: Tangents, λ: Value) -> list[Value]
     return found + [None] * (len(pytree.tree_leaves(active)) - len(found))
 
 
-def _leaves(nested: Any) -> list[Any]:
+def _leaves(nested: Any) -> list[Value]:
     """The leaves, None among them."""
     return pytree.tree_leaves(nested, is_leaf=lambda x: x is None)
 
 
-def _as_value(b: Builder, call: Call, found: Any) -> Value:
+def _as_value(b: Builder, call: Call, found: Value) -> Value:
     """A derivative in the shape and dtype of its value, which the operands may have been broadcast or promoted to."""
     if isinstance(found, (tuple, list)):
         vals = call.value.meta["val"]
@@ -71,7 +73,7 @@ def _like(b: Builder, x: Value, val: Tensor) -> Value:
     return broadcast(b, converted(b, x, val.dtype), val.shape)
 
 
-def per_output(call: Call, what: Any) -> Any:
+def per_output(call: Call, what: object) -> Value:
     """The same for every output: a list where the operator has several."""
     val = call.value.meta["val"] if isinstance(call.value, fx.Node) else None
     return [what] * len(val) if isinstance(val, (tuple, list)) else what
@@ -83,7 +85,7 @@ _RECORDED: dict[Any, Recorded] = {}
 _AT_MOST = 4096
 
 
-def traced(b: Builder, call: Call, tangents: Tangents, transform: Callable[..., Any]) -> Any:
+def traced(b: Builder, call: Call, tangents: Tangents, transform: Function) -> Value:
     """The derivative that ``transform`` takes of this operator, traced on fake tensors and written here."""
     leaves, spec = pytree.tree_flatten((call.args, call.kwargs, tangents), is_leaf=lambda x: x is None)
     where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, fx.Node)]
@@ -93,7 +95,7 @@ def traced(b: Builder, call: Call, tangents: Tangents, transform: Callable[..., 
     key = (transform, call.target, kinds, rest, str(spec), torch.get_default_dtype())
     if key not in _RECORDED:
 
-        def derivative(*tensors: Tensor) -> Any:
+        def derivative(*tensors: Tensor) -> Value:
             filled = list(leaves)
             for i, tensor in zip(where, tensors, strict=True):
                 filled[i] = tensor
@@ -110,13 +112,11 @@ def traced(b: Builder, call: Call, tangents: Tangents, transform: Callable[..., 
     return b.inline(_RECORDED[key], [leaves[i] for i in where])
 
 
-def _restricted(
-    target: Operator, args: Any, kwargs: Any, chosen: Sequence[bool]
-) -> tuple[Callable[..., Any], list[Any]]:
+def _restricted(target: Operator, args: Args, kwargs: Kwargs, chosen: Sequence[bool]) -> tuple[Function, list[Value]]:
     """The operator as a function of the chosen ones of the leaves of its operands, and these."""
     leaves, spec = pytree.tree_flatten(args, is_leaf=lambda x: x is None)
 
-    def function(*values: Tensor) -> Any:
+    def function(*values: Tensor) -> Value:
         given = iter(values)
         filled = [next(given) if pick else leaf for leaf, pick in zip(leaves, chosen, strict=True)]
         return target(*pytree.tree_unflatten(filled, spec), **kwargs)
@@ -124,26 +124,26 @@ def _restricted(
     return function, [leaf for leaf, pick in zip(leaves, chosen, strict=True) if pick]
 
 
-def _jvp(target: Operator, args: Any, kwargs: Any, tangents: Tangents) -> Any:
+def _jvp(target: Operator, args: Args, kwargs: Kwargs, tangents: Tangents) -> Value:
     ts = _leaves(tangents)
     function, at = _restricted(target, args, kwargs, [t is not None for t in ts])
     return func.jvp(function, tuple(at), tuple(t for t in ts if t is not None))[1]
 
 
-def _jvp_of_jvp(target: Operator, args: Any, kwargs: Any, tangents: Tangents) -> Any:
+def _jvp_of_jvp(target: Operator, args: Args, kwargs: Kwargs, tangents: Tangents) -> Value:
     ts = _leaves(tangents)
     function, at = _restricted(target, args, kwargs, [t is not None for t in ts])
     along = tuple(t for t in ts if t is not None)
     return func.jvp(lambda *x: func.jvp(function, x, along)[1], tuple(at), along)[1]
 
 
-def _vjp(target: Operator, args: Any, kwargs: Any, active_and_adjoints: Any) -> Any:
+def _vjp(target: Operator, args: Args, kwargs: Kwargs, active_and_adjoints: Any) -> Value:
     active, adjoints = active_and_adjoints
     chosen = _leaves(active)
     several = isinstance(adjoints, (tuple, list))
     function, at = _restricted(target, args, kwargs, chosen)
 
-    def with_adjoints(*x: Tensor) -> Any:
+    def with_adjoints(*x: Tensor) -> Value:
         return [v for v, a in zip(function(*x), adjoints, strict=True) if a is not None] if several else function(*x)
 
     back = func.vjp(with_adjoints, *at)[1]

@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alpha_func.capture.builder.builder import Builder, plus, times
+from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.registrars import closed_form, elementwise, zero_where_still
-from alpha_func.capture.derivatives.rule import Call, Case, Tangents, Value
+from alpha_func.capture.derivatives.rule import Call, Case, Tangents
 
 aten = torch.ops.aten
 

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from alpha_func.capture.builder.builder import Builder
 from alpha_func.capture.builder.operands import filled_like
+from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.registrars import constant, linear_in, piecewise_linear
-from alpha_func.capture.derivatives.rule import Call, Tangents, Value, of_reals
+from alpha_func.capture.derivatives.rule import Call, Tangents, of_reals
 
 aten = torch.ops.aten
 

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from alpha_func.capture.builder.builder import Builder, plus, times
 from alpha_func.capture.builder.operands import shape_of
+from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.registrars import closed_form
-from alpha_func.capture.derivatives.rule import Call, Tangents, Value
+from alpha_func.capture.derivatives.rule import Call, Tangents
 from alpha_func.capture.rewrites.normalisation import BATCH, LAYER, Groups, groups_of
 
 aten = torch.ops.aten

@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from alpha_func.capture.builder.builder import Builder, plus, times
+from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.derivative import first
 from alpha_func.capture.derivatives.registrars import bilinear, closed_form
-from alpha_func.capture.derivatives.rule import Call, Tangents, Value, of_positions
+from alpha_func.capture.derivatives.rule import Call, Tangents, of_positions
 
 aten = torch.ops.aten
 
@@ -95,7 +96,7 @@ def _convolution_backward_second(b: Builder, call: Call, t: Tangents) -> Value:
     return [times(b, plus(b, *of_one), 2) for of_one in zip(*parts, strict=True)]
 
 
-def _parts(b: Builder, g: Any, x: Any, w: Any, *how: Any) -> list[Any]:
+def _parts(b: Builder, g: Any, x: Value, w: Any, *how: Any) -> list[Value]:
     """The pullback of a convolution to x, w and bias, as far as its mask asks for them; zero where an operand is."""
     mask = how[-1]
     if not any(mask) or any(operand is None for operand in (g, x, w)):
@@ -104,7 +105,7 @@ def _parts(b: Builder, g: Any, x: Any, w: Any, *how: Any) -> list[Any]:
     return [b.call(getitem, found, i) if wanted else None for i, wanted in enumerate(mask)]
 
 
-def _its_backward(x: Any) -> Any:
+def _its_backward(x: Value) -> Value:
     image, kernel, how = x.reshape(1, 1, -1), x.cos().reshape(-1)[:1].reshape(1, 1, 1), [[1], [0], [1], False, [0], 1]
     return aten.convolution_backward.default(image.sin(), image, kernel, None, *how, [True, True, False])[1]
 

@@ -13,13 +13,14 @@ Each takes the cases by which its operators are tried, and the condition under w
 
 from collections.abc import Callable, Mapping
 from operator import getitem
-from typing import Any
 
 import torch
 from torch import fx
 
+from alpha_func.calls import Function
 from alpha_func.capture.builder.builder import Builder, plus, times
 from alpha_func.capture.builder.operands import conjugate, filled_like
+from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.derivatives.derivative import per_output, traced
 from alpha_func.capture.derivatives.rule import (
     RULES,
@@ -27,11 +28,9 @@ from alpha_func.capture.derivatives.rule import (
     Case,
     Condition,
     Derivative,
-    Operator,
     Pullback,
     Rule,
     Tangents,
-    Value,
     always,
 )
 from alpha_func.torch_private import pytree
@@ -89,7 +88,7 @@ def linear_in(places: tuple[int, ...], cases: Cases) -> None:
     closed_form(first, _zero, cases)
 
 
-def _direction(b: Builder, x: Any, t: Tangents, broadcasts: bool) -> Any:
+def _direction(b: Builder, x: Value, t: Tangents, broadcasts: bool) -> Value:
     """A tangent to stand for its operand; a zero one is as small as the operator takes it."""
     if isinstance(x, (list, tuple)):
         return [_direction(b, part, tangent, broadcasts) for part, tangent in zip(x, t, strict=True)]
@@ -157,10 +156,10 @@ def zero_where_still(b: Builder, t: Value, found: Value) -> Value:
     return b.call(aten.where.self, still, filled_like(b, found, 0, ()), found)
 
 
-def in_torch(first: Callable[..., Any], second: Callable[..., Any], cases: Cases) -> None:
+def in_torch(first: Function, second: Function, cases: Cases) -> None:
     """Operators by ``first(operator, args, kwargs, tangents)`` and ``second``, where PyTorch's own are wrong."""
 
-    def written(formula: Callable[..., Any]) -> Derivative:
+    def written(formula: Function) -> Derivative:
         return lambda b, call, t: traced(b, call, t, formula)
 
     for operator, case in cases.items():

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder
 from alpha_func.capture.builder.operands import is_complex
+from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.torch_private import pytree
 
-Operator = Any  # of ``torch.ops``
-Value = Any  # a node or a number of the program that is written; None for a zero tangent; a list for several outputs
 Tangents = Any  # one for each operand, in the nesting of the operands
 
 
@@ -25,8 +25,8 @@ class Call(NamedTuple):
     """A call of an operator: its operands and its value, in the program that is written."""
 
     target: Operator
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: Args
+    kwargs: Kwargs
     value: Value
 
 

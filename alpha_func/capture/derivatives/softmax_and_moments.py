@@ -8,8 +8,9 @@ import torch
 
 from alpha_func.capture.builder.builder import Builder, plus, times
 from alpha_func.capture.builder.operands import places
+from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.registrars import closed_form
-from alpha_func.capture.derivatives.rule import Call, Tangents, Value, of_reals
+from alpha_func.capture.derivatives.rule import Call, Tangents, of_reals
 
 aten = torch.ops.aten
 

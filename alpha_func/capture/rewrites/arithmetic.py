@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder, Law
 from alpha_func.capture.builder.operands import (
     Number,
@@ -22,13 +23,14 @@ from alpha_func.capture.builder.operands import (
     result_shape,
     shape_of,
 )
+from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.rewrites.table import LAWS
 
 aten = torch.ops.aten
 
 
-def _promoting(target: Any) -> Law:
-    def promotions_are_conversions(b: Builder, args: Any, kwargs: Any) -> Any:
+def _promoting(target: Operator) -> Law:
+    def promotions_are_conversions(b: Builder, args: Args, kwargs: Kwargs) -> Value:
         """f(x, y) = f(x as the dtype of the result, y as it), where torch computes in that dtype.
 
         Every other law of these operators then speaks of one dtype.
@@ -41,7 +43,7 @@ def _promoting(target: Any) -> Law:
     return promotions_are_conversions
 
 
-def _computed_in(target: Any, x: Any, y: Any) -> torch.dtype:
+def _computed_in(target: Operator, x: Value, y: Value) -> torch.dtype:
     dtype = result_dtype(x, y)
     exact = not (dtype.is_floating_point or dtype.is_complex)
     return torch.get_default_dtype() if exact and target is aten.div.Tensor else dtype
@@ -55,13 +57,13 @@ for _target in (
 
 
 @LAWS.law(aten.neg.default)
-def negation_is_a_product(b: Builder, args: Any, kwargs: Any) -> Any:
+def negation_is_a_product(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """−x = x·(−1)."""
     return b.call(aten.mul.Tensor, args[0], -1)
 
 
 @LAWS.law(aten._conj_physical.default)
-def conjugates_are_in_memory(b: Builder, args: Any, kwargs: Any) -> Any:
+def conjugates_are_in_memory(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """The conjugate of a real x is x, that of a conjugate its operand; none is a bit that a view carries."""
     (x,) = args
     if not isinstance(x, fx.Node):
@@ -72,7 +74,7 @@ def conjugates_are_in_memory(b: Builder, args: Any, kwargs: Any) -> Any:
 
 
 @LAWS.law(aten.div.Tensor)
-def quotients_by_numbers_are_products(b: Builder, args: Any, kwargs: Any) -> Any:
+def quotients_by_numbers_are_products(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """0/y = 0, x/c = x·(1/c)."""
     x, c = args
     if is_zero(x):
@@ -89,7 +91,7 @@ def _is_normal(c: Number, x: fx.Node) -> bool:
 
 
 @LAWS.law(aten.rsub.Scalar, aten.rsub.Tensor)
-def reversed_differences_are_differences(b: Builder, args: Any, kwargs: Any) -> Any:
+def reversed_differences_are_differences(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """rsub(x, y, a) = y − a·x."""
     x, y, *alpha = args
     a = alpha[0] if alpha else kwargs.get("alpha", 1)
@@ -97,7 +99,7 @@ def reversed_differences_are_differences(b: Builder, args: Any, kwargs: Any) -> 
 
 
 @LAWS.law(aten.sub.Tensor)
-def differences_are_sums(b: Builder, args: Any, kwargs: Any) -> Any:
+def differences_are_sums(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """x − a·y = x + (−a)·y."""
     x, y = args
     alpha = kwargs.get("alpha", 1)
@@ -109,7 +111,7 @@ def differences_are_sums(b: Builder, args: Any, kwargs: Any) -> Any:
 
 
 @LAWS.law(aten.pow.Tensor_Scalar)
-def small_powers_are_products(b: Builder, args: Any, kwargs: Any) -> Any:
+def small_powers_are_products(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """x¹ = x, x² = x·x, x^½ = √x."""
     x, n = args
     if n == 1:
@@ -119,21 +121,21 @@ def small_powers_are_products(b: Builder, args: Any, kwargs: Any) -> Any:
     return b.call(aten.mul.Tensor, x, x) if n == 2 else None
 
 
-def _without_fill(x: Any, other: Any) -> Any:
+def _without_fill(x: Value, other: Value) -> Value:
     """The number that a filled operand is, where the other one has the shape of the result."""
     if is_filled(x) and isinstance(other, fx.Node) and shape_of(other) == result_shape(x, other):
         return x.args[1]
     return x
 
 
-def _without_expand(x: Any, other: Any) -> Any:
+def _without_expand(x: Value, other: Value) -> Value:
     """The operand of an expand, where the other operand has the shape of the result."""
     if not is_call(x, aten.expand.default) or shape_of(other) != result_shape(x, other):
         return x
     return x.args[0]
 
 
-def _bare(x: Any, y: Any) -> tuple[Any, Any]:
+def _bare(x: Value, y: Value) -> tuple[Any, Any]:
     """Both operands without fills and expands, as far as the result stays in its shape.
 
     One after the other: each is judged beside what the other has become, for two expands cannot both go.
@@ -144,7 +146,7 @@ def _bare(x: Any, y: Any) -> tuple[Any, Any]:
     return _ordered(x, y)
 
 
-def _ordered(x: Any, y: Any) -> tuple[Any, Any]:
+def _ordered(x: Value, y: Value) -> tuple[Any, Any]:
     """Commutative operands in the order in which they were written, the number last."""
     if not isinstance(x, fx.Node) or (isinstance(y, fx.Node) and y < x):
         return y, x
@@ -152,7 +154,7 @@ def _ordered(x: Any, y: Any) -> tuple[Any, Any]:
 
 
 @LAWS.law(aten.mul.Tensor)
-def products_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
+def products_have_one_form(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """0·x = 0, 1·x = x, full(c)·x = c·x, expand(x)·y = x·y, a·(c·x) = (a·c)·x, (c·x)·y = c·(x·y), x·y = y·x."""
     x, y = _ordered(*args)
     if not isinstance(x, fx.Node):
@@ -175,7 +177,7 @@ def products_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
 
 
 @LAWS.law(aten.add.Tensor)
-def sums_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
+def sums_have_one_form(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """x + 0 = x, x + x = 2·x, expand(x) + y = x + y, x + y = y + x; equal and opposite terms of nested
     sums are merged."""
     x, y = args
@@ -197,7 +199,7 @@ def sums_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
     x, y = _bare(x, y)
     if is_number(y):
         return b.write(aten.add.Tensor, x, y)
-    terms: dict[Any, Any] = {}
+    terms: dict[Operator, Any] = {}
     listed = [*_terms(x), *_terms(y)]
     for term, factor in listed:
         terms[term] = terms.get(term, 0) + factor
@@ -210,15 +212,15 @@ def sums_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
     return broadcast(b, total, shape)
 
 
-def _terms(x: Any, depth: int = 4) -> list[tuple[Any, Any]]:
+def _terms(x: Value, depth: int = 4) -> list[tuple[Any, Any]]:
     """The terms of nested sums, each with its factor."""
     if depth and is_call(x, aten.add.Tensor) and all(isinstance(term, fx.Node) for term in x.args):
         return [*_terms(x.args[0], depth - 1), *_terms(x.args[1], depth - 1)]
     return [multiple(x)]
 
 
-def _multiples_pass(target: Any) -> Law:
-    def sums_of_multiples_are_multiples_of_sums(b: Builder, args: Any, kwargs: Any) -> Any:
+def _multiples_pass(target: Operator) -> Law:
+    def sums_of_multiples_are_multiples_of_sums(b: Builder, args: Args, kwargs: Kwargs) -> Value:
         """Σ c·x = c·Σ x."""
         x, c = multiple(args[0])
         return None if c == 1 or kwargs else b.call(aten.mul.Tensor, b.call(target, x, *args[1:]), c)
@@ -231,7 +233,7 @@ for _target in (aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.
 
 
 @LAWS.law(aten.addmm.default)
-def affine_products_without_a_bias_are_products(b: Builder, args: Any, kwargs: Any) -> Any:
+def affine_products_without_a_bias_are_products(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """addmm(0, a, b) = a·b; addmm(c, 0, b) = expand(c)."""
     bias, x, y = args
     if kwargs:

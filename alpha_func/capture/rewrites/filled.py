@@ -1,12 +1,12 @@
 """Tensors of one number have one form, `full`, and what is made of them alone is one of them."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, fx
 
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder, Law, is_impure
 from alpha_func.capture.builder.operands import Number, dtype_of, filled, is_filled, result_shape, shape_of
+from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.rewrites.table import LAWS
 from alpha_func.torch_private import OpOverload, pytree, writes_in_place
 
@@ -15,13 +15,13 @@ _CPU = torch.device("cpu")
 
 
 @LAWS.law_of_kind
-def constants_are_folded(target: Any) -> Law | None:
+def constants_are_folded(target: Operator) -> Law | None:
     """f(full(a), full(b), ...) = full(f(a, b, ...)), f elementwise."""
     pure = isinstance(target, OpOverload) and not writes_in_place(target) and not is_impure(target)
     if not pure or torch.Tag.pointwise not in target.tags:
         return None
 
-    def elementwise_of_fills_is_a_fill(b: Builder, args: Any, kwargs: Any) -> Any:
+    def elementwise_of_fills_is_a_fill(b: Builder, args: Args, kwargs: Kwargs) -> Value:
         nodes = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, fx.Node)]
         if not nodes or not all(map(is_filled, nodes)):
             return None
@@ -40,7 +40,7 @@ def _one_entry(x: fx.Node) -> Tensor:
 
 
 def _fill_of(value: int) -> Law:
-    def constructor_is_a_fill(b: Builder, args: Any, kwargs: Any) -> Any:
+    def constructor_is_a_fill(b: Builder, args: Args, kwargs: Kwargs) -> Value:
         """zeros(n) = zeros_like(x) = new_zeros(x, n) = full(n, 0), and so for ones."""
         like = args[0] if args and isinstance(args[0], fx.Node) else None
         if like is not None:
@@ -62,8 +62,8 @@ LAWS.law(aten.ones.default, aten.ones_like.default, aten.new_ones.default)(_fill
 
 
 @LAWS.law(aten.full.default, aten.scalar_tensor.default)
-def fills_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
-    """full(n, c), its dtype and device said, and nothing else; scalar_tensor(c) = full((), c)."""
+def fills_have_one_form(b: Builder, args: Args, kwargs: Kwargs) -> Value:
+    """full(n, c), with its dtype and device, and nothing else; scalar_tensor(c) = full((), c)."""
     shape, value = args if len(args) == 2 else ((), *args)
     if not isinstance(value, Number):
         return None
@@ -72,7 +72,7 @@ def fills_have_one_form(b: Builder, args: Any, kwargs: Any) -> Any:
 
 
 @LAWS.law(aten.full_like.default)
-def full_like_is_a_fill(b: Builder, args: Any, kwargs: Any) -> Any:
+def full_like_is_a_fill(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """full_like(x, c) = full(shape of x, c)."""
     if not isinstance(args[1], Number):
         return None
@@ -80,8 +80,8 @@ def full_like_is_a_fill(b: Builder, args: Any, kwargs: Any) -> Any:
     return filled(b, val.shape, args[1], kwargs.get("dtype") or val.dtype, kwargs.get("device") or val.device)
 
 
-def _of_a_fill(target: Any) -> Law:
-    def what_moves_numbers_keeps_a_fill(b: Builder, args: Any, kwargs: Any) -> Any:
+def _of_a_fill(target: Operator) -> Law:
+    def what_moves_numbers_keeps_a_fill(b: Builder, args: Args, kwargs: Kwargs) -> Value:
         """f(full(c)) = full(c), f a function that moves numbers."""
         if not is_filled(args[0]):
             return None

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from alpha_func import tree
 from alpha_func.capture.builder.builder import Builder, fake_mode, finished, is_impure, replay
 from alpha_func.capture.builder.operands import is_inexact
+from alpha_func.capture.builder.values import Value
 from alpha_func.losses.in_double import doubled
 
 aten = torch.ops.aten
@@ -62,7 +63,7 @@ def rewritten_in_double(program: fx.GraphModule) -> fx.GraphModule:
     return finished(b, replay(program_in_double(program), inputs, b))
 
 
-def _wide(value: Any) -> Any:
+def _wide(value: Value) -> Value:
     return _WIDE.get(value, value) if isinstance(value, torch.dtype) else value
 
 

@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from torch import fx
 
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder, plus, times
 from alpha_func.capture.builder.operands import is_call, is_number
+from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.rewrites.table import DIFFERENTIABLE
 
 aten = torch.ops.aten
 
 
-def square(b: Builder, x: Any) -> Any:
+def square(b: Builder, x: Value) -> Value:
     """x², written without the magnitude that x is made of; None where it is made of none."""
     if not isinstance(x, fx.Node):
         return None
@@ -35,29 +37,29 @@ def square(b: Builder, x: Any) -> Any:
     return None
 
 
-def _absolute(b: Builder, x: Any) -> Any:
+def _absolute(b: Builder, x: Value) -> Value:
     return None if x.meta["val"].is_complex() else times(b, x, x)
 
 
-def _norm(b: Builder, x: Any, order: Any = 2, dims: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+def _norm(b: Builder, x: Value, order: Any = 2, dims: Any = None, keepdim: bool = False, **kwargs: object) -> Value:
     if order != 2 or kwargs or x.meta["val"].is_complex():
         return None
     return b.call(aten.sum.dim_IntList, times(b, x, x), dims, keepdim)
 
 
-def _hypotenuse(b: Builder, x: Any, y: Any) -> Any:
+def _hypotenuse(b: Builder, x: Value, y: Value) -> Value:
     return plus(b, times(b, x, x), times(b, y, y))
 
 
-def _deviation(b: Builder, *args: Any, **kwargs: Any) -> Any:
+def _deviation(b: Builder, *args: object, **kwargs: object) -> Value:
     return b.call(aten.var.correction, *args, **kwargs)
 
 
-def _root(b: Builder, s: Any) -> Any:
+def _root(b: Builder, s: Value) -> Value:
     return s if _is_positive(s) else None
 
 
-def _is_positive(x: Any) -> bool:
+def _is_positive(x: Value) -> bool:
     """Whether no entry of x can be negative."""
     if is_number(x):
         return bool(x >= 0)
@@ -78,7 +80,7 @@ def _is_even(n: Any) -> bool:
     return is_number(n) and n > 0 and n % 2 == 0
 
 
-SQUARES: dict[Any, Any] = {
+SQUARES: dict[Operator, Any] = {
     aten.abs.default: _absolute,
     aten.hypot.default: _hypotenuse,
     aten.linalg_vector_norm.default: _norm,
@@ -95,7 +97,7 @@ _SUMS = {aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.di
 
 
 @DIFFERENTIABLE.law(aten.pow.Tensor_Scalar, signs=SQUARES)
-def even_powers_are_of_squares(b: Builder, args: Any, kwargs: Any) -> Any:
+def even_powers_are_of_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """|x|²ᵏ = (x²)ᵏ."""
     x, n = args
     inner = square(b, x) if _is_even(n) else None
@@ -103,6 +105,6 @@ def even_powers_are_of_squares(b: Builder, args: Any, kwargs: Any) -> Any:
 
 
 @DIFFERENTIABLE.law(aten.mul.Tensor, signs=SQUARES)
-def products_with_itself_are_squares(b: Builder, args: Any, kwargs: Any) -> Any:
+def products_with_itself_are_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """|x|·|x| = x²."""
     return square(b, args[0]) if args[0] is args[1] else None

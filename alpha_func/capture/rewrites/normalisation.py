@@ -7,13 +7,15 @@ differentiated again, so what torch.func or autograd is to differentiate is the 
 
 import math
 from operator import getitem
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import fx
 
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder, Law, plus, times
 from alpha_func.capture.builder.operands import shape_of
+from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.rewrites.table import IN_PRIMITIVES
 
 aten = torch.ops.aten
@@ -28,12 +30,12 @@ class Groups(NamedTuple):
     size: int
     kept: list[int]
 
-    def mean(self, b: Builder, t: Any) -> Any:
+    def mean(self, b: Builder, t: Value) -> Value:
         """The mean over each group, which broadcasts against t."""
         return b.call(aten.mean.dim, t, self.dims, True)
 
 
-def groups_of(target: Any, x: fx.Node, args: Any) -> Groups:
+def groups_of(target: Operator, x: fx.Node, args: Args) -> Groups:
     """The groups of x in a call with the operands (x, shape, ...) for layers, (x, ...) for batches."""
     shape = shape_of(x)
     if target in (LAYER, LAYER_BACK):
@@ -44,8 +46,8 @@ def groups_of(target: Any, x: fx.Node, args: Any) -> Groups:
     return Groups(dims, math.prod(shape[i] for i in dims), kept)
 
 
-def _forward(target: Any) -> Law:
-    def normalisation_in_primitives(b: Builder, args: Any, kwargs: Any) -> Any:
+def _forward(target: Operator) -> Law:
+    def normalisation_in_primitives(b: Builder, args: Args, kwargs: Kwargs) -> Value:
         """y, m and r."""
         x = args[0]
         groups = groups_of(target, x, args)
@@ -58,8 +60,8 @@ def _forward(target: Any) -> Law:
     return normalisation_in_primitives
 
 
-def _backward(target: Any) -> Law:
-    def derivative_in_primitives(b: Builder, args: Any, kwargs: Any) -> Any:
+def _backward(target: Operator) -> Law:
+    def derivative_in_primitives(b: Builder, args: Args, kwargs: Kwargs) -> Value:
         """r·(t − mean(t) − y·mean(y·t)), of the x, m and r that are given."""
         t, x = args[:2]
         groups = groups_of(target, x, args[1:])
@@ -75,7 +77,7 @@ def _backward(target: Any) -> Law:
 
 
 @IN_PRIMITIVES.law(getitem, signs=())
-def parts_of_what_is_in_primitives(b: Builder, args: Any, kwargs: Any) -> Any:
+def parts_of_what_is_in_primitives(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """getitem([x, y, ...], i)."""
     return args[0][args[1]] if isinstance(args[0], list) else None
 

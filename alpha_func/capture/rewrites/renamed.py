@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder, Law
+from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.rewrites.table import LAWS
 
 aten = torch.ops.aten
 
-RENAMED: dict[Any, Any] = {
+RENAMED: dict[Operator, Any] = {
     aten._conj.default: aten._conj_physical.default,
     aten.conj_physical.default: aten._conj_physical.default,
     aten._neg_view.default: aten.neg.default,
@@ -28,8 +30,8 @@ RENAMED: dict[Any, Any] = {
 }
 
 
-def _renamed(target: Any) -> Law:
-    def call_has_another_name(b: Builder, args: Any, kwargs: Any) -> Any:
+def _renamed(target: Operator) -> Law:
+    def call_has_another_name(b: Builder, args: Args, kwargs: Kwargs) -> Value:
         return b.call(target, *args, **kwargs)
 
     return call_has_another_name

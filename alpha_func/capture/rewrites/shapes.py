@@ -1,12 +1,12 @@
 """Aliases, views and permutations: what moves no number."""
 
-from typing import Any
-
 import torch
 from torch import fx
 
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder, Law
 from alpha_func.capture.builder.operands import broadcast, converted, is_call, is_inexact, places, shape_of
+from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.rewrites.table import LAWS
 
 aten = torch.ops.aten
@@ -16,13 +16,13 @@ aten = torch.ops.aten
     *(aten.alias.default, aten.lift_fresh.default, aten.lift_fresh_copy.default),
     *(aten.resolve_conj.default, aten.resolve_neg.default),
 )
-def aliases_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
+def aliases_are_their_operand(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """alias(x) = x."""
     return args[0]
 
 
 @LAWS.law(aten.clone.default)
-def clones_in_place_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
+def clones_in_place_are_their_operand(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """clone(x) = x, where x lies in memory as the clone would: a program changes nothing in place."""
     val = args[0].meta["val"]
     wanted = kwargs.get("memory_format")
@@ -32,7 +32,7 @@ def clones_in_place_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any
 
 
 @LAWS.law(aten._to_copy.default)
-def conversions_to_the_same_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
+def conversions_to_the_same_are_their_operand(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """to(x, dtype of x) = x."""
     val = args[0].meta["val"]
     same = {"dtype": val.dtype, "device": val.device, "layout": val.layout, "pin_memory": False, "non_blocking": False}
@@ -41,20 +41,20 @@ def conversions_to_the_same_are_their_operand(b: Builder, args: Any, kwargs: Any
 
 
 @LAWS.law(aten.copy.default)
-def copies_are_their_source(b: Builder, args: Any, kwargs: Any) -> Any:
+def copies_are_their_source(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """copy(x, y) = y in the shape and dtype of x, whose values it never has; autograd has no derivative of it."""
     x, y = args[:2]
     return broadcast(b, converted(b, y, x.meta["val"].dtype), shape_of(x)) if isinstance(x, fx.Node) else None
 
 
 @LAWS.law(aten.t.default)
-def t_is_a_permutation(b: Builder, args: Any, kwargs: Any) -> Any:
+def t_is_a_permutation(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """t(x) = permute(x, (1, 0))."""
     return b.call(aten.permute.default, args[0], list(reversed(range(len(shape_of(args[0]))))))
 
 
 @LAWS.law(aten.transpose.int)
-def transposes_are_permutations(b: Builder, args: Any, kwargs: Any) -> Any:
+def transposes_are_permutations(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """transpose(x, i, j) = permute(x, ...)."""
     x, i, j = args
     dims = list(range(len(shape_of(x))))
@@ -64,8 +64,8 @@ def transposes_are_permutations(b: Builder, args: Any, kwargs: Any) -> Any:
 
 
 @LAWS.law(aten.permute.default)
-def permutations_compose(b: Builder, args: Any, kwargs: Any) -> Any:
-    """permute(permute(x, p), q) = permute(x, p∘q), and the identity is none."""
+def permutations_compose(b: Builder, args: Args, kwargs: Kwargs) -> Value:
+    """permute(permute(x, p), q) = permute(x, p∘q), and the identity is left out."""
     x, dims = args
     dims = [dim % len(dims) for dim in dims]
     if is_call(x, aten.permute.default):
@@ -75,8 +75,8 @@ def permutations_compose(b: Builder, args: Any, kwargs: Any) -> Any:
     return b.write(aten.permute.default, x, dims)
 
 
-def _reshape_of(target: Any) -> Law:
-    def squeezes_are_reshapes(b: Builder, args: Any, kwargs: Any) -> Any:
+def _reshape_of(target: Operator) -> Law:
+    def squeezes_are_reshapes(b: Builder, args: Args, kwargs: Kwargs) -> Value:
         """squeeze(x) = reshape(x), unsqueeze(x) = reshape(x)."""
         with b.mode:
             shape = target(args[0].meta["val"], *args[1:]).shape
@@ -90,8 +90,8 @@ for _target in (aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, 
 
 
 @LAWS.law(aten.reshape.default)
-def reshapes_compose(b: Builder, args: Any, kwargs: Any) -> Any:
-    """reshape(reshape(x)) = reshape(x), and the reshape to the same shape is none."""
+def reshapes_compose(b: Builder, args: Args, kwargs: Kwargs) -> Value:
+    """reshape(reshape(x)) = reshape(x), and the reshape to the same shape is left out."""
     x, shape = args[:2]
     if -1 in shape:
         known = 1
@@ -104,8 +104,8 @@ def reshapes_compose(b: Builder, args: Any, kwargs: Any) -> Any:
 
 
 @LAWS.law(aten.expand.default)
-def expands_compose(b: Builder, args: Any, kwargs: Any) -> Any:
-    """expand(expand(x)) = expand(x), and the expand to the same shape is none."""
+def expands_compose(b: Builder, args: Args, kwargs: Kwargs) -> Value:
+    """expand(expand(x)) = expand(x), and the expand to the same shape is left out."""
     x, wanted = args[0], args[1]
     own = (1,) * (len(wanted) - len(shape_of(x))) + shape_of(x)
     shape = [size if new == -1 else new for size, new in zip(own, wanted, strict=True)]
@@ -115,7 +115,7 @@ def expands_compose(b: Builder, args: Any, kwargs: Any) -> Any:
 
 
 @LAWS.law(aten.sum.dim_IntList)
-def sums_over_nothing_are_their_operand(b: Builder, args: Any, kwargs: Any) -> Any:
+def sums_over_nothing_are_their_operand(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """Σ over dims of size 1 is a reshape, of integers as int64."""
     x, dims, *keepdim = args
     shape = shape_of(x)

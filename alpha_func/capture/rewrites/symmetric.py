@@ -5,18 +5,18 @@ tangent as it comes: three numbers along a direction that is not symmetric. Writ
 symmetric part, the value stays, and every derivative is the gradient's.
 """
 
-from typing import Any
-
 import torch
 
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder, Law, plus, times
+from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.rewrites.table import DIFFERENTIABLE
 
 aten = torch.ops.aten
 
 
-def _of_symmetric(target: Any) -> Law:
-    def derivatives_are_of_the_symmetric_part(b: Builder, args: Any, kwargs: Any) -> Any:
+def _of_symmetric(target: Operator) -> Law:
+    def derivatives_are_of_the_symmetric_part(b: Builder, args: Args, kwargs: Kwargs) -> Value:
         """f(A) = f(S + stopped(A − S)), S = (A + Aᴴ)/2."""
         a, *rest = args
         across = b.call(aten.transpose.int, a, -2, -1)

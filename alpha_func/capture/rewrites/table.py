@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from alpha_func.capture.builder.builder import Law
+from alpha_func.capture.builder.values import Operator
 
 LawOfKind = Callable[[Any], Law | None]
 
@@ -30,12 +31,12 @@ class Table(Mapping[Any, list[Law]]):
     def __init__(self, apart: Collection[Any] = ()) -> None:
         self.apart = apart
         self._of_kinds: list[LawOfKind] = []
-        self._own: dict[Any, list[Law]] = {}
+        self._own: dict[Operator, list[Law]] = {}
         self._signs: set[Any] = set()
-        self._all: dict[Any, list[Law]] = {}
+        self._all: dict[Operator, list[Law]] = {}
         self._left_out: ContextVar[Collection[Law]] = ContextVar("left_out", default=())
 
-    def law(self, *targets: Any, signs: Collection[Any] | None = None) -> Callable[[Law], Law]:
+    def law(self, *targets: object, signs: Collection[object] | None = None) -> Callable[[Law], Law]:
         """Register a law for these operators; ``signs`` are those without which it has nothing to say, else they."""
 
         def register(law: Law) -> Law:
@@ -55,7 +56,7 @@ class Table(Mapping[Any, list[Law]]):
         """Whether a law may have anything to say of a program."""
         return bool(self._of_kinds) or not self._signs.isdisjoint(node.target for node in program.graph.nodes)
 
-    def __getitem__(self, target: Any) -> list[Law]:
+    def __getitem__(self, target: Operator) -> list[Law]:
         if target not in self._all:
             of_kind = [law for law_of in self._of_kinds if (law := law_of(target)) is not None]
             self._all[target] = [*of_kind, *self._own.get(target, ())]

@@ -4,15 +4,17 @@ from typing import Any
 
 import torch
 
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder, Law
 from alpha_func.capture.builder.operands import filled, is_zero
+from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.rewrites.table import LAWS
 
 aten = torch.ops.aten
 
 
-def _of_zero_is_zero(target: Any, operands: tuple[int, ...]) -> Law:
-    def images_of_zero_are_zero(b: Builder, args: Any, kwargs: Any) -> Any:
+def _of_zero_is_zero(target: Operator, operands: tuple[int, ...]) -> Law:
+    def images_of_zero_are_zero(b: Builder, args: Args, kwargs: Kwargs) -> Value:
         """f(0) = 0, f linear in that operand."""
         if not any(is_zero(args[i]) for i in operands if i < len(args)):
             return None

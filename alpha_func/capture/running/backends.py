@@ -18,7 +18,7 @@ from alpha_func.capture.running.reusing import reuse
 from alpha_func.capture.sweeps.adjoint import ancestors
 from alpha_func.torch_private import compiled_by_inductor, dispatch_below_autograd, inductor_decompositions
 
-Runnable = Callable[..., Sequence[Any]]
+Runnable = Callable[..., Sequence[Tensor]]
 Backend = Callable[[fx.GraphModule], Runnable]
 
 
@@ -36,7 +36,7 @@ def below_autograd(finished: fx.GraphModule) -> Runnable:
     """A finished program, operator by operator."""
     forward = finished.forward
 
-    def run(*inputs: Any) -> Sequence[Any]:
+    def run(*inputs: object) -> Sequence[Tensor]:
         # The programs are derivatives already: below autograd each call costs less.
         with dispatch_below_autograd():
             return forward(*inputs)
@@ -56,7 +56,7 @@ def inductor(program: fx.GraphModule) -> Runnable:
         return _compiled(program)
     if not all(isinstance(node.meta["val"], Tensor) for node in drawn_by):
         return eager(program)  # rrelu, whose draw is one of several outputs
-    draws, rest = _draws_first(program)
+    draws, rest = draws_first(program)
     draw, run_rest = draws.forward, _compiled(rest)
 
     def run(*inputs: Any) -> Sequence[Any]:
@@ -67,7 +67,7 @@ def inductor(program: fx.GraphModule) -> Runnable:
     return run
 
 
-def _draws_first(program: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
+def draws_first(program: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
     """The program in two: (*inputs) -> draws, in their order, by what they depend on; (*inputs, *draws) -> outputs."""
     draws = [node for node in program.graph.nodes if is_impure(node.target)]
     needed = ancestors(draws)
@@ -108,7 +108,7 @@ def _compiled(program: fx.GraphModule) -> Runnable:
     compiled = compiled_by_inductor(traced, distinct, mode)
     strides = [tensor.stride() for tensor in distinct]
 
-    def run(*inputs: Any) -> Sequence[Any]:
+    def run(*inputs: object) -> Sequence[Tensor]:
         operands = zip((*inputs, *constants), strides, strict=True)
         return compiled([_laid_out(tensor, stride) for tensor, stride in operands])
 

@@ -3,17 +3,15 @@
 On a small net the calls are the time. Each function dispatches to its operator and to nothing else.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import fx
 
+from alpha_func.calls import Function
 from alpha_func.capture.builder.operands import dtype_of, is_number
 
 aten = torch.ops.aten
 
-FUNCTIONS: dict[Any, Callable[..., Any]] = {
+FUNCTIONS: dict[Function, Function] = {
     aten.add.Tensor: torch.add,
     aten.addcmul.default: torch.addcmul,
     aten.addmm.default: torch.addmm,

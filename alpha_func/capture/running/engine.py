@@ -20,8 +20,9 @@ from torch.autograd import forward_ad
 from alpha_func import tree
 from alpha_func.capture.running import proof
 from alpha_func.capture.running.as_line import AsLine
-from alpha_func.capture.running.evidence import NoEvidence, Witness
+from alpha_func.capture.running.evidence import Witness
 from alpha_func.capture.running.first_use import FirstUse
+from alpha_func.capture.running.points import NoEvidence
 from alpha_func.capture.running.proof import Case
 from alpha_func.capture.running.schemes import Scheme, Schemes
 from alpha_func.errors import CaptureError, StrategyError
@@ -205,7 +206,7 @@ class Captured(Engine):
         scheme: Scheme,
         operands: list[Tensor],
         case: Callable[[], Case],
-        read: Callable[[Sequence[Any]], T],
+        read: Callable[[Sequence[Tensor]], T],
         otherwise: Callable[[Engine], S],
     ) -> T | S:
         """A scheme's answer, proven at its first use; where it was given up, that of an independent engine."""

@@ -10,7 +10,6 @@ None goes through the rules, laws and passes that a scheme is made by.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -20,11 +19,12 @@ from torch import Tensor, func, fx
 from alpha_func import tree
 from alpha_func.capture.rewrites.in_double import program_in_double
 from alpha_func.capture.running.binding import bind
+from alpha_func.capture.running.points import NoEvidence, Point, recordable, values_of
 from alpha_func.capture.tracing.outside import values
 from alpha_func.capture.tracing.roundings import seeded
 from alpha_func.losses.in_double import doubled, loss_in_double
 from alpha_func.transforms.engine import Args, Kwargs, Uncaptured
-from alpha_func.transforms.guard import twice_exact
+from alpha_func.transforms.guard import known_wrong, twice_exact
 from alpha_func.transforms.tower import derivatives_along
 from alpha_func.transforms.validation import scalar_loss
 from alpha_func.tree import Tree
@@ -34,46 +34,10 @@ Numbers = dict[str, Tensor]  # value, slope, curvature, and the gradient of each
 
 OF_PROGRAM = "slope of the program itself"
 GRADIENT = "gradient of {}"
-_AWAY = 0.1  # how far the second point lies from the first, relative to each parameter
 _ROOM = 2**29  # bytes: what a forward sweep, which keeps nothing, is proven with at most
 _REACHES = (0.05, 0.004, 0.0004)
 
 aten = torch.ops.aten
-
-
-class NoEvidence(Exception):  # noqa: N818  not an error
-    """No independent route runs here: the tensors have no values, or PyTorch cannot differentiate the program.
-
-    lasting: whether none will run at a later call either.
-    """
-
-    def __init__(self, what: str, *, lasting: bool):
-        super().__init__(what)
-        self.lasting = lasting
-
-
-@dataclass(frozen=True)
-class Point:
-    """Where numbers are compared: inputs of the program, and the direction; all without transforms."""
-
-    inputs: list[Tensor]
-    direction: list[Tensor] | None  # None: −g
-
-    def away(self, params: int) -> "Point":
-        """Other parameters near these, and a random direction of their size; the same at every call."""
-        noise = torch.Generator().manual_seed(0)
-        moved, directions = list(self.inputs), []
-        for i, θ in enumerate(self.inputs[:params]):
-            r, u = (torch.randn(θ.shape, generator=noise).clamp(-3, 3).to(θ) for _ in range(2))
-            size = θ.abs().mean() if θ.numel() else θ.sum()
-            scale = torch.where(size > 0, size, torch.full_like(size, _AWAY))
-            moved[i] = torch.where(θ != 0, θ * (1 + _AWAY * r), _AWAY * scale * r)
-            directions.append(u * scale)
-        return Point(moved, None if self.direction is None else directions)
-
-    def in_double(self) -> "Point":
-        """The same values in double precision."""
-        return Point(list(map(doubled, self.inputs)), self.direction and list(map(doubled, self.direction)))
 
 
 class Witness:
@@ -107,9 +71,10 @@ class Witness:
         self._structure = tree.structure(params)
         self.names = [f"params{path}" for path, _ in tree.named_leaves(params)]
         self._args, self._kwargs = tree.map(
-            lambda v: _recordable(values(v)) if isinstance(v, Tensor) else v, (args, kwargs)
+            lambda v: recordable(values(v)) if isinstance(v, Tensor) else v, (args, kwargs)
         )
         self._primitives = bind(primitives).forward
+        self.is_known_wrong = False  # until the loss's own gradient is found to be made by a formula that is wrong
 
     @property
     def count(self) -> int:
@@ -131,10 +96,14 @@ class Witness:
 
     def of_loss_frugally(self, at: Point) -> Numbers:
         """The same, where double backward keeps little."""
-        kept = (node.meta.get("val") for node in self._graph.graph.nodes)
-        if sum(leaf.nbytes for leaf in tree.leaves(list(kept)) if isinstance(leaf, Tensor)) > _ROOM:
+        if not self._keeps_little:
             raise NoEvidence("memory", lasting=False)
         return self.of_loss(at)
+
+    @cached_property
+    def _keeps_little(self) -> bool:
+        kept = (node.meta.get("val") for node in self._graph.graph.nodes)
+        return sum(leaf.nbytes for leaf in tree.leaves(list(kept)) if isinstance(leaf, Tensor)) <= _ROOM
 
     def forward(self, at: Point) -> Numbers:
         """Value, slope and curvature of the primitives by forward derivatives."""
@@ -174,7 +143,10 @@ class Witness:
         return self._backward(self._program, at)
 
     def slope(self, at: Point) -> Numbers:
-        """Value and slope of the loss by forward derivatives."""
+        """Value and slope of the loss, by its gradient where that keeps little: forward mode parts from it at ties."""
+        if self._keeps_little:
+            found = self.gradient(at)
+            return {"value": found["value"], "slope": found["slope"]}
         leaves, rest, d = tuple(at.inputs[: self.count]), at.inputs[self.count :], tuple(at.direction or ())
         value, slope = func.jvp(lambda *x: self._value(list(x), rest), leaves, d)  # type: ignore[misc]
         return {"value": value, "slope": slope}
@@ -184,6 +156,7 @@ class Witness:
         with torch.enable_grad(), _no_checkpoints():
             leaves = [leaf.clone().requires_grad_() for leaf in at.inputs[: self.count]]
             value = self._value(leaves, at.inputs[self.count :])
+            self.is_known_wrong = known_wrong(value)
             grads = _gradient(value, leaves)
         slope = tree.vdot(at.direction or [-g for g in grads], grads)
         return {"value": value.detach(), "slope": slope, **self._named(GRADIENT, grads)}
@@ -278,20 +251,3 @@ def _gradient(value: Tensor, leaves: list[Tensor], *, create_graph: bool = False
     if not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
     return list(torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True))
-
-
-def values_of(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The values beneath transforms, one example of a batch."""
-    found = [_recordable(values(tensor)) for tensor in tensors]
-    kept = [tensor for tensor in found if tensor is not None]
-    if len(kept) < len(found):
-        raise NoEvidence("the tensors have no values", lasting=False)
-    return kept
-
-
-def _recordable(tensor: Tensor | None) -> Tensor | None:
-    """The tensor for autograd to record, which takes none that was made in inference mode."""
-    if tensor is None or not tensor.is_inference():
-        return tensor
-    with torch.inference_mode(False):
-        return tensor.clone()

@@ -7,8 +7,9 @@ import torch
 from alpha_func.capture.rewrites.in_double import program_in_double
 from alpha_func.capture.running.backends import Runnable
 from alpha_func.capture.running.blame import Program, culprit
-from alpha_func.capture.running.evidence import NoEvidence
-from alpha_func.capture.running.proof import Candidate, Case, Doubt
+from alpha_func.capture.running.difference import Doubt
+from alpha_func.capture.running.points import NoEvidence
+from alpha_func.capture.running.proof import Candidate, Case
 from alpha_func.capture.running.schemes import Scheme, Schemes
 from alpha_func.capture.tracing.agreement import aside
 from alpha_func.errors import CaptureError, CaptureWarning, warn
@@ -84,7 +85,7 @@ class FirstUse:
             warn(message + _INSTEAD, CaptureWarning)
 
     def _unproven(self, scheme: Scheme, backend: str, lacking: NoEvidence) -> Runnable:
-        """The scheme as it is: there is nothing to compare it with, here or at any call."""
+        """The scheme unproven: there is nothing to compare it with, here or at any call."""
         run = scheme.ready(backend)
         if lacking.lasting:
             if self.strict:
@@ -104,7 +105,7 @@ class FirstUse:
             return "the sweep"
         with aside():
             return culprit(
-                scheme.whole,
+                scheme.with_before,
                 operators,
                 backend,
                 lambda run, program: compared.doubt(_like(scheme, run, program), away=away) is None,

@@ -11,29 +11,26 @@ more than roundings explain, differences of the loss decide between the two (``v
 both be right; PyTorch's own is kept.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, fx
 
 from alpha_func.capture.running.backends import Runnable
-from alpha_func.capture.running.evidence import GRADIENT, OF_PROGRAM, NoEvidence, Numbers, Point, Witness, values_of
+from alpha_func.capture.running.difference import Doubt, Roundings, Shaken, finite, floors, parted
+from alpha_func.capture.running.evidence import GRADIENT, OF_PROGRAM, Numbers, Witness
+from alpha_func.capture.running.points import NoEvidence, Point, values_of
 from alpha_func.capture.running.vote import Side, vote
 from alpha_func.capture.tracing.agreement import aside
-from alpha_func.capture.tracing.roundings import apart, coarsest, disturbed, in_double, seeded
+from alpha_func.capture.tracing.roundings import coarsest, seeded
 from alpha_func.errors import CaptureError
 from alpha_func.losses.kernels import twice_differentiable
 
 _NEAR = 1024  # roundings by which two orders of one derivative differ without a second look
 _EXACT = 1e-7  # the same in float64, in which a kernel here and there has its constants in float32 (hardsigmoid)
 _ROUNDED = 1e-6  # the same, of a program that was written for less, whose constants are rounded
-_RUNS = 3
-_SIZE = 16  # of the roundings: those of a sum of a few hundred terms, near enough to a kink to fall on either side
-_FAR = 8  # spreads under such roundings that two orders of one derivative may lie apart
 
 Route = Callable[[Witness, Point], Numbers]
 
@@ -51,17 +48,6 @@ class Candidate(NamedTuple):
     anew: Callable[[], fx.GraphModule]
 
 
-@dataclass(frozen=True)
-class Doubt:
-    """Why a scheme is not taken for the loss's: a number that parts from the evidence, or an error.
-
-    what: which number, and by how much; or the error.    of_program: whether the program itself is not the loss.
-    """
-
-    what: str
-    of_program: bool = False
-
-
 class Case:
     """How one scheme is compared, at the values of a call and away from them.
 
@@ -69,8 +55,9 @@ class Case:
         names: of the outputs of the scheme.
         witness: of the call.
         direction: of the call, without transforms; None: −g.
-        routes: the evidence, the next where the last fails or differs; ``of_the_loss`` among them.
+        routes: the evidence, the next where the last fails or differs.
         first_order: the loss's own first derivatives.
+        second_order: its own second derivatives, where they are one of the routes.
 
     Attributes:
         misled: whether PyTorch's derivatives of the program were found to be wrong, and the scheme's right.
@@ -84,11 +71,11 @@ class Case:
         direction: Sequence[Tensor] | None,
         routes: Sequence[Route],
         first_order: Route,
-        whole: Route | None = None,
+        second_order: Route | None = None,
     ):
         self.misled, self.votes = False, True
         self._names, self._witness, self._routes, self._first_order = names, witness, routes, first_order
-        self._whole = whole
+        self._second_order = second_order
         self._points = {False: Point(witness.inputs, None if direction is None else values_of(direction))}
         self._found: dict[tuple[int, Route, bool], Numbers | None] = {}
 
@@ -128,17 +115,20 @@ class Case:
                 found, route = self._judged(exact, witness.in_double, _EXACT, lambda: anew, away=away, votes=self.votes)
         if found is not None:
             return found
-        spread = _Spread(lambda p: self._numbers(p, point), candidate.written)
+        spreads = (Roundings(lambda p: self._numbers(p, point), candidate.written),)
         got, tolerance = self._numbers(candidate.run, point), _NEAR * coarsest(point.inputs)
-        found = _parted(got, exact, tolerance, spread)
-        if found is not None or (route is self._whole and route is not None):
+        found = parted(got, exact, tolerance, spreads, floors(exact, point, witness.count))
+        if found is not None or (route is self._second_order and route is not None):
             return found
-        own = self._evidence(witness, self._whole, away) if self._whole else None
+        own = self._evidence(witness, self._second_order, away) if self._second_order else None
         if own is not None and not away:  # at a tie its second derivatives may be others
             own = {name: x for name, x in own.items() if name != "curvature"}
         own = own or self._evidence(witness, self._first_order, away)
-        found = _parted(got, own or {}, tolerance, spread)
-        return found and replace(found, of_program=True)
+        found = parted(got, own or {}, tolerance, spreads, floors(exact, point, witness.count))
+        in_double = witness.in_double, point.in_double()
+        if found is None or (self.votes and witness.is_known_wrong and _is_right(*in_double, exact, own or {})):
+            return None
+        return replace(found, of_program=True)
 
     def _judged(
         self,
@@ -152,28 +142,31 @@ class Case:
     ) -> tuple[Doubt | None, Route | None]:
         """Numbers against the evidence in the same precision: a doubt, or the route that they agree with."""
         point = self._point(away) if witness is self._witness else self._point(away).in_double()
-        spread = _Spread(lambda p: self._numbers(p, point), written)
         found = own = None
         for route in self._routes:
             expected = self._evidence(witness, route, away)
             # What is not finite says nothing: away from the call's point, or where another route gave numbers.
-            if expected is None or ((away or own is not None) and not _finite(expected)):
+            if expected is None or ((away or own is not None) and not finite(expected)):
                 continue
-            if route is not self._whole and witness is self._witness:
+            spreads = Roundings(lambda p: self._numbers(p, point), written), Shaken(route, witness, point, expected)
+            if route is not self._second_order and witness is self._witness:
                 expected = self._with_first_order(expected, away)
-            against, found = expected, _parted(got, expected, tolerance, spread)
+            against, found = expected, parted(got, expected, tolerance, spreads, floors(expected, point, witness.count))
             if found is None:
                 # A tie explains that the loss's own derivatives are others, and nothing does away from one.
                 if own is None or witness is not self._witness or not (away and votes):
                     return None, route
-                ours = not witness.detaches and vote(witness, point, got, own[1]) is Side.SCHEME
+                ours = _is_right(witness, point, got, own[1])
                 return (None if ours else replace(own[0], of_program=True)), route
-            if route is self._whole:
+            if route is self._second_order:
                 own = found, expected
         if found is None and not away:
             raise NoEvidence("PyTorch cannot differentiate it twice here", lasting=True)
-        if found is None or found.of_program or not votes:
+        if found is None or not votes:
             return found, None
+        if found.of_program:  # the loss's own first derivatives are others: on purpose (hooks), or by a wrong formula
+            ours = witness.is_known_wrong and _is_right(witness, point, got, against)
+            return (None if ours else found), None
         return self._by_vote(witness, point, got, against, found), None
 
     def _by_vote(self, witness: Witness, point: Point, got: Numbers, expected: Numbers, found: Doubt) -> Doubt | None:
@@ -218,72 +211,16 @@ class Case:
         return self._found[key]
 
 
-class _Spread:
-    """How far each number goes under roundings; nowhere where the program does not run as it was written."""
-
-    def __init__(self, numbers: Callable[[Runnable], Numbers], written: Callable[[], fx.GraphModule] | None):
-        self._numbers, self._written = numbers, written
-        self._exact: Numbers = {}
-        self._most: dict[str, float] = {}
-        self._runs: Iterator[Numbers] | None = None
-
-    def explains(self, name: str, difference: float) -> bool:
-        """Whether it is no larger than what roundings make; as many runs as that takes."""
-        while not difference <= _FAR * self._most.get(name, 0.0):  # so for a NaN
-            try:
-                run = next(self._started())
-            except Exception:  # all have run, or one failed
-                return False
-            for each, x in self._exact.items():
-                self._most[each] = max(self._most.get(each, 0.0), apart(run[each], x))
-        return True
-
-    def _started(self) -> Iterator[Numbers]:
-        if self._runs is None:
-            if self._written is None:
-                return iter(())
-            program = self._written()
-            self._exact = self._numbers(program)
-            self._runs = (self._numbers(run) for run in disturbed(program, _RUNS, _SIZE))
-        return self._runs
-
-
-def _finite(numbers: Numbers) -> bool:
-    return all(x.isfinite().all() for x in numbers.values())
-
-
-def _parted(got: Numbers, expected: Numbers, tolerance: float, spread: _Spread) -> Doubt | None:
-    """The first number that is farther from the evidence than roundings go."""
-    pairs = {name: (x, expected[name]) for name, x in got.items() if name in expected}
-    if OF_PROGRAM in expected:
-        pairs = {OF_PROGRAM: (expected[OF_PROGRAM], expected["slope"])} | pairs
-    for name, pair in pairs.items():
-        ours, theirs = (each.detach() for each in _said(*pair))  # of other parameters they may have a graph
-        difference, size = apart(ours, theirs), float(in_double(theirs).norm())
-        if difference <= (tolerance * size if math.isfinite(size) else 0):
-            continue
-        if spread.explains("slope" if name == OF_PROGRAM else name, difference):
-            continue
-        if ours.ndim:
-            return Doubt(f"the {name} is off by {difference:.3g} of {size:.3g}")
-        what = f"the {name} is {float(ours):.9g}, by PyTorch's own derivatives {float(theirs):.9g}"
-        return Doubt(what, name == OF_PROGRAM)
-    return None
-
-
-def _said(got: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
-    """The two without the entries where PyTorch gives NaN, which say nothing."""
-    nan = expected.isnan()
-    if not nan.any():
-        return got, expected
-    return torch.where(nan, 0, got), torch.where(nan, 0, expected)
+def _is_right(witness: Witness, point: Point, got: Numbers, expected: Numbers) -> bool:
+    """Whether differences give the scheme's numbers, and not the others; they see through ``detach``."""
+    return not witness.detaches and vote(witness, point, got, expected) is Side.SCHEME
 
 
 def quadratic(witness: Witness, direction: Sequence[Tensor]) -> Case:
     """The case of the Taylor program."""
-    whole = Witness.of_loss_frugally
-    routes = (whole, Witness.forward, Witness.reverse)
-    return Case(("value", "slope", "curvature"), witness, direction, routes, Witness.slope, whole)
+    own = Witness.of_loss_frugally
+    routes = (own, Witness.forward, Witness.reverse)
+    return Case(("value", "slope", "curvature"), witness, direction, routes, Witness.slope, own)
 
 
 def product(witness: Witness, direction: Sequence[Tensor]) -> Case:
@@ -294,9 +231,9 @@ def product(witness: Witness, direction: Sequence[Tensor]) -> Case:
 def descent(witness: Witness) -> Case:
     """The case of the program along −g."""
     names = [what.format(name) for what in (GRADIENT, "direction of {}") for name in witness.names]
-    whole = Witness.of_loss
-    routes = (whole, Witness.reverse)
-    return Case(("value", "slope", "curvature", *names), witness, None, routes, Witness.gradient, whole)
+    own = Witness.of_loss
+    routes = (own, Witness.reverse)
+    return Case(("value", "slope", "curvature", *names), witness, None, routes, Witness.gradient, own)
 
 
 def gradient(witness: Witness) -> Case:
@@ -307,8 +244,8 @@ def gradient(witness: Witness) -> Case:
 
 def line(witness: Witness, direction: Sequence[Tensor]) -> Case:
     """The case of the line's program, with the gradient's before it."""
-    whole = Witness.of_loss
-    return Case(("slope", "curvature"), witness, direction, (whole, Witness.reverse), Witness.gradient, whole)
+    own = Witness.of_loss
+    return Case(("slope", "curvature"), witness, direction, (own, Witness.reverse), Witness.gradient, own)
 
 
 def gauss_newton(witness: Witness, direction: Sequence[Tensor]) -> Case:

@@ -55,10 +55,10 @@ def reuse(program: fx.GraphModule) -> fx.GraphModule:
             factors = node.args[1:] if node.target in _ADDED_TO else ()
             read = [x for x in node.all_input_nodes if memory[x] != {x} or x in factors]  # views, factors
             kept = {place for x in read for place in memory[x]}
-            place = next((x for x in ending if x in over and x not in kept and _alike(x, node)), None)
+            place = next((x for x in ending if x in over and x not in kept and _fits(x, node)), None)
             free = [(since, x) for since, x in free if i - since <= _NEAR]
             if place is None:
-                place = next((x for _, x in reversed(free) if _alike(x, node)), None)
+                place = next((x for _, x in reversed(free) if _fits(x, node)), None)
                 free = [(since, x) for since, x in free if x is not place]
         free += [(i, x) for x in ending if x is not place]
         if place is not None:
@@ -104,7 +104,7 @@ def _is_large(node: fx.Node) -> bool:
     return bool(node.meta["val"].numel() >= _LARGE)
 
 
-def _alike(memory: fx.Node, node: fx.Node) -> bool:
+def _fits(memory: fx.Node, node: fx.Node) -> bool:
     """Whether the result has its place there."""
     x, y = memory.meta["val"], node.meta["val"]
     return (x.shape, x.dtype, x.stride(), x.device) == (y.shape, y.dtype, y.stride(), y.device)

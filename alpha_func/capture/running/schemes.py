@@ -78,7 +78,7 @@ class Scheme:
         self.begun: set[str] = set()
         self._ready: dict[str, Runnable] = {}
 
-    def whole(self) -> fx.GraphModule:
+    def with_before(self) -> fx.GraphModule:
         """The program written anew, with the scheme before it."""
         return self._form(self._of.graph)
 
@@ -89,7 +89,7 @@ class Scheme:
     @_MadeOnce
     def program(self) -> fx.GraphModule:
         """The program as it is written."""
-        return self._part() if self._part is not None else self.whole()
+        return self._part() if self._part is not None else self.with_before()
 
     def ready(self, backend: str) -> Runnable:
         """What runs it."""
@@ -107,7 +107,7 @@ class Scheme:
             return self.proven_as(found)
         return Candidate(
             self._after(before.ready(backend), self.ready(backend)),
-            self.whole,
+            self.with_before,
             lambda: self._after(before._in_double, self._in_double),
             self.anew,
         )
@@ -118,7 +118,7 @@ class Scheme:
         if seed is None:
             return run
 
-        def run_seeded(*inputs: Any) -> Sequence[Any]:
+        def run_seeded(*inputs: object) -> Sequence[Tensor]:
             with seeded_rng(seed):
                 return run(*inputs)
 
@@ -137,7 +137,7 @@ class Scheme:
         count = len(self._before.program.graph.find_nodes(op="placeholder"))
         skipped = 1 + self._of.params  # value and gradient
 
-        def run(*operands: Any) -> Sequence[Any]:
+        def run(*operands: object) -> Sequence[Tensor]:
             return rest(*first(*operands[:count])[skipped:], *operands[count:])
 
         return run

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from alpha_func import tree
-from alpha_func.capture.running.evidence import GRADIENT, Numbers, Point, Witness
+from alpha_func.capture.running.evidence import GRADIENT, Numbers, Witness
+from alpha_func.capture.running.points import Point
 from alpha_func.verified.differences import Differences
 
 _RESOLVED = 1e-6  # what extrapolated differences resolve of a second derivative in float64

@@ -68,7 +68,7 @@ class Agreement:
             raise DistributedError(f"rank {int(rank)} {what}; nothing was gathered")
         if high != -low:
             raise DistributedError(
-                f"ranks are about to gather other parameters than each other, or in another order, at {where}: let "
+                f"ranks are about to gather different parameters, or in another order, at {where}: let "
                 "every rank make the same calls with the same module, one direction and batches of one kind"
             )
         return most[: len(found.most)], rest

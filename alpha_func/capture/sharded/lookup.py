@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.program import Program, program_of, require_apart
 from alpha_func.capture.tracing.outside import outside
 from alpha_func.capture.tracing.recording import Recorder
@@ -29,8 +30,8 @@ class Lookup:
         self._loss, self._unverified = loss, unverified
         self._recorder = Recorder(loss)
 
-    def __call__(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Tensor]]:
-        """The program and its inputs: parameters, state as it is now, tensor arguments.
+    def __call__(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Program, list[Tensor]]:
+        """The program and its inputs: parameters, state now, tensor arguments.
 
         Raises:
             CaptureError: the loss cannot be captured.
@@ -60,5 +61,5 @@ class Lookup:
         return program, [*tree.leaves(params), *held, *tensors]
 
 
-def _alias(leaf: Any) -> Any:
+def _alias(leaf: object) -> Any:
     return leaf.detach().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf

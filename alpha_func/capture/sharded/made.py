@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
+from alpha_func.calls import Function
 from alpha_func.capture.rewrites import CHANNELS_LAST, FUSED, rewrite
 from alpha_func.capture.rewrites.in_double import program_in_double
 from alpha_func.capture.running.backends import below_autograd
@@ -44,7 +45,7 @@ class Gathering(NamedTuple):
 
 
 AT_USE = Gathering()
-Numbers = Sequence[Any]
+Numbers = Sequence[Tensor]
 Run = Callable[..., Numbers]
 
 
@@ -84,6 +85,12 @@ class Made:
     def order(self) -> str:
         """What is gathered by each, and when; the same on ranks that may gather together."""
         return " | ".join(each.order for each in (self._sweep, self._value, self._line))
+
+    @property
+    def rounding(self) -> float:
+        """Of what is sent, where that is said."""
+        dtype = self._gathering.dtype
+        return 0.0 if dtype is None else torch.finfo(dtype).eps
 
     def value(self, *inputs: Tensor) -> Tensor:
         """L(θ)."""
@@ -158,7 +165,7 @@ class Made:
         return below_autograd(self._sweep_bound)
 
     @cached_property
-    def _value_runs(self) -> Callable[..., Any]:
+    def _value_runs(self) -> Function:
         return bind(self._value.program).forward
 
     def _gathered(self, program: fx.GraphModule, layouts: Sequence[Layout | None], directions: int = 0) -> Gathered:

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from alpha_func.capture.running.evidence import Point
+from alpha_func.capture.running.points import Point
 from alpha_func.capture.sharded.agreement import Agreement, Found
 from alpha_func.capture.sharded.made import Made, Numbers
 from alpha_func.capture.tracing.agreement import aside
@@ -26,6 +26,7 @@ from alpha_func.shards import together
 from alpha_func.verified.differences import differences
 
 _NAMES = ("value", "slope", "curvature")
+_NEAR_IN_VALUE = 16  # roundings by which two orders of one computation differ without a second look
 _NEAR = 1024  # roundings by which two orders of one derivative differ without a second look
 _EXACT, _ROUNDED = (
     1e-7,
@@ -52,7 +53,7 @@ def require_value(
     """
     with aside():
         got, expected = (together(run).detach() for run in (lambda: made.value(*inputs), own))
-        eps = max([coarsest([*inputs, expected]), *(torch.finfo(dtype).eps for dtype in dtypes)])
+        eps = max([coarsest([*inputs, expected]), made.rounding, *(torch.finfo(dtype).eps for dtype in dtypes)])
         written, size = made.value_written(), eps / coarsest(list(inputs))
 
         def disturbed_values() -> Iterator[Numbers]:
@@ -60,7 +61,7 @@ def require_value(
                 with seeded(made.seed):
                     yield [together(partial(run, *inputs))]
 
-        parted = _parted(agree, [got], [expected], _NEAR * eps, disturbed_values)
+        parted = _parted(agree, [got], [expected], _NEAR_IN_VALUE * eps, disturbed_values)
     if parted:
         raise CaptureError(
             f"the program and the module's own forward on its shards have other values ({parted}): the loss reads "
@@ -101,7 +102,7 @@ def doubt(
             parted = _parted(agree, exact, line, _ROUNDED if narrow else _EXACT, disturbed_sweeps)
         if not parted and narrow:
             got = together(lambda: made.sweep(*operands))
-            parted = _parted(agree, got, exact, _NEAR * coarsest(operands), disturbed_sweeps)
+            parted = _parted(agree, got, exact, _NEAR * max(coarsest(operands), made.rounding), disturbed_sweeps)
     return parted or None
 
 

@@ -18,6 +18,7 @@ from torch import fx
 
 from alpha_func.capture.builder.builder import Builder, finished, is_impure, plus, times
 from alpha_func.capture.builder.operands import conjugate, filled_like, real
+from alpha_func.capture.builder.values import Value
 from alpha_func.capture.sweeps.sweep import Coefficients, Values, backward, extend, forward, second_terms, started
 
 aten = torch.ops.aten
@@ -100,14 +101,14 @@ def _line(b: Builder, values: Values, adjoints: Coefficients, directions: list[f
     return zero if slope is None else slope, zero if curvature is None else curvature
 
 
-def inner(b: Builder, x: Any, y: Any) -> Any:
+def inner(b: Builder, x: Value, y: Value) -> Value:
     """⟨x, y⟩ = Re Σ x̄·y; None is zero."""
     if x is None or y is None:
         return None
     return real(b, b.call(aten.sum.default, times(b, conjugate(b, x), y)))
 
 
-def _parted(b: Builder, first: list[Any], directions: list[fx.Node], second: list[Any]) -> TwoPrograms:
+def _parted(b: Builder, first: list[Value], directions: list[fx.Node], second: list[Value]) -> TwoPrograms:
     """The program cut in two: what ``first`` needs, and the rest, which is given what it shares."""
     nodes = list(b.graph.nodes)
     needed = ancestors([*first, *(node for node in nodes if is_impure(node.target))])
@@ -136,7 +137,7 @@ def ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def _copied(b: Builder, nodes: list[fx.Node], inputs: list[fx.Node], outputs: list[Any]) -> fx.GraphModule:
+def _copied(b: Builder, nodes: list[fx.Node], inputs: list[fx.Node], outputs: list[Value]) -> fx.GraphModule:
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for i, node in enumerate(inputs):

@@ -14,6 +14,7 @@ from torch import fx
 from alpha_func.capture.builder.active import is_constant
 from alpha_func.capture.builder.builder import Builder
 from alpha_func.capture.builder.operands import is_inexact
+from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.derivative import first
 from alpha_func.capture.derivatives.rule import Call
 from alpha_func.torch_private import pytree
@@ -32,7 +33,7 @@ class Along:
     def __init__(self, b: Builder, known: dict[fx.Node, Derivative]):
         self._b, self._known = b, known
 
-    def __call__(self, value: Any) -> Derivative:
+    def __call__(self, value: Value) -> Derivative:
         """∂ of a value of the program, or of each of several."""
         if isinstance(value, (list, tuple)):
             return [self(part) for part in value]

@@ -38,7 +38,7 @@ def _shapes(
     return [torch.empty_like(x) for x in inputs]
 
 
-def gradient(*args: Any, **kwargs: Any) -> Sequence[Tensor]:
+def gradient(*args: object, **kwargs: object) -> Sequence[Tensor]:
     """``torch.autograd.grad`` as one operator, of the same arguments; zeros where an input is not used."""
     given = _arguments.bind(*args, **kwargs)
     given.apply_defaults()

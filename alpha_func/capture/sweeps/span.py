@@ -19,6 +19,7 @@ from torch import fx
 
 from alpha_func.capture.builder.builder import Builder, finished, plus, replay, times
 from alpha_func.capture.builder.operands import filled_like
+from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.derivative import first, pullback
 from alpha_func.capture.derivatives.rule import Call, rule_of, rules_left_out
 from alpha_func.capture.rewrites import LAWS
@@ -61,7 +62,7 @@ def span_program(lowered: fx.GraphModule, parameters: int, count: int) -> fx.Gra
     return finished(b, (values.output, *outputs))
 
 
-def _bends(b: Builder, call: Call, tangents: list[Any], λ: Any) -> Iterator[tuple[tuple[int, int], Any]]:
+def _bends(b: Builder, call: Call, tangents: list[Value], λ: Value) -> Iterator[tuple[tuple[int, int], Any]]:
     """((i, j), a part of ⟨λ, D²f[tᵢ, tⱼ]⟩) for the pairs where it is not zero."""
     moving = [i for i, t in enumerate(tangents) if not all_zero(t)]
     rule = rule_of(call)
@@ -85,12 +86,12 @@ def _bends(b: Builder, call: Call, tangents: list[Any], λ: Any) -> Iterator[tup
                 yield (i, j), _contracted(b, λ, mixed(b, call, tangents[i], tangents[j]))
 
 
-def _contracted(b: Builder, λ: Any, bends: Any) -> Any:
+def _contracted(b: Builder, λ: Value, bends: Any) -> Value:
     pairs = zip(λ, bends, strict=True) if isinstance(λ, list) else [(λ, bends)]
     return plus(b, *(inner(b, adjoint, bend) for adjoint, bend in pairs))
 
 
-def mixed(b: Builder, call: Call, s: Any, t: Any) -> Any:
+def mixed(b: Builder, call: Call, s: Value, t: Value) -> Value:
     """D²f[s, t], for each output of a call; ``s`` and ``t`` have the nesting of its operands.
 
     It is written once for each kind of call, in a program of its own: there the operands, the value and s are
@@ -117,9 +118,9 @@ def mixed(b: Builder, call: Call, s: Any, t: Any) -> Any:
     return replay(b.traces[key], [leaves[i] for i in where], b)
 
 
-def _leaves(tangents: Any) -> list[Any]:
+def _leaves(tangents: Any) -> list[Value]:
     return pytree.tree_leaves(tangents, is_leaf=lambda x: x is None)
 
 
-def _layout(val: Any) -> Any:
+def _layout(val: Any) -> Value:
     return (val.shape, val.stride(), val.dtype, val.device) if hasattr(val, "stride") else val

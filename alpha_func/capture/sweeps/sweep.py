@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 
 from torch import fx
 
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture import derivatives  # noqa: F401  fills the table of rules
 from alpha_func.capture.builder.active import is_constant
 from alpha_func.capture.builder.builder import Builder, fake_mode, plus, replay
 from alpha_func.capture.builder.operands import filled_like, is_inexact
+from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.derivative import first, pullback, second
 from alpha_func.capture.derivatives.rule import Call
 from alpha_func.capture.rewrites import LAWS
@@ -32,7 +34,7 @@ class Values(NamedTuple):
     inputs: list[fx.Node]
     calls: dict[fx.Node, Call]
     result: fx.Node
-    output: Any
+    output: Value
 
 
 def started(lowered: fx.GraphModule) -> tuple[Builder, list[fx.Node]]:
@@ -51,7 +53,7 @@ def forward(
     """Write the lowered program itself; ``follow`` writes what is to come right after each call."""
     calls: dict[fx.Node, Call] = {}
 
-    def visit(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> None:
+    def visit(node: fx.Node, args: Args, kwargs: Kwargs, value: Value) -> None:
         calls[node] = Call(node.target, args, kwargs, value)
         if follow is not None:
             follow(node, calls[node])
@@ -134,7 +136,7 @@ def adjoints(
     return found
 
 
-def operands(node: fx.Node, coefficients: Coefficients) -> Any:
+def operands(node: fx.Node, coefficients: Coefficients) -> Value:
     """The coefficients of the operands of a node, nested as its arguments."""
     return pytree.tree_map(lambda a: coefficients.get(a) if isinstance(a, fx.Node) else None, node.args)
 
@@ -162,13 +164,13 @@ def all_zero(tangents: Any) -> bool:
     return all(leaf is None for leaf in pytree.tree_leaves(tangents))
 
 
-def _sum(b: Builder, x: Any, y: Any) -> Any:
+def _sum(b: Builder, x: Value, y: Value) -> Value:
     if isinstance(x, (list, tuple)):
         return [plus(b, *pair) for pair in zip(x, y, strict=True)]
     return plus(b, x, y)
 
 
-def _differentiable(call: Call, tangent: Any) -> Any:
+def _differentiable(call: Call, tangent: Any) -> Value:
     """The tangents of the outputs that can have one."""
     val = call.value.meta["val"]
     if isinstance(val, (list, tuple)):

@@ -13,12 +13,11 @@ costs 2k + 1 products, xⱼW for every j up to k and xⱼD for every j below, an
 there are pairs of orders with a sum of at most k.
 """
 
-from typing import Any
-
 from torch import fx
 
 from alpha_func.capture.builder.builder import finished
 from alpha_func.capture.builder.operands import filled_like
+from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.rule import Call
 from alpha_func.capture.sweeps.along import Along
 from alpha_func.capture.sweeps.sweep import Coefficients, extend, forward, started
@@ -53,7 +52,7 @@ def higher_program(lowered: fx.GraphModule, parameters: int, order: int) -> fx.G
     directions = [b.placeholder(f"direction_{i}", node.meta["val"]) for i, node in enumerate(inputs[:parameters])]
     along = Along(b, dict(zip(inputs, directions, strict=False)))
 
-    def derivatives(value: Any) -> list[Any]:
+    def derivatives(value: Value) -> list[Value]:
         found = [value]
         for _ in range(order):
             found.append(along(found[-1]))

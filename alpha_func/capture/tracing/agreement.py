@@ -7,7 +7,7 @@ did). Then no derivative is right either. The price is one forward pass.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -15,9 +15,12 @@ from torch import Tensor, fx
 from torch.autograd import forward_ad
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.tracing.refusal import EAGER
 from alpha_func.capture.tracing.roundings import coarsest, disturbed, seeded
 from alpha_func.errors import CaptureError
+from alpha_func.losses.looking import looking
+from alpha_func.losses.module_loss import ModuleLoss, Watched
 from alpha_func.torch_private import (
     FakeTensor,
     modes_disabled,
@@ -37,8 +40,8 @@ def require_agreement(
     seed: int | None,
     inputs: list[Tensor],
     params: Tree,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    args: Args,
+    kwargs: Kwargs,
 ) -> None:
     """Refuse a program whose value is not the loss's own.
 
@@ -61,7 +64,9 @@ def require_agreement(
         operands = tree.map(Tensor.detach, inputs)
         if seed is not None and any(tensor.is_cuda for tensor in operands):
             return  # CUDA's own dropout has another mask than that of torch.func
-        with torch.enable_grad():  # the loss may differentiate within
+        if not isinstance(loss, ModuleLoss):  # which looks at itself
+            _look(loss, params, args, kwargs)
+        with torch.enable_grad(), Watched():  # the loss may differentiate within
             leaves = tree.map(lambda leaf: leaf.detach().requires_grad_(), params)
             expected = loss(leaves, *args, **kwargs).detach()
         with seeded(seed):
@@ -75,6 +80,13 @@ def require_agreement(
                 "the loss reads something that changes from call to call, or an operator is lowered wrongly; "
                 f"make it a function of its arguments, or {EAGER}"
             )
+
+
+def _look(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Call it once to see that it writes to nothing; its own errors the call itself raises."""
+    clones = tree.map(lambda leaf: leaf.detach().clone().requires_grad_(), params)
+    with suppress(RuntimeError), torch.enable_grad(), Watched(), looking(clones, (args, kwargs)):
+        loss(clones, *args, **kwargs)
 
 
 @contextmanager

@@ -4,13 +4,14 @@ They look at values, or would become operators of their own.
 """
 
 import math
-from collections.abc import Callable
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alpha_func.calls import Function
 from alpha_func.capture.tracing.groups import grouped_mm
 from alpha_func.torch_private import checkpoint_generator
 
@@ -71,18 +72,29 @@ def corrcoef(x: Tensor) -> Tensor:
     return (c / deviation[:, None] / deviation).clamp(-1, 1)
 
 
-def not_checkpointed(module: Any, *args: Any, **kwargs: Any) -> Any:
+def not_checkpointed(module: object, *args: object, **kwargs: object) -> Any:
     """What ``torch.distributed``'s composable checkpoint wraps around a module: a program holds no activations."""
     yield
 
 
-BEFORE_RECORDING: dict[Any, Callable[..., Any]] = {
+def not_hooked(model: Any) -> None:
+    """What transformers does at a model's first forward: its hooks keep hidden states for who asks for them."""
+
+
+def before_recording() -> dict[Any, Function]:
+    """Function to composition, of what is imported by now."""
+    hooking = sys.modules.get("transformers.utils.output_capturing")
+    found = getattr(hooking, "maybe_install_capturing_hooks", None)
+    return _OF_TORCH if found is None else {**_OF_TORCH, found: not_hooked}
+
+
+_OF_TORCH: dict[Any, Function] = {
     F.gaussian_nll_loss: gaussian_nll_loss,
     torch.corrcoef: corrcoef,
     torch.cov: cov,
     checkpoint_generator: not_checkpointed,
 }
 if hasattr(torch, "_grouped_mm"):
-    BEFORE_RECORDING[torch._grouped_mm] = grouped_mm
+    _OF_TORCH[torch._grouped_mm] = grouped_mm
 if hasattr(F, "linear_cross_entropy"):  # from torch 2.13 on
-    BEFORE_RECORDING[F.linear_cross_entropy] = linear_cross_entropy
+    _OF_TORCH[F.linear_cross_entropy] = linear_cross_entropy

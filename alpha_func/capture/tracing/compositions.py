@@ -4,12 +4,11 @@ Each has the arguments and outputs of the operator it stands for; what it differ
 """
 
 import cmath
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from alpha_func.calls import Function
 from alpha_func.errors import CaptureError
 from alpha_func.torch_private import get_decompositions
 
@@ -31,7 +30,7 @@ def native_batch_norm(
     shape = [1, -1] + [1] * (x.ndim - 2)
     if training and x.dtype in _WHOLE:
         if weight is bias is running_mean is running_var is None:
-            return NotImplemented  # whole as it is
+            return NotImplemented  # kept whole
         out, mean, rstd = aten.native_batch_norm.default(x, None, None, None, None, True, 0.0, eps)
         return _affine(out, weight, bias, shape), mean, rstd
     if training:
@@ -53,7 +52,7 @@ def native_layer_norm(
     if x.dtype not in _WHOLE:
         return _layer_norm_in_primitives(x, shape, weight, bias, eps)
     if weight is bias is None:
-        return NotImplemented  # whole as it is
+        return NotImplemented  # kept whole
     out, mean, rstd = aten.native_layer_norm.default(x, shape, None, None, eps)
     return _affine(out, weight, bias, shape), mean, rstd
 
@@ -89,7 +88,7 @@ def embedding(
             "leave the option out"
         )
     if padding_idx < 0:
-        return NotImplemented  # a primitive as it is
+        return NotImplemented  # a primitive already
     rows = aten.embedding.default(weight, indices)
     return torch.where((indices == padding_idx).unsqueeze(-1), rows.detach(), rows)
 
@@ -103,7 +102,7 @@ def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulat
     """``x[mask] = values`` as a choice. PyTorch's pullback looks the mask's places up: as many as its values say."""
     mask = indices[0]
     if len(indices) > 1 or mask is None or mask.dtype != torch.bool:
-        return NotImplemented  # a primitive as it is
+        return NotImplemented  # a primitive already
     rest = x.shape[mask.ndim :]
     chosen = mask.reshape(mask.shape + (1,) * len(rest))
     if values.ndim > len(rest):
@@ -114,6 +113,11 @@ def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulat
         values = values[rows].reshape(x.shape)
     put = torch.where(chosen, values, 0 if accumulate else x)
     return x + put if accumulate else put
+
+
+def unsafe_index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
+    """``index_put`` of indices that are known to be within."""
+    return aten.index_put.default(x, indices, values, accumulate)
 
 
 def binary_cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: int = 1) -> Tensor:
@@ -150,10 +154,23 @@ def log_sigmoid_backward(grad: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
 def logaddexp(x: Tensor, y: Tensor) -> Tensor:
     """m + log(eˣ⁻ᵐ + eʸ⁻ᵐ), m the greater of the two and a constant to derivatives. PyTorch's own double backward
     is nan where both are −inf."""
+    if x.is_complex() or y.is_complex():
+        return _logaddexp_of_complex(x, y)
     m = torch.maximum(x.detach(), y.detach())
     finite = m.isfinite()
     m_, x_, y_ = (torch.where(finite, z, 0) for z in (m, x, y))
     return torch.where(finite, m_ + ((x_ - m_).exp() + (y_ - m_).exp()).log(), m)
+
+
+def _logaddexp_of_complex(x: Tensor, y: Tensor) -> Tensor:
+    """The same, m the one of the greater real part; PyTorch's principal value."""
+    greater = torch.where(x.real >= y.real, x, y)
+    return greater + torch.log1p(torch.exp(torch.where(x.real >= y.real, y, x) - greater))
+
+
+def polar(size: Tensor, angle: Tensor) -> Tensor:
+    """size·(cos angle + i·sin angle). PyTorch's own gradient takes the size for |size|."""
+    return torch.complex(size * angle.cos(), size * angle.sin())
 
 
 def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int) -> tuple[Tensor, Tensor]:
@@ -206,12 +223,12 @@ def triangular_solve(
     return x, a.expand(*x.shape[:-2], *a.shape[-2:]).clone()
 
 
-BY_OPERATOR: dict[Any, Callable[..., Any]] = {
+BY_OPERATOR: dict[Function, Function] = {
     aten._cdist_forward.default: cdist,
     aten._euclidean_dist.default: euclidean_dist,
     aten._native_batch_norm_legit.default: native_batch_norm,
     aten._pdist_forward.default: pdist,
-    aten._unsafe_index_put.default: index_put,
+    aten._unsafe_index_put.default: unsafe_index_put,
     aten.binary_cross_entropy.default: binary_cross_entropy,
     aten.copy.default: copy,
     aten.embedding.default: embedding,
@@ -226,6 +243,7 @@ BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten.normal.Tensor_Tensor: normal,
     aten.normal.Tensor_float: normal,
     aten.normal.float_Tensor: normal,
+    aten.polar.default: polar,
     aten.pow.Scalar: pow_of_a_number,
     aten.view_as_complex.default: view_as_complex,
 }

@@ -1,11 +1,11 @@
 """Sums and products of rows in groups, whose sizes are values: as programs that are the same for all sizes."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from alpha_func.calls import Function
 from alpha_func.errors import CaptureError
 
 aten = torch.ops.aten
@@ -65,10 +65,10 @@ def _groups(count: int, offs: Tensor) -> Tensor:
     return (torch.arange(count, device=offs.device)[:, None] >= offs).sum(1)
 
 
-BY_OPERATOR: dict[Any, Callable[..., Any]] = {
+BY_OPERATOR: dict[Function, Function] = {
     aten._embedding_bag.default: embedding_bag,
     aten._embedding_bag_forward_only.default: embedding_bag,
 }
 
 # Operators that other packages register, by name.
-OF_OTHERS: dict[str, Callable[..., Any]] = {"transformers::grouped_mm_fallback": grouped_mm}
+OF_OTHERS: dict[str, Function] = {"transformers::grouped_mm_fallback": grouped_mm}

@@ -5,12 +5,12 @@ they are differentiated again (pytorch#198017). Written in primitives before any
 operator has only simple rules to compose. Matrix products, convolutions and normalisations stay whole.
 """
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 
+from alpha_func.calls import Function
 from alpha_func.capture.tracing import compositions, groups, zeros_and_ties
 from alpha_func.torch_private import get_decompositions, registered
 
@@ -27,13 +27,16 @@ _LOWERED = (
     aten._native_batch_norm_legit_no_training,
     aten._prelu_kernel_backward,
     aten._softmax_backward_data,
+    aten._unsafe_index,
     aten._weight_norm_interface,
     aten.addbmm,
     aten.addcdiv,
     aten.addcmul,
     aten.addmv,
     aten.addr,
+    aten.affine_grid_generator,
     aten.binary_cross_entropy_with_logits,
+    aten.col2im,
     aten.diagonal_backward,
     aten.elu_backward,
     aten.fill,
@@ -60,7 +63,9 @@ _LOWERED = (
     aten.nll_loss_forward,
     aten.reflection_pad1d_backward,
     aten.reflection_pad2d_backward,
+    aten.reflection_pad3d,
     aten.reflection_pad3d_backward,
+    aten.replication_pad3d,
     aten.select_backward,
     aten.sigmoid_backward,
     aten.silu_backward,
@@ -74,12 +79,12 @@ _LOWERED = (
 )
 
 
-def decompositions() -> dict[Any, Callable[..., Any]]:
+def decompositions() -> dict[Any, Function]:
     """The table that ``make_fx`` lowers by: operator overload to its composition."""
     return {**_decompositions(), **registered(groups.OF_OTHERS)}
 
 
 @cache
-def _decompositions() -> dict[Any, Callable[..., Any]]:
+def _decompositions() -> dict[Any, Function]:
     ours = compositions.BY_OPERATOR, groups.BY_OPERATOR, zeros_and_ties.BY_OPERATOR
     return {operator: way for table in (get_decompositions(_LOWERED), *ours) for operator, way in table.items()}

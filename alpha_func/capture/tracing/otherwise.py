@@ -5,31 +5,38 @@ can record here.
 """
 
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from alpha_func import torch_private, tree
+from alpha_func.calls import Args, Function, Kwargs
 from alpha_func.capture.tracing import reads
 from alpha_func.capture.tracing.reads import read_of
 
 
-def changes() -> list[tuple[Any, str, Callable[..., Any]]]:
-    """The owner, the name of its method, and ours of that."""
-    from torch._dynamo.symbolic_convert import InliningInstructionTranslator
+def changes(trust: Collection[Any]) -> list[tuple[Any, str, Function]]:
+    """The owner, the name of its method, and ours of that; ``trust``: functions that are recorded as their forward."""
+    from torch._dynamo.symbolic_convert import InliningInstructionTranslator, InstructionTranslatorBase
     from torch._dynamo.variables import builder
+    from torch._dynamo.variables.misc import AutogradFunctionVariable
     from torch._dynamo.variables.tensor import TensorVariable
     from torch._dynamo.variables.torch import TorchInGraphFunctionVariable
 
     return [
+        (InstructionTranslatorBase, "setup_or_before_with", _locks_are_entered),
         (InliningInstructionTranslator, "get_globals_source_and_value", _own_globals),
         (TensorVariable, "method_requires_grad_", _inputs_may_require_grad),
         (TorchInGraphFunctionVariable, "call_function", _leaves_may_be_made),
         (TensorVariable, "method_item", _numbers_are_read),
         (TensorVariable, "method_tolist", _numbers_are_read),
         (builder, "get_fake_value", _masks_are_counted),
+        (AutogradFunctionVariable, "call_apply", partial(_trusted_are_their_forward, trust)),
     ]
 
 
@@ -51,10 +58,22 @@ def _own_globals(of_module: Callable[[Any, str], Any]) -> Callable[[Any, str], A
     return found
 
 
-def _inputs_may_require_grad(of_intermediates: Callable[..., Any]) -> Callable[..., Any]:
+def _locks_are_entered(enter: Callable[..., None]) -> Callable[..., None]:
+    """Record what runs under a lock: no other thread is in a recording."""
+    from torch._dynamo.variables.ctx_manager import NullContextVariable
+
+    def entered(self: Any, *args: Any) -> None:
+        if isinstance(getattr(self.stack[-1], "value", None), _LOCKS):
+            self.stack[-1] = NullContextVariable()
+        enter(self, *args)
+
+    return entered
+
+
+def _inputs_may_require_grad(of_intermediates: Function) -> Function:
     """Record ``requires_grad_`` of an input, which is an alias here."""
 
-    def requires_grad_(self: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
+    def requires_grad_(self: Any, tx: Any, *args: object, **kwargs: object) -> Any:
         source, self.source = self.source, None
         try:
             return of_intermediates(self, tx, *args, **kwargs)
@@ -64,10 +83,10 @@ def _inputs_may_require_grad(of_intermediates: Callable[..., Any]) -> Callable[.
     return requires_grad_
 
 
-def _leaves_may_be_made(call_function: Callable[..., Any]) -> Callable[..., Any]:
+def _leaves_may_be_made(call_function: Function) -> Function:
     """Record ``torch.zeros(..., requires_grad=True)`` as the two calls that it is."""
 
-    def call(self: Any, tx: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    def call(self: Any, tx: Any, args: Args, kwargs: Kwargs) -> Any:
         wanted = kwargs.get("requires_grad")
         if wanted is None or not wanted.is_python_constant() or not wanted.as_python_constant():
             return call_function(self, tx, args, kwargs)
@@ -77,11 +96,29 @@ def _leaves_may_be_made(call_function: Callable[..., Any]) -> Callable[..., Any]
     return call
 
 
-def _numbers_are_read(as_symbols: Callable[..., Any]) -> Callable[..., Any]:
+def _trusted_are_their_forward(trust: Collection[Any], with_its_backward: Function) -> Function:
+    """Record the forward of a trusted ``autograd.Function`` like any other function."""
+    from torch._dynamo.source import AttrSource
+    from torch._dynamo.variables.base import VariableTracker
+    from torch._dynamo.variables.misc import AutogradFunctionContextVariable
+
+    def call(self: Any, tx: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        if self.fn_cls not in trust:
+            return with_its_backward(self, tx, args, kwargs)
+        forward = self.fn_cls.forward
+        if len(signature(forward).parameters) > len(args) + len(kwargs):  # no setup_context
+            args = [AutogradFunctionContextVariable.create(tx, args, kwargs), *args]
+        source = AttrSource(self.source, "forward") if self.source else None
+        return VariableTracker.build(tx, forward, source=source, realize=True).call_function(tx, args, kwargs)
+
+    return call
+
+
+def _numbers_are_read(as_symbols: Function) -> Function:
     """The whole number, or list of numbers, that a tensor holds, as it is in this call."""
     from torch._dynamo.variables.base import VariableTracker
 
-    def numbers(self: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
+    def numbers(self: Any, tx: Any, *args: object, **kwargs: object) -> Any:
         node = self.as_proxy().node
         whole = not (node.meta["example_value"].is_floating_point() or node.meta["example_value"].is_complex())
         read = read_of(node) if whole and not args and not kwargs else None
@@ -93,11 +130,11 @@ def _numbers_are_read(as_symbols: Callable[..., Any]) -> Callable[..., Any]:
     return numbers
 
 
-def _masks_are_counted(get_fake_value: Callable[..., Any]) -> Callable[..., Any]:
+def _masks_are_counted(get_fake_value: Function) -> Function:
     """The shape that entries taken by a mask have in this call."""
     from torch._dynamo.utils import run_node
 
-    def found(node: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
+    def found(node: Any, tx: Any, *args: object, **kwargs: object) -> Any:
         masks = reads.masks_of(node) if "example_value" not in node.meta else []
         counts = [read_of(mask, torch.count_nonzero) for mask in masks]
         counted = [read for read in counts if read is not None]
@@ -114,6 +151,9 @@ def _masks_are_counted(get_fake_value: Callable[..., Any]) -> Callable[..., Any]
             return tree.map(lambda like: _entries(like, with_grad), shapes)
 
     return found
+
+
+_LOCKS = (type(threading.Lock()), type(threading.RLock()))
 
 
 def _with_places(node: Any, count: int | None) -> Tensor:

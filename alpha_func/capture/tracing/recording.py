@@ -19,13 +19,15 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import torch_private
-from alpha_func.capture.tracing.before_recording import BEFORE_RECORDING
+from alpha_func.calls import Args, Function, Kwargs
+from alpha_func.capture.tracing.before_recording import before_recording
 from alpha_func.capture.tracing.otherwise import changes
 from alpha_func.capture.tracing.refusal import EAGER, not_recorded
 from alpha_func.errors import CaptureError
 from alpha_func.losses.draws import ALONE
 from alpha_func.losses.kernels import layers_by_parts
 from alpha_func.losses.module_loss import ModuleLoss
+from alpha_func.losses.restoring import no_global_backward_hooks
 from alpha_func.tree import Tree
 
 MAX_RECORDINGS = 32  # of one loss
@@ -60,7 +62,7 @@ class Recording:
             if all(map(is_, read(names, function.__globals__), inputs)):
                 self._read, self._guards = read, torch_private.guards_of(function, names)
                 self._function = function
-        except Exception:  # a source that is no expression of these
+        except Exception:  # a source that is not such an expression
             pass
         return self._guards is not None
 
@@ -118,18 +120,17 @@ class Recorder:
 
     Args:
         loss: the loss; it is neither run nor changed.
+        trust: the functions (``autograd.Function``) that are recorded as their forward.
     """
 
-    def __init__(self, loss: Callable[..., Tensor]):
-        self._loss = loss
-        self._frame: Callable[..., Any] | None = None
+    def __init__(self, loss: Callable[..., Tensor], trust: frozenset[Any] = frozenset()):
+        self._loss, self._trust = loss, trust
+        self._frame: Function | None = None
         self._function: types.FunctionType = _calls_the_loss  # type: ignore[assignment]
         self._others: list[Any] = []  # frames whose recordings read other values
         self._asked: list[Recording] = []  # those whose guards are asked without a call
 
-    def __call__(
-        self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Recording, Sequence[Tensor]]:
+    def __call__(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Recording, Sequence[Tensor]]:
         """Look a call up, or record it; outside of transforms and modes.
 
         Args:
@@ -140,8 +141,9 @@ class Recorder:
             CaptureError: Dynamo cannot record the loss.
         """
         names = self.names(params, args, kwargs)
-        # Dynamo's caches are for one thread at a time, and no other has its parameters in a module then.
-        with ALONE, layers_by_parts, torch.enable_grad():  # the loss's own no_grad is to be told from the caller's
+        # Dynamo's caches are for one thread at a time, and no other has its parameters in a module then. The loss's own
+        # no_grad is to be told from the caller's.
+        with ALONE, layers_by_parts, no_global_backward_hooks(), torch.enable_grad():
             found = self.known(names)
             if found is not None:
                 return found
@@ -150,17 +152,24 @@ class Recorder:
                 self._asked = [*self._asked[-MAX_RECORDINGS + 1 :], recording]
         return recording, inputs
 
-    def names(self, params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def names(self, params: Tree, args: Args, kwargs: Kwargs) -> dict[str, Any]:
         """A call as ``known`` takes it."""
         return dict(zip(_NAMES, (self._loss, params, args, kwargs), strict=True))
 
-    def known(self, names: dict[str, Any]) -> tuple[Recording, Sequence[Tensor]] | None:
-        """The same for a call by names, of what has been recorded and can be asked without it."""
+    def known(self, names: dict[str, Any], *, valued: bool = True) -> tuple[Recording, Sequence[Tensor]] | None:
+        """The same for a call by names, of what has been recorded and can be asked without it.
+
+        Args:
+            names: of the call.
+            valued: whether its tensors have values, which some recordings read.
+        """
         if not torch.is_grad_enabled():
             with torch.enable_grad():
-                return self.known(names)
+                return self.known(names, valued=valued)
         with ALONE:
             for recording in self._asked:
+                if recording.by_value and not valued:
+                    continue
                 inputs = recording.inputs(names)
                 if inputs is not None:
                     return recording, inputs
@@ -186,8 +195,8 @@ class Recorder:
                 raise CaptureError(f"{_SWITCHED_OFF}, or {EAGER}")
             self._frame = None
 
-    def _new_frame(self) -> Callable[..., Any]:
-        for function, composition in BEFORE_RECORDING.items():
+    def _new_frame(self) -> Function:
+        for function, composition in before_recording().items():
             torch_private.substitute(function, composition)
         recorded: list[Recording] = []
 
@@ -204,7 +213,9 @@ class Recorder:
         self._function = types.FunctionType(code, names, "loss")
         never_changes = self._loss.CONSTANT if type(self._loss) is ModuleLoss else ()
         constants = tuple(f"L['loss'].{name}" for name in never_changes)
-        self._frame = torch_private.recorded_by(backend, guarded, self._function, changes(), MAX_RECORDINGS, constants)
+        self._frame = torch_private.recorded_by(
+            backend, guarded, self._function, changes(self._trust), MAX_RECORDINGS, constants
+        )
         return self._frame
 
 
@@ -214,7 +225,7 @@ def the_loss(value: Tensor) -> Tensor:
     return value.detach()
 
 
-def _calls_the_loss(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _calls_the_loss(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> Tensor:
     return the_loss(loss(params, *args, **kwargs))
 
 

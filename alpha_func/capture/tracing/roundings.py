@@ -5,7 +5,7 @@ result x is replaced by x·(1 + ε·u), u uniform in [−1, 1].
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,8 +13,12 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import tree
+from alpha_func.calls import Function
 from alpha_func.losses.draws import seeded_rng
 
+aten = torch.ops.aten
+_EQUALITIES = {aten.eq.Tensor: False, aten.ne.Tensor: True}
+_TIED = 8  # disturbances by which two equal numbers part on the way to their comparison
 _POOL = 2**12  # noise is drawn once, and taken from another place in it at every operation
 
 
@@ -50,7 +54,7 @@ def seeded(seed: int | None) -> AbstractContextManager[None]:
     return nullcontext() if seed is None else seeded_rng(seed)
 
 
-def disturbed(program: fx.GraphModule, runs: int, size: float = 1) -> Iterator[Callable[..., Any]]:
+def disturbed(program: fx.GraphModule, runs: int, size: float = 1) -> Iterator[Function]:
     """The program a few times over, each with other roundings, ``size`` times those of an operation."""
     for run in range(runs):
         yield Disturbed(program, run, size).run
@@ -66,10 +70,15 @@ class Disturbed(fx.Interpreter):
         self._noise: dict[Any, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """The result of one operator, disturbed."""
+        """The result of one operator, disturbed; what would be equal without disturbances is."""
+        if n.target in _EQUALITIES:
+            (x, y), _ = self.fetch_args_kwargs_from_env(n)
+            if x.is_floating_point() and y.is_floating_point():
+                room = _TIED * self._size * max(rounding(x), rounding(y))
+                return ((x == y) | ((x - y).abs() <= room * torch.maximum(x.abs(), y.abs()))) ^ _EQUALITIES[n.target]
         return tree.map(self._disturbed, super().run_node(n))
 
-    def _disturbed(self, value: Any) -> Any:
+    def _disturbed(self, value: object) -> Any:
         if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
             return value
         disturbed = value * self._factors(value)

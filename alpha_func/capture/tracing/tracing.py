@@ -15,6 +15,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from alpha_func import torch_private, tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.rewrites import DIFFERENTIABLE, rewrite
 from alpha_func.capture.rewrites.renamed import RENAMED
 from alpha_func.capture.sweeps.inner_gradients import gradient, write_a_gradient
@@ -189,7 +190,7 @@ class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     count: int | None = None
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
         if isinstance(kwargs.get("generator"), torch.Generator):
             raise CaptureError(
@@ -245,7 +246,7 @@ def _fill_a_tensor_of_its_own(draw: fx.Node) -> None:
 
 _AUTOGRAD_FUNCTION = (
     "an autograd.Function is called: its backward may differ from the derivative of its forward, which a program would "
-    f"hold; write it in torch operators, or {EAGER}"
+    f"hold; if it does not, capture(..., trust=[the function]); else write it in torch operators, or {EAGER}"
 )
 
 

@@ -6,10 +6,12 @@ convention which of them a derivative follows: PyTorch's gradient and its forwar
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from alpha_func.calls import Function
 
 aten = torch.ops.aten
 
@@ -17,7 +19,7 @@ aten = torch.ops.aten
 
 
 def huber_loss(x: Tensor, target: Tensor, reduction: int = 1, delta: float = 1.0) -> Tensor:
-    """½·r² near 0, r the residual itself: PyTorch's composition squares |r|, whose derivative at 0 is none."""
+    """½·r² near 0, r the residual itself: PyTorch's composition squares |r|, which has no derivative at 0."""
     return _of_residual(x, target, reduction, delta, lambda r: 0.5 * r * r, lambda size: delta * (size - 0.5 * delta))
 
 
@@ -52,7 +54,47 @@ def sinc(x: Tensor) -> Tensor:
     return torch.where(near, series, away.sin() / away)
 
 
+def hypot(x: Tensor, y: Tensor) -> Tensor:
+    """√(x² + y²), and at (0, 0) a constant, as to PyTorch's gradient; its forward mode is nan there."""
+    scale = torch.maximum(x.detach().abs(), y.detach().abs())
+    origin, whole = scale == 0, scale.isfinite()
+    size = torch.where(origin | ~whole, 1, scale)
+    a, b = (torch.where(origin, 1, z / size) for z in (x, y))
+    return torch.where(origin, 0, torch.where(whole, size, scale) * (a * a + b * b).sqrt())
+
+
+def cumprod(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Products of what comes before, doubled in length: nothing is divided by an entry, which may be 0."""
+    x = x if dtype is None else x.to(dtype)
+    size = x.shape[dim] if x.ndim else 1
+    reach = 1
+    while reach < size:
+        rest = size - reach
+        x = torch.cat([x.narrow(dim, 0, reach), x.narrow(dim, reach, rest) * x.narrow(dim, 0, rest)], dim)
+        reach *= 2
+    return x
+
+
 # Ties.
+
+
+def scatter_reduce(
+    x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
+    """Sums, means and products in operators that have second derivatives; extremes have PyTorch's own."""
+    if reduce in ("amax", "amin") or not x.is_floating_point() or x.ndim == 0:
+        return NotImplemented
+    src = src[tuple(slice(size) for size in index.shape)]
+    own = torch.ones_like(x)  # how often x itself counts
+    if not include_self:
+        own = own.scatter(dim, index, 0)
+    if reduce == "prod":  # of all places at once, which takes their number times the memory
+        places = torch.arange(x.shape[dim], device=x.device).reshape(-1, *[1] * x.ndim)
+        factors = torch.where(index == places, src, 1).prod(dim % x.ndim + 1).movedim(0, dim)
+        beyond = [n for size, full in zip(factors.shape[::-1], x.shape[::-1], strict=True) for n in (0, full - size)]
+        return torch.where(own != 0, x, 1) * F.pad(factors, beyond, value=1.0)
+    total = torch.where(own != 0, x, 0).scatter_add(dim, index, src)
+    return total if reduce == "sum" else total / own.scatter_add(dim, index, torch.ones_like(src))
 
 
 def copysign(x: Tensor, y: Tensor | float) -> Tensor:
@@ -88,7 +130,7 @@ def prelu(x: Tensor, weight: Tensor) -> Tensor:
     return torch.where(x > 0, x, weight * x)
 
 
-BY_OPERATOR: dict[Any, Callable[..., Any]] = {
+BY_OPERATOR: dict[Function, Function] = {
     aten._prelu_kernel.default: prelu,
     aten.clamp.Tensor: clamp,
     aten.clamp_max.Tensor: clamp_max,
@@ -97,9 +139,12 @@ BY_OPERATOR: dict[Any, Callable[..., Any]] = {
     aten.clamp_min.default: aten.clamp.default,
     aten.copysign.Scalar: copysign,
     aten.copysign.Tensor: copysign,
+    aten.cumprod.default: cumprod,
     aten.fmax.default: fmax,
     aten.fmin.default: fmin,
     aten.huber_loss.default: huber_loss,
+    aten.hypot.default: hypot,
+    aten.scatter_reduce.two: scatter_reduce,
     aten.sinc.default: sinc,
     aten.smooth_l1_loss.default: smooth_l1_loss,
 }

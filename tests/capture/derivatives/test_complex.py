@@ -100,7 +100,7 @@ class FourierBlock(nn.Module):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-def test_a_fourier_neural_operator_is_exact_with_its_kernel_real_or_complex(dtype):
+def test_a_fourier_neural_operator_is_exact_with_a_real_or_complex_kernel(dtype):
     torch.manual_seed(0)
     kernel = torch.randn(3, 4, dtype=dtype) if dtype.is_complex else torch.randn(3, 4, 2, dtype=dtype)
     loss, params = functional_loss(FourierBlock(kernel).double(), nn.MSELoss())

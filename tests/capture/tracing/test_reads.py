@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from alpha_func import capture, quadratic_along
+from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along
 from alpha_func.errors import CaptureError
 from tests.helpers.reference import assert_close, double_backward
 
@@ -102,3 +103,17 @@ def test_a_mask_in_a_closure_is_counted_anew():
 def test_a_mask_of_the_parameters_is_refused_with_a_remedy_that_runs():
     with pytest.raises(CaptureError, match="use the uncaptured loss, which runs"):
         capture(lambda p: p[p > 0].square().sum())(P)
+
+
+def test_every_later_call_reads_the_values_of_its_own_mask():
+    torch.manual_seed(0)
+    x, y = torch.randn(6, 4, dtype=torch.float64), torch.randint(3, (6,))
+    loss, params = functional_loss(
+        nn.Linear(4, 3).double(), loss_of=lambda net, x, y, mask: F.cross_entropy(net(x)[mask], y[mask])
+    )
+    captured = capture(loss, strict=True)
+    for left_out in (1, 1, 1, 2, 1):  # of one layout: the second call and those after it are looked up by that
+        mask = torch.arange(6) >= left_out
+        expected = grad_and_quadratic(loss)(params, x, y, mask).quadratic
+        got = grad_and_quadratic(captured)(params, x, y, mask).quadratic
+        assert_close(got.curvature, expected.curvature, 1e-12)

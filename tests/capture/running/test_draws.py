@@ -105,7 +105,7 @@ def test_draw_on_a_transposed_activation_is_the_modules(name):
 def test_draws_of_a_compiled_program_are_its_inputs_in_their_order():
     case = case_of(dropout_mlp)
     program = capture(case.loss).program(case.params, *case.args)
-    draws, rest = backends._draws_first(program.graph)
+    draws, rest = backends.draws_first(program.graph)
     assert [str(node.target) for node in draws.graph.nodes if backends.is_impure(node.target)] == [
         "aten.bernoulli.p"
     ] * 2

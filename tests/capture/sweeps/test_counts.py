@@ -62,7 +62,7 @@ SAVED = {"conv": 1}
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_taylor_costs_five_products_a_layer_two_the_first_and_six_an_activation_product_on(name):
+def test_taylor_costs_five_products_a_layer_and_six_of_activations_on(name):
     make, layers, firsts, activation_products = NETS[name]
     case = make()
     program = taylor_program(lowered_case(case), len(tree.leaves(case.params)))
@@ -71,7 +71,7 @@ def test_taylor_costs_five_products_a_layer_two_the_first_and_six_an_activation_
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_adjoint_costs_six_products_a_layer_three_the_first_and_six_an_activation_product_on(name):
+def test_the_adjoint_costs_six_products_a_layer_and_of_activations_on(name):
     make, layers, firsts, activation_products = NETS[name]
     case = make()
     lowered, n = lowered_case(case), len(tree.leaves(case.params))

@@ -1,0 +1,63 @@
+"""The forms of a loss, each as one module: a criterion on a module's outputs, a function of it, its own output."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from alpha_func import tree
+
+
+class Supervised(nn.Module):
+    """(inputs, targets) -> criterion(module(inputs), targets); the criterion's buffers are state like the module's."""
+
+    def __init__(self, module: nn.Module, criterion: Callable[[Any, Any], Tensor]):
+        super().__init__()
+        self.module = module
+        self.criterion = criterion
+
+    def forward(self, inputs: object, targets: object, *, shift: Tensor | None = None) -> Tensor:
+        """The loss, the outputs shifted by a number: ``losses.parting``."""
+        outputs = self.module(inputs)
+        if shift is not None:
+            outputs = tree.map(partial(_shifted, shift), outputs)
+        return self.criterion(outputs, targets)
+
+
+def _shifted(shift: Tensor, leaf: object) -> Any:
+    return leaf + shift if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) else leaf
+
+
+class ByFunction(nn.Module):
+    """A loss that a function makes of the module and the batch."""
+
+    def __init__(self, module: nn.Module, loss_of: Callable[..., Tensor]):
+        super().__init__()
+        self.module = module
+        self.loss_of = loss_of
+
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
+        """The loss."""
+        return self.loss_of(self.module, *args, **kwargs)
+
+
+class OwnLoss(nn.Module):
+    """The module's own scalar output, or the loss that its output holds."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
+        """The loss."""
+        output = self.module(*args, **kwargs)
+        if isinstance(output, Tensor):
+            return output
+        found = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+        if found is None:
+            raise TypeError(
+                f"the module's output, a {type(output).__name__}, holds no loss: "
+                "pass the targets that make the module compute one (labels=...), or a criterion to functional_loss"
+            )
+        return found

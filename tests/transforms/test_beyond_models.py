@@ -1,0 +1,85 @@
+"""Derivatives of higher order, spans and Gauss-Newton curvatures on every model and loss of the models' table.
+
+Against other routes: the curvature differentiated along the line, polarised quadratics, and the module pushed forward.
+"""
+
+import pytest
+import torch
+
+from alpha_func import capture, quadratic_along, tree
+from alpha_func.errors import CaptureError, StrategyError
+from alpha_func.losses.parting import parted
+from alpha_func.transforms import quadratic_in_span, taylor_along
+from tests.helpers.exactness_table import called
+from tests.helpers.models import LOSSES, MODELS, with_loss
+from tests.helpers.reference import assert_close, extrapolated
+from tests.helpers.whole import a_few_of
+
+CASES = {**MODELS, **{name: lambda name=name: with_loss(name) for name in LOSSES}}
+every_case = pytest.mark.parametrize("name", a_few_of(CASES, []))
+REFUSED = (CaptureError, StrategyError, NotImplementedError)
+
+
+def captured(name):
+    """The case, its loss captured, its keywords; a model whose quadratic is refused has nothing beyond it."""
+    case, kwargs = called(CASES[name]())
+    loss = capture(case.loss, strict=True)
+    try:
+        quadratic = quadratic_along(loss)(case.params, case.direction, *case.args, **kwargs)
+    except REFUSED as error:
+        pytest.skip(f"refused: {error}")
+    return case, loss, kwargs, quadratic
+
+
+@every_case
+def test_the_third_derivative_is_the_curvature_differentiated_on(name):
+    case, loss, kwargs, quadratic = captured(name)
+    program = loss.program(case.params, *case.args, **kwargs).graph
+    if program.graph.find_nodes(op="call_function", target=torch.ops.aten.detach.default):
+        pytest.skip("differences see what derivatives hold constant")
+    found = taylor_along(capture(case.loss))(case.params, case.direction, *case.args, **kwargs)
+    line, unit = quadratic_along(loss), 1 / float(tree.norm(case.direction))
+
+    def curvature(alpha):
+        return line(tree.axpy(alpha, case.direction, case.params), case.direction, *case.args, **kwargs).curvature
+
+    def estimates(reach):
+        steps = [unit * reach / 2**k for k in range(4)]
+        return extrapolated([(curvature(s) - curvature(-s)) / (2 * s) for s in steps], 2)
+
+    expected, nearer = estimates(1e-3), estimates(3e-4)
+    scale = max(abs(expected), *(abs(x) / unit**k for k, x in enumerate((quadratic.curvature, quadratic.slope), 1)))
+    if not abs(nearer - expected) <= 1e-7 * scale:
+        pytest.skip("a kink within reach of the differences")
+    assert_close(found.quadratic.curvature, quadratic.curvature, 1e-9, scale * unit)
+    assert_close(found.higher[0], expected, 1e-7, scale)
+
+
+@every_case
+def test_a_span_is_made_of_quadratics_on(name):
+    case, loss, kwargs, quadratic = captured(name)
+    d, e = case.direction, tree.randn_like(case.params, generator=torch.Generator().manual_seed(1))
+    got = quadratic_in_span(loss)(case.params, [d, e], *case.args, **kwargs)
+    along = quadratic_along(loss)  # which ``tests/losses/test_models.py`` compares with dense Hessians
+    one, two, both = (along(case.params, x, *case.args, **kwargs) for x in (d, e, tree.add(d, e)))
+    scale = one.curvature.abs() + two.curvature.abs() + both.curvature.abs()
+    cross = (both.curvature - one.curvature - two.curvature) / 2
+    expected = torch.stack([torch.stack([one.curvature, cross]), torch.stack([cross, two.curvature])])
+    assert ((got.curvature - expected).abs() <= 1e-9 * scale).all(), (got.curvature, expected)
+    assert_close(got.curvature[0, 0], quadratic.curvature, 1e-9, scale)
+
+
+@every_case
+def test_gauss_newton_is_the_same_by_both_ways_on(name):
+    case, loss, *_ = captured(name)
+    try:
+        parted(case.loss, "gauss_newton")
+    except ValueError:
+        pytest.skip("the loss does not tell module and criterion apart")
+    try:
+        plain = quadratic_along(case.loss, curvature="gauss_newton")(case.params, case.direction, *case.args)
+    except REFUSED as error:
+        pytest.skip(f"refused plainly: {error}")
+    got = quadratic_along(loss, curvature="gauss_newton")(case.params, case.direction, *case.args)
+    tol = 1e-7 if name == "MLP, Hardsigmoid" else 1e-9  # whose kernel has its constants in float32
+    torch.testing.assert_close(got, plain, rtol=tol, atol=1e-12)
