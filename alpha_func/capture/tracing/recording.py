@@ -20,6 +20,7 @@ from torch import Tensor, fx
 
 from alpha_func import torch_private
 from alpha_func.calls import Args, Function, Kwargs
+from alpha_func.capture.time_limit import require_time
 from alpha_func.capture.tracing.before_recording import before_recording
 from alpha_func.capture.tracing.collector import at_rest
 from alpha_func.capture.tracing.otherwise import changes
@@ -192,6 +193,7 @@ class Recorder:
             except limit_reached:  # Dynamo drops none of its graphs
                 pass
             except Exception as error:  # Dynamo's, of whatever kind: the loss itself does not run
+                require_time()
                 raise CaptureError(not_recorded(error)) from error
             else:
                 raise CaptureError(f"{_SWITCHED_OFF}, or {EAGER}")
