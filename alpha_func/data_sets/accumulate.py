@@ -8,7 +8,7 @@ Hennig, Debiasing Mini-Batch Quadratics for Applications in Deep Learning (ICLR 
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -115,9 +115,7 @@ class Accumulated:
         self._loss, self._weigh, self._along, self._order = loss, weigh, along, order
         self._passed: Passed = set()
 
-    def __call__(
-        self, params: Tree, direction: Tree, batches: Iterable[object], *, progress: bool = False
-    ) -> Quadratic:
+    def __call__(self, params: Tree, direction: Tree, batches: Iterable[object], *, progress: bool = False) -> Any:
         """The quadratic of all batches; after Ctrl-C, of those that came before it, with a warning."""
         total = self.total(params, direction, batches, progress=progress)
         if not total.complete:
