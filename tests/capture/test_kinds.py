@@ -117,6 +117,7 @@ def test_a_composable_checkpoint_is_captured_as_the_module_that_it_wraps():
 
 
 @pytest.mark.filterwarnings("ignore:the second derivative of .* has never been verified")
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
 @pytest.mark.parametrize("layout", ["to_sparse_coo", "to_sparse_csr"])
 def test_a_sparse_adjacency_is_refused_and_right_uncaptured(layout):
     dense = torch.rand(6, 6, dtype=torch.float64).round()

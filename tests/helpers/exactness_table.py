@@ -8,10 +8,9 @@ A scheme is what a transform runs on a captured loss. Along a given direction: `
 
 import argparse
 import copy
-import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from alpha_func import Quadratic, capture, grad_and_quadratic, quadratic_along, 
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import ModuleLoss
 from tests.helpers.cases import MODULES, Case
-from tests.helpers.models import HUGGING_FACE, IN_PRIMITIVES, LOSSES, MODELS, hugging_face, with_loss
+from tests.helpers.models import IN_PRIMITIVES, LOSSES, MODELS, with_loss
 from tests.helpers.reference import assert_close, differences, double_backward, flat
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -34,15 +33,11 @@ PIECEWISE_LINEAR = {  # PyTorch has no double backward of them
 }
 
 
-def _without_hugging_face() -> Iterator[tuple[str, Callable[[], Case]]]:
-    yield from ((f"{name} (net)", make) for name, make in MODULES.items())
-    yield from MODELS.items()
-    yield from ((name, lambda name=name: with_loss(name)) for name in LOSSES if name not in REFUSED)
-
-
-CASES: dict[str, Callable[[], Case]] = dict(_without_hugging_face())
-if importlib.util.find_spec("transformers") is not None:
-    CASES.update((name, lambda name=name: hugging_face(name)) for name in HUGGING_FACE)
+CASES: dict[str, Callable[[], Case]] = {
+    **{f"{name} (net)": make for name, make in MODULES.items()},
+    **MODELS,
+    **{name: lambda name=name: with_loss(name) for name in LOSSES if name not in REFUSED},
+}
 
 
 class Truth(NamedTuple):
@@ -60,34 +55,25 @@ def case_of(name: str) -> Case:
 
 def truth_of(name: str, direction: Any) -> Truth:
     """By double backward of the uncaptured module where that is right, by extrapolated differences elsewhere."""
-    case, kwargs = called(case_of(name))
+    case = case_of(name)
     loss, params, d = case.loss, case.params, direction
     if name in IN_PRIMITIVES:
         loss, params, _, _ = IN_PRIMITIVES[name]()
         d = dict(zip(params, direction.values(), strict=True))
     with twice_differentiable():
-        gradient = torch.func.grad(loss)(params, *case.args, **kwargs)
+        gradient = torch.func.grad(loss)(params, *case.args)
         if name in PIECEWISE_LINEAR:
-            value = loss(params, *case.args, **kwargs)
-            along = (
-                differences(loss, params, d, *case.args, **kwargs) if flat(d).any() else (value, 0 * value, 0 * value)
-            )
+            value = loss(params, *case.args)
+            along = differences(loss, params, d, *case.args) if flat(d).any() else (value, 0 * value, 0 * value)
             quadratic = Quadratic(*along)
             return Truth(quadratic, 1e3 * (abs(quadratic.value) + abs(quadratic.curvature)), gradient)  # 1e-6
-        quadratic, norm = double_backward(loss, params, d, *case.args, **kwargs)
+        quadratic, norm = double_backward(loss, params, d, *case.args)
     return Truth(quadratic, flat(d).norm() * norm + abs(quadratic.value), gradient)
 
 
 @cache
 def truth_along_its_direction(name: str) -> Truth:
     return truth_of(name, case_of(name).direction)
-
-
-def called(case: Case) -> tuple[Case, dict[str, Any]]:
-    """A case whose batch is positional, and the keyword arguments of one whose batch is not."""
-    if case.args and isinstance(case.args[0], dict):
-        return case._replace(args=()), case.args[0]
-    return case, {}
 
 
 def cast(case: Case, dtype: torch.dtype) -> Case:
@@ -101,22 +87,22 @@ def cast(case: Case, dtype: torch.dtype) -> Case:
 
 
 @cache
-def captured(name: str, dtype: torch.dtype, backend: str) -> tuple[Any, Case, dict[str, Any]]:
-    case, kwargs = called(cast(case_of(name), dtype))
-    return capture(case.loss, backend=backend, strict=True), case, kwargs
+def captured(name: str, dtype: torch.dtype, backend: str) -> tuple[Any, Case]:
+    case = cast(case_of(name), dtype)
+    return capture(case.loss, backend=backend, strict=True), case
 
 
 def check(name: str, scheme: str, backend: str, dtype: torch.dtype) -> None:
     """Value, slope, curvature and gradient of one case, against float64 by PyTorch."""
-    loss, case, kwargs = captured(name, dtype, backend)
+    loss, case = captured(name, dtype, backend)
     tol = TOLERANCE[dtype]
     grads, along = None, case.direction
     if scheme == "taylor":
-        quadratic = quadratic_along(loss)(case.params, along, *case.args, **kwargs)
+        quadratic = quadratic_along(loss)(case.params, along, *case.args)
     elif scheme == "parts":
-        grads, _, quadratic = grad_and_quadratic(loss, lambda _: along)(case.params, *case.args, **kwargs)
+        grads, _, quadratic = grad_and_quadratic(loss, lambda _: along)(case.params, *case.args)
     else:
-        grads, along, quadratic = grad_and_quadratic(loss)(case.params, *case.args, **kwargs)
+        grads, along, quadratic = grad_and_quadratic(loss)(case.params, *case.args)
         assert torch.equal(flat(along), -flat(grads))
     if scheme == "descent":
         truth = truth_of(name, tree.map(lambda leaf: leaf.double(), along))

@@ -1,14 +1,12 @@
 """Real models as cases: what the first promise is shown on. Each is seeded; float64; a few hundred parameters."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from alpha_func import functional_loss, tree
 from tests.helpers.cases import Case, SelfAttention, Tied, _next_token, line, mlp, normed
 
 ACTIVATIONS = {
@@ -206,42 +204,3 @@ IN_PRIMITIVES: dict[str, Callable[[], Case]] = {
     "weight_norm": regression(WeightNormedInPrimitives, 3),
     "MLP, Hardsigmoid": regression(lambda: mlp([3, 4, 4, 2], HardsigmoidInPrimitives), 3),
 }
-
-
-def hugging_face(name: str) -> Case:
-    """A transformer of the ``transformers`` package, tiny, randomly initialised."""
-    import transformers as hf
-
-    torch.manual_seed(0)
-    common: dict[str, Any] = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2}
-    tokens = torch.randint(11, (2, 5))
-    if name == "GPT-2":
-        config = hf.GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2)
-        model, batch = hf.GPT2LMHeadModel(config), {"input_ids": tokens, "labels": tokens}
-    elif name == "Llama":
-        config = hf.LlamaConfig(vocab_size=11, intermediate_size=8, max_position_embeddings=8, **common)
-        model, batch = hf.LlamaForCausalLM(config), {"input_ids": tokens, "labels": tokens}
-    elif name == "BERT":
-        config = hf.BertConfig(vocab_size=11, intermediate_size=8, max_position_embeddings=8, **common)
-        model, batch = hf.BertForMaskedLM(config), {"input_ids": tokens, "labels": tokens}
-    else:
-        config = hf.ViTConfig(image_size=8, patch_size=4, num_channels=1, intermediate_size=8, num_labels=3, **common)
-        model = hf.ViTForImageClassification(config)
-        batch = {"pixel_values": torch.randn(2, 1, 8, 8).double(), "labels": torch.tensor([0, 2])}
-    _stay_in_float64(model)
-    loss, params = functional_loss(model.double())
-    direction = tree.randn_like(params, generator=torch.Generator().manual_seed(0))
-    return Case(loss, params, direction, (batch,))
-
-
-def _stay_in_float64(model: nn.Module) -> None:
-    """These models compute some parts in float32 whatever their dtype: the loss of logits, Llama's norm."""
-    if hasattr(model, "lm_head"):
-        model.loss_function = lambda logits, labels, **_: _next_token(logits[:, :-1], labels[:, 1:])
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child).__name__ == "LlamaRMSNorm":
-                setattr(module, name, nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon))
-
-
-HUGGING_FACE = ("GPT-2", "Llama", "BERT", "ViT")

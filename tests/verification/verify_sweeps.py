@@ -17,7 +17,7 @@ the worst sample:
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -71,15 +71,16 @@ def check(
     of its programs have rules."""
     generator = torch.Generator().manual_seed(seed)
     found = [sample for kind in kinds for sample in _samples(function, samples(), kind, generator)]
+    together = Together(found)
     said: list[str] = []
     verdicts = {}
     for sweep in SWEEPS:
         of_kind: Verdicts = dict.fromkeys((s.kind for s in found), "exact")
-        for sample, verdict, detail in _not_exact(found, _RUN[sweep]):
+        for sample, verdict, detail in _not_exact(together, _RUN[sweep]):
             of_kind[sample.kind] = worst([of_kind[sample.kind], verdict])
             said.append(f"{sweep}, {sample.kind}, {verdict}: {detail}"[:240])
         verdicts[sweep] = of_kind
-    return {**verdicts, "said": said[:6], "rules": _rules(found)}
+    return {**verdicts, "said": said[:6], "rules": sorted(_rules(together))}
 
 
 def worst(verdicts: Sequence[str]) -> str:
@@ -126,27 +127,60 @@ def _with_truth(kind: str, module: Operator, generator: torch.Generator) -> Samp
     return Sample(kind, module, direction, truth) if truth.smooth else None
 
 
-def _not_exact(samples: list[Sample], run: Run) -> Iterator[tuple[Sample, str, str]]:
+class Together:
+    """Samples as one loss, which is captured once for both sweeps."""
+
+    def __init__(self, samples: list[Sample]):
+        self.samples = samples
+        self.given = [(s.operator.fixed, s.operator.start, s.operator.curved) for s in samples]
+
+    @cached_property
+    def loss(self) -> tuple[Callable[..., Tensor], dict[str, Tensor]]:
+        """The loss and its parameters."""
+        return functional_loss(Sum([s.operator for s in self.samples]), seed=self.samples[0].operator.seed)
+
+    @cached_property
+    def strict(self) -> CapturedLoss:
+        """The captured loss, whose sweeps answer or raise."""
+        return af.capture(self.loss[0], **_STRICT)
+
+    def off(self, run: Run, captured: CapturedLoss) -> str:
+        """What is not the sum of the truths; "" where all is."""
+        params = self.loss[1]
+        direction = {f"operators.{i}.{name}": d for i, s in enumerate(self.samples) for name, d in s.direction.items()}
+        found = run(captured, params, {name: direction[name] for name in params}, self.given)
+        for part, scaled in (("slope", 1.0), ("curvature", 0.0)):
+            want = sum(getattr(s.truth, part) for s in self.samples)
+            scale = sum(s.truth.scale * float(1 / tree.norm(s.direction)) ** scaled for s in self.samples)
+            got = float(getattr(found, part))
+            if not abs(got - want) <= _TOLERANCE * scale:
+                return f"{part} {got:.9g} expected {want:.9g}"
+        return ""
+
+
+def _not_exact(together: Together, run: Run) -> Iterator[tuple[Sample, str, str]]:
     """Samples that are not exact, with verdict and what was said: all at once, then each half. A number that is wrong
     says enough of its kind; behind an error there may be worse."""
-    verdict, detail = _verdict(samples, run) if samples else ("exact", "")
+    samples = together.samples
+    verdict, detail = _verdict(together, run) if samples else ("exact", "")
     if verdict == "exact":
         return
     half = len(samples) // 2
     says_enough = verdict in ("wrong", "falls back") and samples[0].kind == samples[-1].kind
-    found = [] if says_enough else [*_not_exact(samples[:half], run), *_not_exact(samples[half:], run)] if half else []
+    halves = [] if says_enough or not half else [samples[:half], samples[half:]]
+    found = [sample for part in halves for sample in _not_exact(Together(part), run)]
     yield from found or [(samples[0], verdict, detail)]
 
 
-def _verdict(samples: list[Sample], run: Run) -> tuple[str, str]:
+def _verdict(together: Together, run: Run) -> tuple[str, str]:
     try:
-        off = _off(samples, run, _STRICT)
+        off = together.off(run, together.strict)
     except Exception as error:
         off = f"{type(error).__name__}: {error}"
     if not off:
         return "exact", ""
     try:
-        still_off = _off(samples, run, {})
+        still_off = together.off(run, af.capture(together.loss[0]))
     except CaptureError as error:
         return "refused", str(error)
     except Exception as error:
@@ -154,31 +188,15 @@ def _verdict(samples: list[Sample], run: Run) -> tuple[str, str]:
     return ("wrong", still_off) if still_off else ("falls back", off)
 
 
-def _rules(samples: list[Sample]) -> list[str]:
-    found = set()
-    for sample in {sample.kind: sample for sample in samples}.values():
-        with suppress(Exception):  # refused, which the verdict says
-            loss, params = functional_loss(sample.operator, seed=sample.operator.seed)
-            args = sample.operator.fixed, sample.operator.start, sample.operator.curved
-            nodes = af.capture(loss).program(params, *args).graph.graph.nodes
-            found |= {str(node.target) for node in nodes if node.target in RULES}
-    return sorted(found)
-
-
-def _off(samples: list[Sample], run: Run, options: dict[str, Any]) -> str:
-    """What is not the sum of the truths; "" where all is."""
-    loss, params = functional_loss(Sum([s.operator for s in samples]), seed=samples[0].operator.seed)
-    direction = {f"operators.{i}.{name}": d for i, s in enumerate(samples) for name, d in s.direction.items()}
-    direction = {name: direction[name] for name in params}
-    given = [(s.operator.fixed, s.operator.start, s.operator.curved) for s in samples]
-    found = run(af.capture(loss, **options), params, direction, given)
-    for part, scaled in (("slope", 1.0), ("curvature", 0.0)):
-        want = sum(getattr(s.truth, part) for s in samples)
-        scale = sum(s.truth.scale * float(1 / tree.norm(s.direction)) ** scaled for s in samples)
-        got = float(getattr(found, part))
-        if not abs(got - want) <= _TOLERANCE * scale:
-            return f"{part} {got:.9g} expected {want:.9g}"
-    return ""
+def _rules(together: Together) -> set[str]:
+    """The operators with rules in the program of all samples; where that is refused, in those of each kind."""
+    try:
+        nodes = together.strict.program(together.loss[1], together.given).graph.graph.nodes
+    except Exception:  # which the verdict says
+        kinds = {sample.kind: [sample] for sample in together.samples}
+        apart = kinds.values() if len(together.samples) > 1 else ()
+        return {name for samples in apart for name in _rules(Together(samples))}
+    return {str(node.target) for node in nodes if node.target in RULES}
 
 
 def _sweep(captured: CapturedLoss, params: Any, direction: Any, given: Any) -> af.Quadratic:

@@ -17,6 +17,7 @@ from torch.fx.node import map_aggregate
 from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.recorded import Recorded, Ref
 from alpha_func.capture.builder.values import Operator, Value
+from alpha_func.capture.time_limit import require_time
 from alpha_func.torch_private import (
     FakeTensor,
     FakeTensorMode,
@@ -104,6 +105,7 @@ class Builder:
         )
         if key is not None and key in self._known:
             return self._known[key]
+        require_time()
         val = self.fake_result(target, args, kwargs)
         node = self.graph.call_function(target, args, kwargs)
         node.meta["val"] = val

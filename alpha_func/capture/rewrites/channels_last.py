@@ -14,7 +14,7 @@ from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder, Law
 from alpha_func.capture.builder.operands import is_call
 from alpha_func.capture.builder.values import Operator, Value
-from alpha_func.capture.rewrites.table import CHANNELS_LAST
+from alpha_func.capture.rewrites.table import CHANNELS_LAST, IN_PRIMITIVES
 
 aten = torch.ops.aten
 
@@ -49,3 +49,9 @@ def derivatives_of_weights_are_contiguous(b: Builder, args: Args, kwargs: Kwargs
 
 for _target, _images in ((aten.convolution.default, 1), (aten.convolution_backward.default, 2)):
     CHANNELS_LAST.law(_target)(_convolved(_target, _images))
+
+
+@IN_PRIMITIVES.law(aten.clone.default)
+def clones_in_another_layout_are_their_operand(b: Builder, args: Args, kwargs: Kwargs) -> Value:
+    """clone(x) = x in any layout: vmap has no clone as channels last."""
+    return args[0] if kwargs.get("memory_format") in (torch.channels_last, torch.channels_last_3d) else None

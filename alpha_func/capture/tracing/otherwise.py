@@ -16,6 +16,7 @@ from torch import Tensor
 
 from alpha_func import torch_private, tree
 from alpha_func.calls import Args, Function, Kwargs
+from alpha_func.capture.time_limit import require_time
 from alpha_func.capture.tracing import reads
 from alpha_func.capture.tracing.reads import read_of
 
@@ -29,6 +30,7 @@ def changes(trust: Collection[Any]) -> list[tuple[Any, str, Function]]:
     from torch._dynamo.variables.torch import TorchInGraphFunctionVariable
 
     return [
+        (InstructionTranslatorBase, "step", _in_time),
         (InstructionTranslatorBase, "setup_or_before_with", _locks_are_entered),
         (InliningInstructionTranslator, "get_globals_source_and_value", _own_globals),
         (TensorVariable, "method_requires_grad_", _inputs_may_require_grad),
@@ -38,6 +40,16 @@ def changes(trust: Collection[Any]) -> list[tuple[Any, str, Function]]:
         (builder, "get_fake_value", _masks_are_counted),
         (AutogradFunctionVariable, "call_apply", partial(_trusted_are_their_forward, trust)),
     ]
+
+
+def _in_time(step: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Take the next instruction while there is time."""
+
+    def step_in_time(translator: Any) -> bool:
+        require_time()
+        return step(translator)
+
+    return step_in_time
 
 
 def _own_globals(of_module: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:

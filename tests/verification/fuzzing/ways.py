@@ -170,9 +170,13 @@ def _gradient_off(trial: Trial, grads: Any) -> Off:
 
 
 def _second(trial: Trial, quadratic: Callable[..., Any]) -> Off:
-    params = {name: _other(t) for name, t in trial.params.items()}
-    direction = {name: _other(t) + 0.3 for name, t in trial.direction.items()}
-    args = [_other(t) for t in trial.args]
+    """Of half of the programs with the strides of the first call, so that its scheme is proven away from its values;
+    of the others with other strides, for which another program is captured.
+    """
+    strided = rng(len(trial.program.source), "strides").random() < 0.5
+    params = {name: _other(t, strided) for name, t in trial.params.items()}
+    direction = {name: _other(t, strided) + 0.3 for name, t in trial.direction.items()}
+    args = [_other(t, strided) for t in trial.args]
     wanted = trial.reference.exactly(params, direction, args)
     if wanted is None or attempt(lambda: trial.loss(params, *args)) is None:
         return []  # the loss itself cannot take these values or strides
@@ -183,10 +187,13 @@ def _second(trial: Trial, quadratic: Callable[..., Any]) -> Off:
     return found
 
 
-def _other(tensor: Tensor) -> Tensor:
-    """Other values of the same signature, with other strides."""
+def _other(tensor: Tensor, strided: bool) -> Tensor:
+    """Other values of the same signature, with other strides or the same."""
     numbers = torch.arange(1.0, tensor.numel() + 1, dtype=torch.float64)
     values = (torch.sin(numbers * 1.7) * 0.8).to(tensor.dtype).reshape(tensor.shape)
+    if not strided:
+        own = values[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in tensor.stride())]
+        return torch.empty_strided(own.shape, tensor.stride(), dtype=own.dtype).copy_(own).expand(tensor.shape)
     if values.ndim < 2:
         return torch.stack([values, values], -1)[..., 0]
     reverse = tuple(range(values.ndim))[::-1]
