@@ -127,10 +127,11 @@ class Observer:
         compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         module, self._optimizers = setup.bare_module(module), setup.bare_optimizers(optimizer)
         of_shards = shards.ranks(module)
-        if of_shards and over_ranks is False:
+        if of_shards and (over_ranks is False or strategy is not None):
+            said = f"strategy={strategy!r}" if strategy is not None else "over_ranks=False"
             raise ValueError(
-                "over_ranks=False: the gradient of sharded parameters is that of the global batch, and so are records; "
-                "leave it out"
+                f"{said}: a step of sharded parameters is measured by a captured program, on the global batch of its "
+                "gradient; leave it out"
             )
         if of_shards and trust_radius:
             raise ValueError("trust_radius=True: of sharded parameters only the quadratic is measured; leave it out")

@@ -5,6 +5,7 @@ import torch
 
 from alpha_func import torch_private
 from alpha_func.capture.tracing.recording import Recorder
+from tests.helpers.fakes import fake_ranks
 
 aten = torch.ops.aten
 
@@ -12,6 +13,16 @@ aten = torch.ops.aten
 @pytest.mark.parametrize("name", torch_private.__all__)
 def test_a_private_name_is_there(name):
     assert getattr(torch_private, name) is not None
+
+
+def test_fully_shard_leaves_its_marks_and_its_policy():
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    with fake_ranks(2):
+        module = fully_shard(torch.nn.Linear(2, 2), mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+        assert vars(module).keys() >= torch_private.FSDP_MARKS
+        assert torch_private.fsdp_computes_in(module) is torch.bfloat16
+        assert torch_private.fsdp_computes_in(torch.nn.Linear(2, 2)) is None
 
 
 def test_schemas_say_what_is_written_and_what_may_share_memory():
