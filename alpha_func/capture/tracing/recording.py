@@ -22,6 +22,7 @@ from alpha_func import torch_private
 from alpha_func.calls import Args, Function, Kwargs
 from alpha_func.capture.time_limit import require_time
 from alpha_func.capture.tracing.before_recording import before_recording
+from alpha_func.capture.tracing.collector import at_rest
 from alpha_func.capture.tracing.otherwise import changes
 from alpha_func.capture.tracing.refusal import EAGER, not_recorded
 from alpha_func.errors import CaptureError
@@ -181,7 +182,8 @@ class Recorder:
         while True:
             frame = self._frame or self._new_frame()
             try:
-                frame(self._loss, *call)
+                with at_rest():
+                    frame(self._loss, *call)
             except _Found as found:
                 recording, inputs = found.args
                 if recording.holds():
