@@ -15,7 +15,7 @@ from alpha_func.capture.running.first_use import FirstUse
 from alpha_func.capture.running.schemes import Schemes
 from alpha_func.capture.sharded.engine import ByPlacement, Sharded, has_shards
 from alpha_func.capture.sharded.made import AT_USE, Gathering
-from alpha_func.capture.tracing.outside import is_outside, outside, plain, refuse_autocast, stand_in
+from alpha_func.capture.tracing.outside import is_outside, outside, plain, stand_in
 from alpha_func.capture.tracing.recording import MAX_RECORDINGS, Recorder, Recording
 from alpha_func.capture.tracing.refusal import refuse_autocast, tried
 from alpha_func.capture.trust import Trusted, names_of, require_right, require_trust

@@ -9,8 +9,9 @@ from torch import Tensor
 from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.program import Program, program_of, require_apart
-from alpha_func.capture.tracing.outside import outside, refuse_autocast
+from alpha_func.capture.tracing.outside import outside
 from alpha_func.capture.tracing.recording import Recorder
+from alpha_func.capture.tracing.refusal import refuse_autocast
 from alpha_func.losses.draws import ALONE
 from alpha_func.losses.kinds import refuse_kinds
 from alpha_func.losses.module_loss import ModuleLoss

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from alpha_func import torch_private
-from alpha_func.errors import CaptureError
 from alpha_func.torch_private import FakeTensor
 
 
@@ -18,15 +17,6 @@ def is_outside() -> bool:
         and not torch_private.dispatch_modes()
         and not torch.is_inference_mode_enabled()
     )
-
-
-def refuse_autocast() -> None:
-    """Refuse a call under autocast."""
-    if torch_private.any_autocast_enabled():
-        raise CaptureError(
-            "a captured loss is called under autocast, whose casts would be written into the program: "
-            "leave autocast for the call, and give parameters and batch the dtype to compute in"
-        )
 
 
 @contextmanager
