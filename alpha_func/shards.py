@@ -170,7 +170,7 @@ def attempt(collective: Callable[[], T]) -> T:
         raise DistributedError(
             f"rank {dist.get_rank()} waited for the others, and one did not come: it failed or hangs, as its own "
             "output may say, or it took fewer batches of a loss that itself communicates (lockstep=True says so); the "
-            f"process group cannot be used again ({str(error).splitlines()[0]})"
+            f"process group cannot be used again ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         ) from error
 
 

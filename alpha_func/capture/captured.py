@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alpha_func import torch_private, tree
+from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.program import LossCall, Program, program_of, raise_its_own_error, require_apart
 from alpha_func.capture.running.engine import Captured
@@ -17,7 +17,7 @@ from alpha_func.capture.sharded.engine import ByPlacement, Sharded, has_shards
 from alpha_func.capture.sharded.made import AT_USE, Gathering
 from alpha_func.capture.tracing.outside import is_outside, outside, plain, stand_in
 from alpha_func.capture.tracing.recording import MAX_RECORDINGS, Recorder, Recording
-from alpha_func.capture.tracing.refusal import tried
+from alpha_func.capture.tracing.refusal import refuse_autocast, tried
 from alpha_func.capture.trust import Trusted, names_of, require_right, require_trust
 from alpha_func.errors import CaptureError, StrategyError, warn
 from alpha_func.losses.draws import ALONE
@@ -114,7 +114,7 @@ class CapturedLoss(LossOfLoss):
 
     def lookup(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Program, list[Tensor]]:
         """The program for these arguments and its inputs: parameters, state now, tensor arguments."""
-        _refuse_autocast()
+        refuse_autocast()
         flat = type(params) is dict and is_outside()
         if flat:
             names, tensors = [*params, len(args), *kwargs], [*params.values(), *args, *kwargs.values()]
@@ -202,7 +202,7 @@ class FrozenLoss(CapturedLoss):
 
     def lookup(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Program, list[Tensor]]:
         """The program for such arguments and its inputs: parameters, state as it was found, tensor arguments."""
-        _refuse_autocast()
+        refuse_autocast()
         flat = type(params) is dict
         if flat:
             names, given = [*params, len(args), *kwargs], [*params.values(), *args, *kwargs.values()]
@@ -277,14 +277,6 @@ def capture(
         raise ValueError(f"backend {backend!r} is unknown: choose from {', '.join(BACKENDS)}")
     trusted = require_trust(trust)
     return CapturedLoss(loss, backend=backend, strict=strict, unverified=unverified, gathering=gathering, trust=trusted)
-
-
-def _refuse_autocast() -> None:
-    if torch_private.any_autocast_enabled():
-        raise CaptureError(
-            "a captured loss is called under autocast, whose casts would be written into the program: "
-            "leave autocast for the call, and give parameters and batch the dtype to compute in"
-        )
 
 
 def _refuse_kinds(leaves: list[Any], args: Args, kwargs: Kwargs) -> None:

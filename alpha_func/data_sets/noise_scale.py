@@ -85,7 +85,8 @@ class NoiseScale(NamedTuple):
 
     def _estimate(self, function: Callable[[Tensor], Tensor]) -> Estimate:
         n, each = len(self.without), function(self.without)
-        variance = (n - 1) / n * (each - each.mean()).square().sum()
+        centred = each - each[0]  # first: pieces that are all there is differ by nothing, and so does their rounding
+        variance = (n - 1) / n * (centred - centred.mean()).square().sum()
         return Estimate(float(function(self.moments)), float(variance.sqrt()))
 
     def __str__(self) -> str:

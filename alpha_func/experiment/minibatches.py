@@ -11,7 +11,7 @@ from alpha_func.experiment.data import Data
 from alpha_func.experiment.settings import Experiment
 
 
-class Batch(NamedTuple):
+class Minibatch(NamedTuple):
     """Where a mini-batch stands in the run, its samples, and the next mini-batch of its epoch, or the first.
 
     ``rng`` is the state of the shuffling generator from which its epoch's order was drawn.
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     rng: Tensor
 
 
-def batches(experiment: Experiment, data: Data, after: int = -1, rng: Tensor | None = None) -> Iterator[Batch]:
+def batches(experiment: Experiment, data: Data, after: int = -1, rng: Tensor | None = None) -> Iterator[Minibatch]:
     """The mini-batches of a run: in order, or shuffled anew every epoch from the seed.
 
     They are those after the step ``after``, with the ``rng`` of that step's batch.
@@ -50,7 +50,7 @@ def batches(experiment: Experiment, data: Data, after: int = -1, rng: Tensor | N
         for batch, (x, y) in enumerate(pieces):
             step = epoch * per_epoch + batch
             if step > after:
-                yield Batch(epoch, batch, step, x, y, pieces[(batch + 1) % per_epoch], drawn_from)
+                yield Minibatch(epoch, batch, step, x, y, pieces[(batch + 1) % per_epoch], drawn_from)
 
 
 def steps_of(experiment: Experiment, data: Data) -> int:

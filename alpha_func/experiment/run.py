@@ -18,7 +18,7 @@ from alpha_func.experiment import lines, other_samples
 from alpha_func.experiment.data import Data, load
 from alpha_func.experiment.folder import CONFIGURATION, LINES, STATE, STEPS, new_run, old_run, written_whole
 from alpha_func.experiment.interrupts import Interrupts
-from alpha_func.experiment.minibatches import Batch, batches, steps_of
+from alpha_func.experiment.minibatches import Minibatch, batches, steps_of
 from alpha_func.experiment.optimizers import InputError
 from alpha_func.experiment.record_files import read_records
 from alpha_func.experiment.settings import Experiment, check_memory, network
@@ -168,7 +168,7 @@ def _go_on(prepared: _Prepared, folder: Path, state: Mapping[str, Any], show: Sh
 
 
 def _timed(
-    training: Training, batch: Batch, seconds: dict[str, list[float]], experiment: Experiment
+    training: Training, batch: Minibatch, seconds: dict[str, list[float]], experiment: Experiment
 ) -> Observation | None:
     started = time.thread_time()  # of the processor: a busy machine does not count
     observation = training.step(batch)
@@ -207,7 +207,7 @@ class _Files:
             if line is not None:
                 self._lines.write(lines.as_json(line))
 
-    def at(self, batch: Batch, trainings: Sequence[Training]) -> None:
+    def at(self, batch: Minibatch, trainings: Sequence[Training]) -> None:
         """All is written of this batch; now and then keep where that is."""
         self._state = {
             "step": batch.step,

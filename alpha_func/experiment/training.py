@@ -13,7 +13,7 @@ from alpha_func import tree
 from alpha_func.capture import capture
 from alpha_func.experiment.beyond import Beyond
 from alpha_func.experiment.data import Data
-from alpha_func.experiment.minibatches import Batch, batches, steps_of
+from alpha_func.experiment.minibatches import Minibatch, batches, steps_of
 from alpha_func.experiment.optimizers import Algorithm
 from alpha_func.experiment.other_samples import OtherSamples
 from alpha_func.experiment.rate import Rate
@@ -95,7 +95,7 @@ class Training:
         self._params, self._stepper.state, self._rate.state = state["params"], state["optimizer"], state["rate"]
         self._beyond.last = state.get("last")
 
-    def step(self, batch: Batch) -> Observation | None:
+    def step(self, batch: Minibatch) -> Observation | None:
         """Take the step of a batch; None where it is not recorded."""
         x, y, algorithm = batch.inputs, batch.targets, self.algorithm
         observed = batch.step % self._experiment.every == 0
@@ -163,7 +163,7 @@ def _stepper(
 
 
 def _record(
-    batch: Batch, algorithm: Algorithm, measured: Measured, others: dict[str, float], lr: float, loss_after: Tensor
+    batch: Minibatch, algorithm: Algorithm, measured: Measured, others: dict[str, float], lr: float, loss_after: Tensor
 ) -> StepRecord:
     leaves = norms(measured.direction.values())
     numbers = torch.stack([*measured.quadratic, measured.slope, loss_after, *leaves])

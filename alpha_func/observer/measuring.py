@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
+from alpha_func.capture.time_limit import within
 from alpha_func.errors import CaptureError, ImpureLossError, StrategyError
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, Watched, functional_loss
@@ -57,6 +58,7 @@ class Meter:
         criterion, loss_of: as for ``functional_loss``.
         strategy: as for ``quadratic_along``; None captures the loss, and falls back to double backward where it cannot.
         backend: of ``capture``.
+        capture_within: the seconds that a capture may take; past them the loss is measured by double backward.
         third: whether a captured loss gives its third derivative too.
     """
 
@@ -68,11 +70,12 @@ class Meter:
         *,
         strategy: StrategyLike | None = None,
         backend: str = "eager",
+        capture_within: float | None = None,
         third: bool = False,
     ):
         self.third = third
         self._modules = [module, *([criterion] if isinstance(criterion, nn.Module) else [])]
-        self._strategy, self._backend = strategy, backend
+        self._strategy, self._backend, self._capture_within = strategy, backend, capture_within
         self._loss: ModuleLoss = functional_loss(module, criterion, loss_of=loss_of)[0]
         self._transforms: dict[tuple[str, ...], tuple[CapturedLoss | None, Callable[..., Quadratic | Taylor]]] = {}
         self._measured = 0
@@ -88,7 +91,7 @@ class Meter:
         self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch, *, end: dict[str, Tensor] | None = None
     ) -> Part:
         """The quadratic along d at θ, and the loss at ``end`` = θ + d if that is given."""
-        with _patient(self._measured == 0):
+        with _patient(self._measured == 0), within(self._capture_within if self.by_program else None):
             quadratic = self._quadratic(theta, d, batch)
         self._measured += 1
         numbers = [*quadratic[:3]]
@@ -102,6 +105,10 @@ class Meter:
         found = torch.stack([number.detach().double() for number in numbers]).tolist()  # the device is waited for once
         value, slope, curvature, third, *after = found
         return Part(value, slope, curvature, after[0] if after else math.nan, third)
+
+    def all_are(self, ready: Callable[[], bool]) -> bool:
+        """Whether whoever measures a step together is ready to; what this process lacks is raised, the others told."""
+        return ready()
 
     def gradient(self, theta: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The gradient at θ of the loss itself, by no program."""
@@ -234,7 +241,7 @@ def _patient(first: bool) -> Iterator[None]:
         logger.warning,
         [
             "the first measured step captures the loss as a program, which has taken %g seconds so far: later steps "
-            "use it; strategy='reverse_over_reverse' measures without one",
+            "use it; strategy='reverse_over_reverse' measures without one, and capture_within= bounds it",
             PATIENCE,
         ],
     )

@@ -16,18 +16,20 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from alpha_func.errors import CaptureError, ObserverError, StrategyError
+from alpha_func.errors import ObserverError
 from alpha_func.observer import setup, shards
 from alpha_func.observer.batches import Batch, handed_over
-from alpha_func.observer.forwards import Watch, versions
+from alpha_func.observer.failures import Failures
+from alpha_func.observer.forwards import Watch
 from alpha_func.observer.measuring import Meter
 from alpha_func.observer.pending import Pending
 from alpha_func.observer.ranks import MeterOverRanks, ranks
 from alpha_func.observer.record import StepRecord
-from alpha_func.observer.recording import Recorder, Taken
+from alpha_func.observer.recording import Recorder
 from alpha_func.observer.shards import MeterOfShards
-from alpha_func.observer.snapshot import Snapshot, gradients, snapshot, trained
+from alpha_func.observer.snapshot import gradients, trained
 from alpha_func.observer.steps import Steps
+from alpha_func.observer.underway import Underway
 from alpha_func.transforms.strategies import StrategyLike
 
 logger = logging.getLogger("alpha_func")
@@ -51,14 +53,13 @@ class Observer:
     buffers, attributes and mode. Parameters, buffers, gradients, optimizer state and random generators stay bit for bit
     what they are without it, and the model is copied, saved, scripted and compiled as without it.
 
-    Every record says whether the loss that was measured is the loss that was trained: dᵀg of the gradient that the
-    optimizer was given is the slope of the latter. Where the two differ beyond rounding, ``agrees`` is False, and the
-    log (``logging``, "alpha_func") says once what was seen to differ. Several batches of one step are weighted as the
-    loop weights them. docs/my_loop.md says what can differ, and what to do.
+    A record says whether the loss that was measured is the loss that was trained, by the slope dᵀg of the gradient that
+    the optimizer was given. Where the two differ beyond rounding, ``agrees`` is False, and the log (``logging``,
+    "alpha_func") says once what was seen to differ. Several batches of one step are weighted as the loop weights them.
+    docs/my_loop.md says what can differ, and what to do.
 
-    The first step is where a set-up shows its mistakes: what you can mend is raised by ``optimizer.step()``. Nothing
-    else ever is: an error is logged, the step has no record, and training goes on. A loss that is not finite is
-    recorded as it is; a step that a GradScaler skips has no record.
+    At the first step, what you can mend is raised by ``optimizer.step()``. Nothing else ever is: an error is logged,
+    the step has no record, and training goes on. A step that a GradScaler skips has no record.
 
     Args:
         module: the model as it is called in the loop; of a compiled or DistributedDataParallel one the inner is taken.
@@ -81,6 +82,7 @@ class Observer:
         strategy: as for ``quadratic_along``. Left out, the loss is captured, and where it cannot be, double backward
             measures it and the log says why.
         backend: of ``capture``.
+        capture_within: how many seconds a capture may take, past which double backward measures; None: as it takes.
         start: the number of the first step, where a loop goes on.
 
     Raises:
@@ -118,16 +120,18 @@ class Observer:
         over_ranks: bool | None = None,
         strategy: StrategyLike | None = None,
         backend: str = "eager",
+        capture_within: float | None = None,
         start: int = 0,
     ):
         wrapped = getattr(module, "_orig_mod", module)
         compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         module, self._optimizers = setup.bare_module(module), setup.bare_optimizers(optimizer)
         of_shards = shards.ranks(module)
-        if of_shards and over_ranks is False:
+        if of_shards and (over_ranks is False or strategy is not None):
+            said = f"strategy={strategy!r}" if strategy is not None else "over_ranks=False"
             raise ValueError(
-                "over_ranks=False: the gradient of sharded parameters is that of the global batch, and so are records; "
-                "leave it out"
+                f"{said}: a step of sharded parameters is measured by a captured program, on the global batch of its "
+                "gradient; leave it out"
             )
         if of_shards and trust_radius:
             raise ValueError("trust_radius=True: of sharded parameters only the quadratic is measured; leave it out")
@@ -142,18 +146,26 @@ class Observer:
         self._measure_on = measure_on
         self._ranks = of_shards or (ranks() if over_ranks else 1)
         kind = MeterOfShards if of_shards else MeterOverRanks if self._ranks > 1 else Meter
-        meter = kind(module, criterion, loss_of, strategy=strategy, backend=backend, third=trust_radius)
-        self._recorder = Recorder(self._optimizers, meter, after=loss_after)
+        setup.check_seconds(capture_within)
+        self._meter = kind(
+            module,
+            criterion,
+            loss_of,
+            strategy=strategy,
+            backend=backend,
+            capture_within=capture_within,
+            third=trust_radius,
+        )
+        self._recorder = Recorder(self._optimizers, self._meter, after=loss_after)
         self.step, self.last = start, None
-        self._start = start
-        self._said: set[Any] = set()
+        self._failures = Failures(start, together=self._ranks > 1)
         self._due: tuple[int, bool] = (-1, False)
         others = [criterion] if isinstance(criterion, nn.Module) else []
         self._watch = Watch(module, others=others, on_call=self._forward_begins)
         self._pending = Pending(self._watch, self._gradients)
         self._watches = measure_on is None and not compiled  # compiled code draws masks of its own
+        self._underway = Underway(module, self._optimizers, self._pending)
         self._steps = Steps(self._optimizers, self)
-        self._evaluated = False
         self._forget()
 
     last: StepRecord | None
@@ -181,18 +193,14 @@ class Observer:
         Raises:
             TypeError: other than two arguments come with a criterion.
         """
-        if self._criterion is not None and (len(args) != 2 or kwargs):
-            raise TypeError(
-                f"batch takes (inputs, targets), as criterion(module(inputs), targets), got {len(args)} arguments"
-                f"{f' and keywords {sorted(kwargs)}' if kwargs else ''}; for another loss give Observer "
-                "loss_of=lambda model, *batch: ..."
-            )
-        if self._measure_on is not None or not self._to_be_measured() or self._evaluated:
+        if self._criterion is not None:
+            setup.check_supervised(args, kwargs)
+        if self._measure_on is not None or not self._to_be_measured() or self._underway.evaluated:
             return
         try:
             self._pending.add(handed_over(args, kwargs, loss))
         except Exception as error:
-            self._failed(error)
+            self._failures.before_measuring(self.step, error)
 
     def forward_begins(self) -> None:
         """The loss of the next ``batch`` is about to be computed: its masks are drawn, its buffers read from here on.
@@ -211,7 +219,7 @@ class Observer:
         for log in logs:
             close = getattr(log, "close", None)
             if callable(close):
-                self._guarded(log, close)
+                self._failures.guarded(log, close)
 
     def __enter__(self) -> Self:
         """Itself; it observes already."""
@@ -229,17 +237,15 @@ class Observer:
             try:
                 self._due = self.step, bool(self._is_due(self.step))
             except Exception as error:
-                self._due = self.step, False
-                self._failed(error)
+                self._due = self.step, self._ranks > 1
+                self._failures.before_measuring(self.step, error)
         return self._due[1]
 
     def _forget(self) -> None:
         """Wait for the next step."""
         self._pending.forget()
         self._watch.disarm()
-        self._before: Snapshot | None = None
-        self._grads: dict[str, Tensor] | None = None
-        self._weights_moved = self._evaluated = False
+        self._underway.forget()
         if self._to_be_measured():
             self._pending.begin()
             if self._watches:
@@ -249,7 +255,7 @@ class Observer:
         return gradients(trained(self._module, self._optimizers)).values()
 
     def _forward_begins(self) -> None:
-        if not self._evaluated:
+        if not self._underway.evaluated:
             self._pending.drop_abandoned()
 
     def step_begins(self) -> None:
@@ -258,63 +264,55 @@ class Observer:
             return
         begun = time.perf_counter()
         try:
-            setup.check_parameters(self._module, self._optimizers)  # a group may have been added
-            self._params = trained(self._module, self._optimizers)
-            self._before = snapshot(self._params, self._optimizers)
-            self._weights_moved = self._pending.written_since(versions(self._module))
+            self._underway.begin()
         except Exception as error:
-            self._failed(error)
+            self._failures.before_measuring(self.step, error)
         self._seconds = time.perf_counter() - begun
 
     def closure_evaluated(self, loss: object) -> None:
-        """Keep the gradient at θ: the optimizer may evaluate the closure elsewhere."""
-        if self._before is None:
+        """Keep the gradient at θ."""
+        if self._underway.before is None:
             return
         try:
-            self._grads = {name: grad.clone() for name, grad in gradients(self._params).items()}
-            self._pending.assign()
-            batches = self._pending.batches
-            if len(batches) == 1 and batches[0].loss is None and isinstance(loss, Tensor | float):
-                batches[0] = batches[0]._replace(loss=loss.detach() if isinstance(loss, Tensor) else loss)
-            self._weights_moved = self._pending.written_since(versions(self._module))
-            self._evaluated = True
+            self._underway.closure_evaluated(loss)
         except Exception as error:
-            self._before = None
-            self._failed(error)
+            self._underway.forget()
+            self._failures.before_measuring(self.step, error)
 
     def optimizer_stepped(self, optimizer: Optimizer) -> None:
-        """Keep the gradient that it was given, before the loop lets go of it."""
-        if self._before is not None and not self._evaluated:
-            self._grads = {**(self._grads or {}), **gradients(trained(self._module, [optimizer]))}
+        """Keep the gradient that it was given."""
+        self._underway.stepped(optimizer)
 
     def step_ended(self, why_not: str | None) -> None:
         """Measure."""
+        batches: list[Batch] = []
+
+        def ready() -> bool:
+            self._failures.raise_held()
+            if self._underway.before is None or why_not is not None:
+                return False
+            batches.extend(self._batches_of_step())
+            return True
+
         try:
-            if self._before is not None and why_not is None:
-                self._measure(self._before)
-            elif self._before is not None:
-                logger.info("step %d has no record: %s", self.step, why_not)
+            if self._to_be_measured() and self._meter.all_are(ready):
+                self._measure(batches)
+            elif self._underway.before is not None:
+                logger.info("step %d has no record: %s", self.step, why_not or "another rank did not take it")
         except Exception as error:
-            self._failed(error)
+            self._failures.happened(self.step, error)
         finally:
             self.step += 1
             self._forget()
 
-    def _measure(self, before: Snapshot) -> None:
+    def _measure(self, batches: list[Batch]) -> None:
         begun = time.perf_counter()
-        batches = self._batches_of_step()
-        calls, autocast = self._watch.calls, self._watch.autocast
-        self._watch.disarm()
-        own = self._measure_on is None
-        record = self._recorder.record(
-            Taken(
-                self.step, before, self._params, self._grads or {}, batches, own, calls, self._weights_moved, autocast
-            )
-        )
+        taken = self._underway.taken(self.step, batches, self._watch, own=self._measure_on is None)
+        record = self._recorder.record(taken)
         seconds = self._seconds + time.perf_counter() - begun
         self.last = record._replace(more={**record.more, "seconds": seconds, "ranks": self._ranks})
         for log in self._logs:
-            self._guarded(log, log, self.last)
+            self._failures.guarded(log, log, self.last)
 
     def _batches_of_step(self) -> list[Batch]:
         if self._measure_on is not None:
@@ -327,23 +325,3 @@ class Observer:
             )
         self._pending.assign()
         return list(self._pending.batches)
-
-    def _failed(self, error: Exception) -> None:
-        """Raise at the first step, while nothing is lost, what can be mended; say the rest, each kind once."""
-        mendable = isinstance(error, ObserverError | StrategyError | CaptureError | ValueError)
-        if self.step == self._start and mendable:
-            raise error
-        if type(error) not in self._said:
-            self._said.add(type(error))
-            logger.warning(
-                "step %d was not measured, and training goes on: %s: %s", self.step, type(error).__name__, error
-            )
-
-    def _guarded(self, log: object, call: Callable[..., object], *args: object) -> None:
-        try:
-            call(*args)
-        except Exception as error:
-            if id(log) not in self._said:
-                self._said.add(id(log))
-                name = getattr(log, "__qualname__", type(log).__qualname__)
-                logger.warning("logger %s failed, and training goes on: %s: %s", name, type(error).__name__, error)

@@ -44,6 +44,10 @@ class MeterOverRanks(Meter):
             third = exchange("its third derivative", lambda: [found[0].third])[:, 0].mean().item()
         return Part(value, slope, curvature, after, third)
 
+    def all_are(self, ready: Callable[[], bool]) -> bool:
+        """Whether every rank is; none waits for one that has failed before."""
+        return bool(exchange("the end of a step", lambda: [float(ready())])[:, 0].all())
+
     def gradient(self, theta: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The mean of the ranks' gradients."""
         found = _when_all_have("the gradient of a batch", partial(super().gradient, theta, batch))
@@ -53,7 +57,7 @@ class MeterOverRanks(Meter):
 
     def told(self, batches: Sequence[Batch]) -> list[float]:
         """The mean of what the ranks say that their losses were."""
-        found = _when_all_have("the end of the step", partial(super().told, batches))
+        found = _when_all_have("the losses of the step", partial(super().told, batches))
         device = next(self._modules[0].parameters()).device if dist.get_backend() == "nccl" else None
         return _mean(torch.tensor(found, dtype=torch.float64, device=device)).tolist()
 

@@ -100,6 +100,22 @@ targets)
         ) from None
 
 
+def check_supervised(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Refuse a batch that is not the (inputs, targets) of a criterion."""
+    if len(args) != 2 or kwargs:
+        raise TypeError(
+            f"batch takes (inputs, targets), as criterion(module(inputs), targets), got {len(args)} arguments"
+            f"{f' and keywords {sorted(kwargs)}' if kwargs else ''}; for another loss give Observer "
+            "loss_of=lambda model, *batch: ..."
+        )
+
+
+def check_seconds(seconds: Any) -> None:
+    """Refuse what is no time."""
+    if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
+        raise ValueError(f"capture_within must be a positive number of seconds, or None, got {seconds!r}")
+
+
 def schedule(every: Any) -> Callable[[int], bool]:
     """``every`` as a function of the step.
 

@@ -7,13 +7,15 @@ and along a random direction, it was clipped or scaled.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from alpha_func import tree
 from alpha_func.capture.sharded.agreement import Agreement
+from alpha_func.data_sets.ranks import exchange
 from alpha_func.errors import CaptureError
 from alpha_func.losses.sharding import is_spread
 from alpha_func.observer.batches import Batch
@@ -32,6 +34,12 @@ class MeterOfShards(Meter):
         """The mean of the ranks' quadratics."""
         own = super().part(theta, d, batch, end=end)
         return Part(*Agreement.of(theta.values()).mean(own))
+
+    def all_are(self, ready: Callable[[], bool]) -> bool:
+        """Whether every rank of the process group is, where the mesh has them all."""
+        if ranks(self._modules[0]) != dist.get_world_size():
+            return ready()
+        return bool(exchange("the end of a step", lambda: [float(ready())])[:, 0].all())
 
     def told(self, batches: Sequence[Batch]) -> list[float]:
         """The mean of what the ranks say that their losses were."""

@@ -175,6 +175,7 @@ def tell(found):
 def draw(found, path):
     """A panel for each problem: the sweep, the best rate, and the suggestions with their intervals."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     models = list(dict.fromkeys(model for model, _ in found))
     figure, axes = plt.subplots(len(models), 3, figsize=(10, 2.4 * len(models)), squeeze=False, layout="constrained")
@@ -190,11 +191,14 @@ def draw(found, path):
                 label = "suggested, with its interval" if k == 0 else None
                 axis.axvline(rate, color="tab:red", lw=1, label=label)
                 axis.axvspan(max(low, rate / 100), min(high, rate * 100), color="tab:red", alpha=0.08, lw=0)
-        axis.set_title(f"{model}, {optimizer}", fontsize=9)
-        axis.tick_params(labelsize=7)
+        bounded = all(math.isfinite(high) for _, _, high in suggested)
+        axis.set_title(f"{model}, {optimizer}" + ": no bounded interval" * (not bounded), fontsize=9)
+        axis.set_xlim(min(losses) / 1.5, max(losses) * 1.5)
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.tick_params(which="both", labelsize=7)
     for axis in axes[-1]:
         axis.set_xlabel("learning rate", fontsize=8)
-    axes[0][0].legend(fontsize=7, loc="best")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=110)
 
 

@@ -52,8 +52,13 @@ def params_of(rank):
     return {name: some if rank == ODD else params for name, some in odd.items()}
 
 
-def observed(rank, *, fewer=False, own_steps=False):
-    """What an Observer over ranks says where they hand over unequally many batches or take steps of their own."""
+class Uncopied(dict):
+    def __copy__(self):
+        raise OSError("no copy")
+
+
+def observed(rank, *, fewer=False, own_steps=False, none=False, uncopied=False):
+    """What an Observer over ranks says where they hand over other batches, or none, or take steps of their own."""
     said = logging.handlers.QueueHandler(queue.SimpleQueue())
     logging.getLogger("alpha_func").addHandler(said)
     torch.manual_seed(0)
@@ -64,11 +69,14 @@ def observed(rank, *, fewer=False, own_steps=False):
     for _ in range(1 if fewer and rank == ODD else 2):
         x, y = torch.randn(8, 3), torch.randn(8, 2)
         (nn.functional.mse_loss(net(x), y) / 2).backward()
-        observer.batch(x, y)
+        if not (none and rank == ODD):
+            observer.batch(Uncopied() if uncopied and rank == ODD else x, y)
     for p in net.parameters() if fewer else ():
         p.grad = torch.ones_like(p)
-    optimizer.step()
-    logging.getLogger("alpha_func").removeHandler(said)
+    try:
+        optimizer.step()
+    finally:
+        logging.getLogger("alpha_func").removeHandler(said)
     return observer.last or said.queue.get_nowait().getMessage()
 
 
@@ -117,6 +125,8 @@ def disagreements(rank, ranks):
         "fewer: quadratic": lambda: quadratic(some=fewer, lockstep=True),
         "fewer: gradient": lambda: gradient(some=fewer, lockstep=True),
         "observer: fewer batches": lambda: observed(rank, fewer=True),
+        "observer: no batch": lambda: observed(rank, none=True),
+        "observer: failed before": lambda: observed(rank, uncopied=True),
         "observer: own steps": lambda: observed(rank, own_steps=True),
         "no data": lambda: all_reduce(None, 0.0),
         "one sum": lambda: all_reduce(one, None if odd else 1.0),

@@ -26,7 +26,7 @@ def start(name, ranks, *, timeout=60.0, limit=1000.0):
     """
     context = multiprocessing.get_context("forkserver")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    context.set_forkserver_preload([__name__, "tests.helpers.placements"])
+    context.set_forkserver_preload([__name__, "tests.helpers.sharded_ranks"])
     with tempfile.TemporaryDirectory() as folder:
         begin = time.monotonic()
         rest = (ranks, f"{folder}/store", timeout, folder)

@@ -480,7 +480,7 @@ def test_what_is_measured_is_what_was_trained(name, caplog):
         assert record.step == i
         got = (record.loss, record.slope, record.curvature)
         scale = max(abs(expected[1]), abs(expected[2]), 1e-12)
-        assert got == pytest.approx(expected, rel=2e-5, abs=2e-6 * scale), f"step {i}"
+        assert got == pytest.approx(expected, rel=1e-6, abs=1e-6 * scale), f"step {i}"
         assert record.agrees, f"step {i}"
         assert record.gradient_factor == pytest.approx(1, abs=1e-3)
 

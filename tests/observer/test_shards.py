@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.helpers import placements
+from tests.helpers import sharded_ranks
 from tests.helpers.ranks import start
 
 NUMBERS = ("loss", "slope", "curvature", "loss_after", "gain_ratio", "step_norm", "cosine", "weight_decay_share")
@@ -10,7 +10,7 @@ NUMBERS = ("loss", "slope", "curvature", "loss_after", "gain_ratio", "step_norm"
 
 @pytest.fixture(scope="module")
 def found():
-    results = start(placements.observed, 2)
+    results = start(sharded_ranks.observed, 2)
     for status, printed, error in results:
         assert status == 0, error
         assert printed == results[0][1]

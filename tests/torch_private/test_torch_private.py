@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from alpha_func import torch_private
+from alpha_func.capture.tracing import otherwise
 from alpha_func.capture.tracing.recording import Recorder
+from tests.helpers.fakes import fake_ranks
 
 aten = torch.ops.aten
 
@@ -12,6 +14,16 @@ aten = torch.ops.aten
 @pytest.mark.parametrize("name", torch_private.__all__)
 def test_a_private_name_is_there(name):
     assert getattr(torch_private, name) is not None
+
+
+def test_fully_shard_leaves_its_marks_and_its_policy():
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    with fake_ranks(2):
+        module = fully_shard(torch.nn.Linear(2, 2), mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+        assert vars(module).keys() >= torch_private.FSDP_MARKS
+        assert torch_private.fsdp_computes_in(module) is torch.bfloat16
+        assert torch_private.fsdp_computes_in(torch.nn.Linear(2, 2)) is None
 
 
 def test_schemas_say_what_is_written_and_what_may_share_memory():
@@ -92,3 +104,8 @@ def test_without_guards_to_ask_the_compiled_frame_is_called(monkeypatch):
     scale[0] = 2.0
     assert recording() is not first
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize(("where", "name", "ours"), otherwise._CHANGES)
+def test_a_method_of_dynamo_is_there(where, name, ours):
+    assert callable(getattr(torch_private.of_dynamo(where), name))

@@ -20,7 +20,9 @@ from torch import Tensor, fx
 
 from alpha_func import torch_private
 from alpha_func.calls import Args, Function, Kwargs
-from alpha_func.capture.tracing.before_recording import before_recording
+from alpha_func.capture.time_limit import require_time
+from alpha_func.capture.tracing.before_recording import BEFORE_RECORDING
+from alpha_func.capture.tracing.collector import at_rest
 from alpha_func.capture.tracing.otherwise import changes
 from alpha_func.capture.tracing.refusal import EAGER, not_recorded
 from alpha_func.errors import CaptureError
@@ -180,7 +182,8 @@ class Recorder:
         while True:
             frame = self._frame or self._new_frame()
             try:
-                frame(self._loss, *call)
+                with at_rest():
+                    frame(self._loss, *call)
             except _Found as found:
                 recording, inputs = found.args
                 if recording.holds():
@@ -190,13 +193,14 @@ class Recorder:
             except limit_reached:  # Dynamo drops none of its graphs
                 pass
             except Exception as error:  # Dynamo's, of whatever kind: the loss itself does not run
+                require_time()
                 raise CaptureError(not_recorded(error)) from error
             else:
                 raise CaptureError(f"{_SWITCHED_OFF}, or {EAGER}")
             self._frame = None
 
     def _new_frame(self) -> Function:
-        for function, composition in before_recording().items():
+        for function, composition in BEFORE_RECORDING.items():
             torch_private.substitute(function, composition)
         recorded: list[Recording] = []
 

@@ -7,6 +7,8 @@ from functools import partial
 
 from torch import fx
 
+from alpha_func.errors import CaptureError
+from alpha_func.torch_private import any_autocast_enabled
 from alpha_func.transforms.remedies import first_that_runs
 from alpha_func.transforms.strategies import DEFAULT_STRATEGY, STRATEGIES
 from alpha_func.whereabouts import innermost
@@ -29,6 +31,15 @@ def tried(message: str, uncaptured: Callable[[str], object]) -> str:
         for name in names
     )
     return message.replace(EAGER, f"{works}, which runs" if works else _NOTHING)
+
+
+def refuse_autocast() -> None:
+    """Refuse a call under autocast."""
+    if any_autocast_enabled():
+        raise CaptureError(
+            "a captured loss is called under autocast, whose casts would be written into the program: "
+            "leave autocast for the call, and give parameters and batch the dtype to compute in"
+        )
 
 
 def line_of(node: fx.Node) -> str:

@@ -19,6 +19,7 @@ from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.rewrites import DIFFERENTIABLE, rewrite
 from alpha_func.capture.rewrites.renamed import RENAMED
 from alpha_func.capture.sweeps.inner_gradients import gradient, write_a_gradient
+from alpha_func.capture.time_limit import require_time
 from alpha_func.capture.tracing.lowering import decompositions
 from alpha_func.capture.tracing.reads import BY_COUNT, COUNT
 from alpha_func.capture.tracing.recording import the_loss
@@ -111,6 +112,7 @@ class _Lowered(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """The result of one call."""
+        require_time()
         try:
             if torch_private.drops_a_backward(n):
                 raise CaptureError(_AUTOGRAD_FUNCTION)

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from tests.helpers import placements
+from tests.helpers import sharded_ranks
 from tests.helpers.ranks import start
 from tests.helpers.whole import WHOLE
 
@@ -12,7 +12,7 @@ from tests.helpers.whole import WHOLE
 @pytest.fixture(scope="module")
 def found():
     """Of both ranks."""
-    results = start(placements.one_sided, 2)
+    results = start(sharded_ranks.one_sided, 2)
     for status, _, error in results:
         assert status == 0, error
     return [printed for _, printed, _ in results]
@@ -42,13 +42,7 @@ def test_after_an_error_that_all_know_of_the_ranks_go_on(found):
 
 @pytest.mark.parametrize("how", ["dies", pytest.param("hangs", marks=WHOLE)])
 def test_a_rank_that_is_gone_is_an_error_within_the_timeout(how):
-    (status, (error, seconds), trace), _ = start(partial(placements.gone, how=how), 2, timeout=12)
+    (status, (error, seconds), trace), _ = start(partial(sharded_ranks.gone, how=how), 2, timeout=12)
     assert status == 0, trace
     assert error.startswith("DistributedError: rank 0 waited for the others, and one did not come")
     assert seconds < 20
-
-
-def test_a_rank_without_data_takes_part_without_weight():
-    for status, (got, expected), error in start(placements.over_batches, 2):
-        assert status == 0, error
-        assert got == pytest.approx(expected, rel=1e-10)

@@ -4,18 +4,18 @@ from functools import partial
 
 import pytest
 
-from tests.helpers import placements
+from tests.helpers import sharded_ranks
 from tests.helpers.ranks import start
 from tests.helpers.whole import WHOLE
 
-OF_TWO = ["transformer", "uneven", "frozen", "tensor parallel"]
+OF_TWO = ["transformer", "uneven", "tensor parallel"]
 OF_FOUR = ["fsdp over tensor parallel"]
 ALL = [
     *((name, 2) for name in OF_TWO),
     *((name, 4) for name in OF_FOUR),
     *(
         pytest.param(name, 2, marks=WHOLE)
-        for name in ("fsdp", "one group", "columns", "offloaded", "float32", "bfloat16")
+        for name in ("fsdp", "one group", "columns", "frozen", "offloaded", "float32", "bfloat16")
     ),
     *(pytest.param(name, 4, marks=WHOLE) for name in ("uneven", "transformer", "hybrid")),
 ]
@@ -30,7 +30,7 @@ def found():
         if (name, ranks) not in kept:
             mine = OF_TWO if ranks == 2 else OF_FOUR
             names = mine if name in mine else [name]
-            results = start(partial(placements.quadratics, names=names), ranks)
+            results = start(partial(sharded_ranks.quadratics, names=names), ranks)
             for status, printed, error in results:
                 assert status == 0, error
                 assert printed == results[0][1]

@@ -1,0 +1,42 @@
+"""Garbage is not collected while a loss is recorded: what goes with it may be under a guard."""
+
+import gc
+
+import torch
+from torch import nn
+
+from alpha_func import Observer, capture, functional_loss, quadratic_along
+from alpha_func.capture.tracing import recording
+from tests.helpers.cases import mlp
+
+
+def abandoned_observer():
+    """One whose hook of every module's forward stands, in a cycle that only a collection ends."""
+    module = mlp([3, 2])
+    observer = Observer(module, nn.MSELoss(), torch.optim.SGD(module.parameters(), lr=0.1))
+    cycle = [observer]
+    cycle.append(cycle)
+
+
+def test_an_observer_that_is_garbage_stays_while_a_loss_is_recorded(monkeypatch):
+    resting = []
+
+    class Watched(recording.Recording):
+        def __init__(self, graph):
+            resting.append(not gc.isenabled())
+            super().__init__(graph)
+
+    monkeypatch.setattr(recording, "Recording", Watched)
+    loss, params = functional_loss(mlp([3, 2]), nn.MSELoss())
+    abandoned_observer()
+    quadratic_along(capture(loss))(params, params, torch.randn(4, 3), torch.randn(4, 2))
+    assert resting == [True]
+    assert gc.isenabled()
+
+
+def test_an_observer_that_is_collected_takes_its_global_hook_with_it():
+    hooks = torch.nn.modules.module._global_forward_pre_hooks
+    abandoned_observer()
+    standing = len(hooks)
+    gc.collect()
+    assert len(hooks) < standing
