@@ -44,8 +44,7 @@ def introduction(found: Findings) -> str:
     where = machine["device"] if settings["device"] != "cpu" else f"{machine['processor']}, {machine['cores']} cores"
     lines = [
         "# Which way to dᵀHd",
-        "Written by `python -m benchmarks`; `--report-only` writes it again from the CSV files beside the pictures. "
-        "[Models of real size](REAL_MODELS.md) have a page of their own.",
+        "Written by `python -m benchmarks`; `--report-only` writes it again from the CSV files beside the pictures.",
         f"{where}, {machine['system']}, Python {machine['python']}, {versions}. Timed in {settings['dtype']} with "
         f"{settings['threads']} threads, at most {settings['rounds']} rounds; sizes: {size}. "
         f"{found.run.get('seconds', 0) / 60:.0f} minutes.",
