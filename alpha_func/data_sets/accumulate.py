@@ -8,11 +8,12 @@ Hennig, Debiasing Mini-Batch Quadratics for Applications in Deep Learning (ICLR 
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from alpha_func import tree
 from alpha_func.capture.sharded.engine import has_shards
 from alpha_func.data_sets.additivity import Passed, PointedOut
 from alpha_func.data_sets.batches import arguments
@@ -20,6 +21,8 @@ from alpha_func.data_sets.ranks import Idle
 from alpha_func.data_sets.weights import Weighing, Weight, weighing
 from alpha_func.errors import warn
 from alpha_func.quadratic import Quadratic
+from alpha_func.taylor import Taylor
+from alpha_func.transforms.along import taylor_along
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import require_callable
 from alpha_func.transforms.verbs import quadratic_along
@@ -36,12 +39,14 @@ class Total(NamedTuple):
         weight: Σ_b w_b, what the mean is over; None for a loss that is a sum.
         batches: how many were summed.
         complete: False where Ctrl-C came before the last.
+        higher: h‴, ..., h⁽ᵏ⁾, where an order above 2 was asked for.
     """
 
     quadratic: Quadratic
     weight: float | None
     batches: int
     complete: bool
+    higher: tuple[Tensor, ...] = ()
 
 
 def accumulate(
@@ -50,6 +55,7 @@ def accumulate(
     weight: Weight | str | None = None,
     reduction: str | None = None,
     strategy: StrategyLike | None = None,
+    order: int = 2,
 ) -> "Accumulated":
     """The quadratic of a loss over a whole data set, batch by batch: that of the one big batch, to rounding.
 
@@ -72,6 +78,7 @@ def accumulate(
             in every batch; for any other loss the number of examples, a guess that is checked at every batch.
         reduction: "mean" or "sum"; left out: the criterion's own, and "mean" where it has none.
         strategy: as for ``quadratic_along``.
+        order: of the derivatives along the line; above 2 the result is a ``Taylor``, as ``taylor_along`` gives it.
 
     Returns:
         ``(params, direction, batches, *, progress=False) -> Quadratic``, float64, on the device of the loss.
@@ -91,19 +98,24 @@ def accumulate(
     tensor(3., dtype=torch.float64)
     """
     require_callable("loss", loss, "(params, *args, **kwargs)")
-    return Accumulated(loss, weighing(loss, weight, reduction), quadratic_along(loss, strategy=strategy))
+    along: Callable[..., Quadratic | Taylor] = quadratic_along(loss, strategy=strategy)
+    if order != 2:
+        if strategy is not None:
+            raise ValueError(f"strategy is of the quadratic, and order is {order}: leave one of them out")
+        along = taylor_along(loss, order=order)
+    return Accumulated(loss, weighing(loss, weight, reduction), along, order)
 
 
 class Accumulated:
     """What ``accumulate`` returns: a function of the parameters, a direction and the batches."""
 
-    def __init__(self, loss: Callable[..., Tensor], weigh: Weighing, along: Callable[..., Quadratic]):
-        self._loss, self._weigh, self._along = loss, weigh, along
+    def __init__(
+        self, loss: Callable[..., Tensor], weigh: Weighing, along: Callable[..., Quadratic | Taylor], order: int
+    ):
+        self._loss, self._weigh, self._along, self._order = loss, weigh, along, order
         self._passed: Passed = set()
 
-    def __call__(
-        self, params: Tree, direction: Tree, batches: Iterable[object], *, progress: bool = False
-    ) -> Quadratic:
+    def __call__(self, params: Tree, direction: Tree, batches: Iterable[object], *, progress: bool = False) -> Any:
         """The quadratic of all batches; after Ctrl-C, of those that came before it, with a warning."""
         total = self.total(params, direction, batches, progress=progress)
         if not total.complete:
@@ -115,7 +127,7 @@ class Accumulated:
             raise ValueError("batches is empty: expected at least one batch (an iterator is used up by one pass)")
         if total.weight == 0:
             raise ValueError("the weights of all batches are 0: there is no example to take the mean over")
-        return total.quadratic
+        return Taylor(*total.quadratic, higher=total.higher) if total.higher else total.quadratic
 
     def total(self, params: Tree, direction: Tree, batches: Iterable[object], *, progress: bool = False) -> Total:
         """The quadratic of all batches, possibly none, and what it is made of; Ctrl-C makes it incomplete."""
@@ -125,8 +137,8 @@ class Accumulated:
             )
         weigh = self._weigh.fresh()
         point_out = PointedOut(self._loss, weigh, self._passed)
-        earlier = _Sum(torch.zeros(3, dtype=torch.float64), 0.0, 0)
-        recent: list[tuple[float, Quadratic | None]] = []
+        earlier = _Sum(torch.zeros(self._order + 1, dtype=torch.float64), 0.0, 0)
+        recent: list[tuple[float, Quadratic | Taylor | None]] = []
         complete, together = True, has_shards(params)
         try:
             for batch in _shown(batches) if progress else batches:
@@ -146,22 +158,24 @@ class Accumulated:
         total, weight, count = earlier.plus(recent)
         if weigh.mean:
             total = total / weight
-        return Total(Quadratic(*total.unbind()), weight if weigh.mean else None, count, complete)
+        value, slope, curvature, *higher = total.unbind()
+        quadratic = Quadratic(value, slope, curvature)
+        return Total(quadratic, weight if weigh.mean else None, count, complete, tuple(higher))
 
 
 class _Sum(NamedTuple):
-    """Σ w·(value, slope, curvature) in float64, Σ w, and of how many batches."""
+    """Σ w·(value, slope, curvature, ...) in float64, Σ w, and of how many batches."""
 
     total: Tensor
     weight: float
     batches: int
 
-    def plus(self, recent: list[tuple[float, Quadratic | None]]) -> "_Sum":
+    def plus(self, recent: list[tuple[float, Quadratic | Taylor | None]]) -> "_Sum":
         """With more batches, added up at once: that is cheaper than one by one."""
         total, weight = self.total, self.weight + sum(w for w, _ in recent)
-        numbers = [number for _, quadratic in recent if quadratic is not None for number in quadratic]
+        numbers = [number for _, quadratic in recent if quadratic is not None for number in tree.leaves(quadratic)]
         if numbers:
-            many = torch.stack(numbers).view(-1, 3)
+            many = torch.stack(numbers).view(-1, len(total))
             many = many.to(_with_float64(many.device)).double()
             weights = [w for w, quadratic in recent if quadratic is not None]
             total = torch.tensor(weights, dtype=torch.float64, device=many.device) @ many + total.to(many.device)

@@ -194,8 +194,9 @@ class PointedOut:
 
 
 def _shapes(given: tuple[Any, ...]) -> tuple[Any, ...]:
-    flat = given if all(isinstance(value, Tensor) for value in given) else tree.leaves(given)  # mostly it is
-    return tuple(leaf.shape for leaf in flat if isinstance(leaf, Tensor))
+    if tree.PLAIN.issuperset([type(value) for value in given]):  # mostly
+        return tuple([value.shape for value in given])
+    return tuple(leaf.shape for leaf in tree.leaves(given) if isinstance(leaf, Tensor))
 
 
 def _copied(leaf: object) -> Any:

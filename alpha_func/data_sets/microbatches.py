@@ -13,6 +13,7 @@ from torch import Tensor, func
 
 from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
+from alpha_func.capture.sharded.engine import has_shards
 from alpha_func.data_sets.additivity import Additivity, Passed, coupled_layers
 from alpha_func.data_sets.batches import part, size_of
 from alpha_func.data_sets.weights import Weighing, Weight, weighing
@@ -71,7 +72,8 @@ class MicrobatchedLoss(LossOfLoss):
 
     def check(self, params: Tree) -> Callable[..., None]:
         """A function that refuses a chunk, given its arguments and value, whose loss is not made of its examples'."""
-        if peek_interpreter_stack() is not None:  # within a transform there are no values to compare
+        # Within a transform there are no values to compare; of shards, no rank has any by itself.
+        if peek_interpreter_stack() is not None or has_shards(params):
             return lambda args, kwargs, value=None: None
         additivity = Additivity(self.loss, self.weigh.fresh(), self._passed)
 

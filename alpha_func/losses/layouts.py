@@ -37,4 +37,4 @@ class Layouts(Generic[T]):
         """Keep what ``find`` gives for such tensors; nothing where they have no layout, or are under a transform."""
         alike = laid_out_as(tensors) if peek_interpreter_stack() is None else None
         if alike is not None:
-            self._kept = [(names, alike, find()), *self._kept[: _KEPT - 1]]
+            self._kept = [*self._kept[1 - _KEPT :], (names, alike, find())]  # a ragged last batch comes last

@@ -27,6 +27,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     UnsupportedOperatorException,
 )
+from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraphModule
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._python_dispatch import _disable_current_modes as modes_disabled
@@ -42,6 +43,7 @@ from alpha_func.torch_private.dynamo import (
     laid_out_as,
     levels_opened,
     limit_reached,
+    of_dynamo,
     reads_data,
     reads_of_this_graph,
     recorded_by,
@@ -90,6 +92,7 @@ __all__ = [
     "DynamicOutputShapeException",
     "FakeTensor",
     "FakeTensorMode",
+    "LazyGraphModule",
     "OpOverload",
     "TorchDispatchMode",
     "UnsupportedOperatorException",
@@ -124,6 +127,7 @@ __all__ = [
     "memory_id",
     "modes_disabled",
     "norms",
+    "of_dynamo",
     "out_argument",
     "peek_interpreter_stack",
     "plain_beneath",

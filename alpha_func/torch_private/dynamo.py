@@ -4,6 +4,7 @@ It is imported at its first use: it takes as long to import as torch itself.
 """
 
 import logging
+import pkgutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -155,6 +156,14 @@ def limit_reached() -> type[Exception]:
     from torch._dynamo.exc import FailOnRecompileLimitHit
 
     return FailOnRecompileLimitHit
+
+
+def of_dynamo(where: str) -> Any:
+    """A module or class of Dynamo's; None where a release has none of that name."""
+    try:
+        return pkgutil.resolve_name(f"torch._dynamo.{where}")
+    except (ImportError, AttributeError):
+        return None
 
 
 def allowed_in_graph(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

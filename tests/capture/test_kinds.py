@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along, tree
+from alpha_func.errors import CaptureError
 from tests.helpers.cases import mlp, squared_error
 from tests.helpers.reference import assert_close, double_backward
 from tests.helpers.whole import a_few_of
@@ -113,6 +114,30 @@ def test_a_composable_checkpoint_is_captured_as_the_module_that_it_wraps():
     composable.checkpoint(wrapped[0])
     got = quadratic_along(capture(functional_loss(wrapped, squared_error)[0]))(params, params, *args)
     assert got == expected
+
+
+@pytest.mark.filterwarnings("ignore:the second derivative of .* has never been verified")
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+@pytest.mark.parametrize("layout", ["to_sparse_coo", "to_sparse_csr"])
+def test_a_sparse_adjacency_is_refused_and_right_uncaptured(layout):
+    dense = torch.rand(6, 6, dtype=torch.float64).round()
+    sparse, net = getattr(dense, layout)(), mlp([3, 5, 2]).double()
+    x, y = torch.randn(6, 3).double(), X
+    of_sparse, params = functional_loss(net, lambda out, y: (torch.sparse.mm(sparse, out) - y).square().mean())
+    of_dense, _ = functional_loss(net, lambda out, y: (dense @ out - y).square().mean())
+    truth, norm = double_backward(of_dense, params, params, x, y)
+    got = quadratic_along(of_sparse)(params, params, x, y)
+    assert_close(got.curvature, truth.curvature, 1e-10, tree.norm(params) * norm)
+    with pytest.raises(CaptureError, match=r"sparse.*use the uncaptured loss, which runs"):
+        capture(of_sparse)(params, x, y)
+
+
+def test_an_embedding_with_sparse_gradients_is_captured():
+    net = nn.Embedding(4, 2, sparse=True).double()
+    loss, params = functional_loss(net, squared_error)
+    assert_captured_exactly(
+        loss, params, torch.tensor([0, 1, 1]), X[:3], truth_of=lambda p, i, y: squared_error(p["weight"][i], y)
+    )
 
 
 def test_a_lock_that_the_loss_enters_is_no_matter():

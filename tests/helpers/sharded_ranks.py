@@ -11,10 +11,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from alpha_func import Observer, capture, functional_loss, quadratic_along
+from alpha_func import Observer, capture, functional_loss, optimal_alpha, quadratic_along
 from alpha_func.capture import Gathering
 from alpha_func.capture.sharded.made import Made
-from alpha_func.data_sets import all_reduce, data_parallel_quadratic
+from alpha_func.data_sets import accumulate, all_reduce, data_parallel_quadratic, microbatched
 from tests.helpers import purity
 from tests.helpers.placements import (
     PLACEMENTS,
@@ -129,14 +129,23 @@ def traffic(rank, ranks, names):
 
 
 def over_batches(rank, ranks):
-    """data_parallel_quadratic where one rank has batches of two shapes and the other none; and the truth."""
+    """Of all ranks' batches, where one has two of other shapes and the other none, in chunks, summed; and the truth."""
     model, criterion, batch = net(depth=1)
     direction = random_direction(model)
     expected = truth(model, criterion, batch, direction)
     loss, params = functional_loss(sharded(model), criterion)
     batches = list(zip(*(part.split(5) for part in batch), strict=True)) if rank == 0 else []
-    along = data_parallel_quadratic(capture(loss))
-    return [float(x) for x in along(params, placed(direction, params), batches)], expected
+    captured, d = capture(loss), placed(direction, params)
+    mine, weight = share(batch, ranks)
+    cut = quadratic_along(microbatched(captured, 2))(params, d, *mine)
+    total = accumulate(captured).total(params, d, [[part[:2] for part in mine], [part[2:] for part in mine]])
+    found = {
+        "data_parallel_quadratic": data_parallel_quadratic(captured)(params, d, batches),
+        "microbatched": all_reduce(cut, weight),
+        "accumulate": all_reduce(total.quadratic, total.weight),
+    }
+    alpha = optimal_alpha(captured)(params, d, *batch)  # of the whole batch, on every rank
+    return {name: [float(x) for x in q] for name, q in found.items()}, expected, float(alpha)
 
 
 def one_sided(rank, ranks):

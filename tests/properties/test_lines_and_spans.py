@@ -5,7 +5,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from alpha_func import quadratic_along, tree
-from alpha_func.transforms import quadratic_in_span, taylor_along
+from alpha_func.transforms import quadratic_by_group, quadratic_in_span, taylor_along
 from tests.helpers.random_losses import factors, problems
 from tests.helpers.reference import assert_close, dense, flat
 from tests.properties.test_laws import TOL, Scales, assert_same_line, combined
@@ -65,3 +65,11 @@ def test_the_minimizer_solves_for_the_slopes(problem):
     left = (span.curvature + 0.5 * span.gram) @ c + span.slopes
     scale = torch.linalg.matrix_norm(span.curvature + 0.5 * span.gram) * c.norm() + span.slopes.norm()
     assert_close(left.norm(), torch.zeros(()), 1e-10, scale)
+
+
+@law
+@given(problems())
+def test_the_groups_of_a_quadratic_sum_to_it(problem):
+    found = quadratic_by_group(problem.loss, interactions=True)(problem.params, problem.d)
+    scales = Scales(problem.loss, problem.params, problem.d)
+    assert_same_line(found.quadratic, quadratic_along(problem.loss)(problem.params, problem.d), scales)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from alpha_func import torch_private
+from alpha_func.capture.tracing import otherwise
 from alpha_func.capture.tracing.recording import Recorder
 from tests.helpers.fakes import fake_ranks
 
@@ -103,3 +104,8 @@ def test_without_guards_to_ask_the_compiled_frame_is_called(monkeypatch):
     scale[0] = 2.0
     assert recording() is not first
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize(("where", "name", "ours"), otherwise._CHANGES)
+def test_a_method_of_dynamo_is_there(where, name, ours):
+    assert callable(getattr(torch_private.of_dynamo(where), name))

@@ -10,7 +10,6 @@ from alpha_func import capture, quadratic_along, tree
 from alpha_func.errors import CaptureError, StrategyError
 from alpha_func.losses.parting import parted
 from alpha_func.transforms import quadratic_in_span, taylor_along
-from tests.helpers.exactness_table import called
 from tests.helpers.models import LOSSES, MODELS, with_loss
 from tests.helpers.reference import assert_close, extrapolated
 from tests.helpers.whole import a_few_of
@@ -21,27 +20,27 @@ REFUSED = (CaptureError, StrategyError, NotImplementedError)
 
 
 def captured(name):
-    """The case, its loss captured, its keywords; a model whose quadratic is refused has nothing beyond it."""
-    case, kwargs = called(CASES[name]())
+    """The case, its loss captured and its quadratic; a model whose quadratic is refused has nothing beyond it."""
+    case = CASES[name]()
     loss = capture(case.loss, strict=True)
     try:
-        quadratic = quadratic_along(loss)(case.params, case.direction, *case.args, **kwargs)
+        quadratic = quadratic_along(loss)(case.params, case.direction, *case.args)
     except REFUSED as error:
         pytest.skip(f"refused: {error}")
-    return case, loss, kwargs, quadratic
+    return case, loss, quadratic
 
 
 @every_case
 def test_the_third_derivative_is_the_curvature_differentiated_on(name):
-    case, loss, kwargs, quadratic = captured(name)
-    program = loss.program(case.params, *case.args, **kwargs).graph
+    case, loss, quadratic = captured(name)
+    program = loss.program(case.params, *case.args).graph
     if program.graph.find_nodes(op="call_function", target=torch.ops.aten.detach.default):
         pytest.skip("differences see what derivatives hold constant")
-    found = taylor_along(capture(case.loss))(case.params, case.direction, *case.args, **kwargs)
+    found = taylor_along(capture(case.loss))(case.params, case.direction, *case.args)
     line, unit = quadratic_along(loss), 1 / float(tree.norm(case.direction))
 
     def curvature(alpha):
-        return line(tree.axpy(alpha, case.direction, case.params), case.direction, *case.args, **kwargs).curvature
+        return line(tree.axpy(alpha, case.direction, case.params), case.direction, *case.args).curvature
 
     def estimates(reach):
         steps = [unit * reach / 2**k for k in range(4)]
@@ -57,11 +56,11 @@ def test_the_third_derivative_is_the_curvature_differentiated_on(name):
 
 @every_case
 def test_a_span_is_made_of_quadratics_on(name):
-    case, loss, kwargs, quadratic = captured(name)
+    case, loss, quadratic = captured(name)
     d, e = case.direction, tree.randn_like(case.params, generator=torch.Generator().manual_seed(1))
-    got = quadratic_in_span(loss)(case.params, [d, e], *case.args, **kwargs)
+    got = quadratic_in_span(loss)(case.params, [d, e], *case.args)
     along = quadratic_along(loss)  # which ``tests/losses/test_models.py`` compares with dense Hessians
-    one, two, both = (along(case.params, x, *case.args, **kwargs) for x in (d, e, tree.add(d, e)))
+    one, two, both = (along(case.params, x, *case.args) for x in (d, e, tree.add(d, e)))
     scale = one.curvature.abs() + two.curvature.abs() + both.curvature.abs()
     cross = (both.curvature - one.curvature - two.curvature) / 2
     expected = torch.stack([torch.stack([one.curvature, cross]), torch.stack([cross, two.curvature])])

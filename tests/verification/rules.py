@@ -1,9 +1,10 @@
 """What each rule writes, and with which rules the table of operators was made: ``rules.csv``, by ``verify_operators``.
 
 A rule is known by the calls that it writes for its case, without laws: it may be worded otherwise, and stays itself.
-One in torch's functions is known by the text of its module.
+One in torch's functions is known by the functions of its module.
 """
 
+import ast
 import csv
 import hashlib
 import inspect
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import fx
@@ -51,7 +53,7 @@ def written(operator: Operator) -> str:
     """A word for what the rule of an operator writes."""
     rule, node = RULES[operator], calls()[operator]
     if rule.replaces:  # what torch's functions are traced to depends on torch
-        return _word(inspect.getsource(sys.modules[rule.case.__module__]))
+        return _word(_formulas(sys.modules[rule.case.__module__]))
     b = Builder({}, fake_mode(node.graph.owning_module))
 
     def given(name, value):
@@ -67,6 +69,18 @@ def written(operator: Operator) -> str:
     found.append(rule.pullback and rule.pullback(b, call, active, λ))
     b.graph.output(tuple(found))
     return _word(str(b.graph))
+
+
+def _formulas(module: ModuleType) -> str:
+    """What the functions of a module compute, whatever they are documented and annotated as."""
+    functions = [node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.FunctionDef)]
+    for node in functions:
+        node.returns = None
+        for argument in node.args.args:
+            argument.annotation = None
+        if ast.get_docstring(node):
+            node.body = node.body[1:]
+    return "\n".join(map(ast.unparse, functions))
 
 
 def _word(text: str) -> str:

@@ -243,6 +243,8 @@ def main() -> None:
     if options.jobs:
         child(options.jobs.read_text().splitlines(), options.part[0], options.lines)
         return
+    if options.kept:
+        options.kept.mkdir(parents=True, exist_ok=True)
     names, parts = options.only or list(cases()), options.part or list(PARTS)
     results = {
         part: run(names, part, options.workers, options.kept and options.kept / f"{part}.jsonl") for part in parts

@@ -18,7 +18,15 @@ from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.recorded import Recorded, Ref
 from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.time_limit import require_time
-from alpha_func.torch_private import FakeTensor, FakeTensorMode, OpOverload, fake_tensor, pytree, writes_in_place
+from alpha_func.torch_private import (
+    FakeTensor,
+    FakeTensorMode,
+    LazyGraphModule,
+    OpOverload,
+    fake_tensor,
+    pytree,
+    writes_in_place,
+)
 
 Law = Callable[["Builder", Args, Kwargs], Value]
 Laws = Mapping[Operator, Sequence[Law]]
@@ -238,7 +246,7 @@ def finished(builder: Builder, outputs: Value) -> fx.GraphModule:
     """
     builder.graph.output(outputs)
     builder.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or is_impure(node.target))
-    return fx.GraphModule(builder.constants, builder.graph)
+    return LazyGraphModule(builder.constants, builder.graph)  # code is written where it runs
 
 
 def _hashable(value: Value) -> Value:

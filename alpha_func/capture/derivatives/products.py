@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from alpha_func.capture.builder.builder import Builder, plus, times
+from alpha_func.capture.builder.operands import filled_like
 from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.derivative import first
 from alpha_func.capture.derivatives.registrars import bilinear, closed_form
@@ -129,3 +130,24 @@ def _div_second(b: Builder, call: Call, t: Tangents) -> Value:
 
 
 closed_form(_div, _div_second, {aten.div.Tensor: lambda x, y: x / (y * y + 1)})
+
+
+def _hypot(b: Builder, call: Call, t: Tangents) -> Value:
+    """h = √(x² + y²): h₁ = (x·t_x + y·t_y)/h, and 0 at the origin, as PyTorch's gradient; its forward mode is nan."""
+    return plus(b, *(times(b, _by_length(b, x, call.value), tx) for x, tx in zip(call.args, t, strict=True)))
+
+
+def _hypot_second(b: Builder, call: Call, t: Tangents) -> Value:
+    """D²h[t, t] = (x·t_y − y·t_x)²/h³, and 0 at the origin."""
+    u, v = (_by_length(b, x, call.value) for x in call.args)
+    turned = plus(b, times(b, u, t[1]), times(b, v, t[0], -1))
+    return _by_length(b, times(b, turned, turned), call.value)
+
+
+def _by_length(b: Builder, x: Value, h: Value) -> Value:
+    """x/h, and 0 where h is."""
+    found = b.call(aten.div.Tensor, x, h)
+    return b.call(aten.where.self, b.call(aten.eq.Scalar, h, 0), filled_like(b, found, 0, ()), found)
+
+
+closed_form(_hypot, _hypot_second, {aten.hypot.default: lambda x, y: torch.hypot(x, y)})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import tree
-from alpha_func.torch_private import allocates, memory_id, out_argument
+from alpha_func.torch_private import LazyGraphModule, allocates, memory_id, out_argument
 
 aten = torch.ops.aten
 
@@ -64,7 +64,7 @@ def reuse(program: fx.GraphModule) -> fx.GraphModule:
         if place is not None:
             node.kwargs = {**node.kwargs, _NAME[node.target]: place}
             node.target = _TO[node.target]
-    return fx.GraphModule(program, graph)
+    return LazyGraphModule(program, graph)
 
 
 def memory_of(nodes: list[fx.Node]) -> dict[fx.Node, set[fx.Node]]:

@@ -11,7 +11,9 @@ from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.program import Program, program_of, require_apart
 from alpha_func.capture.tracing.outside import outside
 from alpha_func.capture.tracing.recording import Recorder
+from alpha_func.capture.tracing.refusal import refuse_autocast
 from alpha_func.losses.draws import ALONE
+from alpha_func.losses.kinds import refuse_kinds
 from alpha_func.losses.module_loss import ModuleLoss
 from alpha_func.losses.sharding import Standing, plain, refuse_partial, reshard, stand_in
 from alpha_func.shards import local
@@ -36,6 +38,8 @@ class Lookup:
         Raises:
             CaptureError: the loss cannot be captured.
         """
+        refuse_autocast()
+        refuse_kinds(args, kwargs)
         for path, leaf in tree.named_leaves(params):
             refuse_partial(f"params{path}", leaf)
         with ALONE, outside():

@@ -81,7 +81,7 @@ class Made:
         program = _along(_copied(self._schemes.in_primitives), self.count)
         return self._gathered(program, [*self._layouts, *self._layouts[: self.count], None])
 
-    @property
+    @cached_property
     def order(self) -> str:
         """What is gathered by each, and when; the same on ranks that may gather together."""
         return " | ".join(each.order for each in (self._sweep, self._value, self._line))

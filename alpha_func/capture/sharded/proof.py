@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
+from alpha_func.capture.rewrites.in_double import program_in_double
 from alpha_func.capture.running.points import Point
 from alpha_func.capture.sharded.agreement import Agreement, Found
 from alpha_func.capture.sharded.made import Made, Numbers
@@ -28,10 +29,8 @@ from alpha_func.verified.differences import differences
 _NAMES = ("value", "slope", "curvature")
 _NEAR_IN_VALUE = 16  # roundings by which two orders of one computation differ without a second look
 _NEAR = 1024  # roundings by which two orders of one derivative differ without a second look
-_EXACT, _ROUNDED = (
-    1e-7,
-    1e-6,
-)  # the same in float64; of a program that was written for less, whose constants are rounded
+_EXACT = 1e-7  # the same in float64
+_ROUNDED = 1e-6  # the same, of a program that was written for less, whose constants are rounded
 _RESOLVED = 1e-6  # what extrapolated differences resolve
 _RUNS, _SIZE, _FAR = 3, 16, 8  # as for other captured losses
 
@@ -87,10 +86,13 @@ def doubt(
     operands = [*point.inputs, *(point.direction or ())]
     narrow = any(doubled(tensor) is not tensor for tensor in operands)
 
-    def disturbed_sweeps() -> Iterator[Numbers]:
-        for run in disturbed(made.written(), _RUNS, _SIZE):
+    def disturbed_sweeps(written: fx.GraphModule, given: list[Tensor]) -> Iterator[Numbers]:
+        for run in disturbed(written, _RUNS, _SIZE):
             with seeded(made.seed):
-                yield together(partial(run, *operands))
+                yield together(partial(run, *given))
+
+    def in_double() -> Iterator[Numbers]:
+        return disturbed_sweeps(program_in_double(made.written()), list(map(doubled, operands)))
 
     with aside():
         exact = together(lambda: made.sweep_in_double(*operands))
@@ -99,10 +101,10 @@ def doubt(
         except NotImplementedError:  # an operator without forward derivatives, on every rank alike
             parted = _parted_from_differences(made, agree, exact, point)
         else:
-            parted = _parted(agree, exact, line, _ROUNDED if narrow else _EXACT, disturbed_sweeps)
+            parted = _parted(agree, exact, line, _ROUNDED if narrow else _EXACT, in_double)
         if not parted and narrow:
-            got = together(lambda: made.sweep(*operands))
-            parted = _parted(agree, got, exact, _NEAR * max(coarsest(operands), made.rounding), disturbed_sweeps)
+            got, near = together(lambda: made.sweep(*operands)), _NEAR * max(coarsest(operands), made.rounding)
+            parted = _parted(agree, got, exact, near, lambda: disturbed_sweeps(made.written(), operands))
     return parted or None
 
 
@@ -115,9 +117,7 @@ def _parted(
 ) -> str:
     """The first number that is farther from the other than roundings go, on any rank."""
     pairs = [(name, x.detach(), y.detach()) for name, x, y in zip(_NAMES, got, expected, strict=False)]
-    far = [
-        not apart(x, y) <= tolerance * abs(float(y)) for _, x, y in pairs
-    ]  # so for what is not finite in one of them alone
+    far = [not apart(x, y) <= tolerance * abs(float(y)) for _, x, y in pairs]  # so for a NaN of one of them alone
     if not _any(agree, any(far)):
         return ""
     spreads = [0.0] * len(pairs)

@@ -20,6 +20,7 @@ from alpha_func.capture.builder.builder import Builder, finished, is_impure, plu
 from alpha_func.capture.builder.operands import conjugate, filled_like, real
 from alpha_func.capture.builder.values import Value
 from alpha_func.capture.sweeps.sweep import Coefficients, Values, backward, extend, forward, second_terms, started
+from alpha_func.torch_private import LazyGraphModule
 
 aten = torch.ops.aten
 
@@ -147,4 +148,4 @@ def _copied(b: Builder, nodes: list[fx.Node], inputs: list[fx.Node], outputs: li
         env[node] = graph.node_copy(node, env.__getitem__)
     graph.output(tuple(env[node] for node in outputs))
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or is_impure(node.target))
-    return fx.GraphModule(b.constants, graph)
+    return LazyGraphModule(b.constants, graph)

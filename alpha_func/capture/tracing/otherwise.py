@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Collection
 from functools import partial
 from inspect import signature
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -16,40 +17,20 @@ from torch import Tensor
 
 from alpha_func import torch_private, tree
 from alpha_func.calls import Args, Function, Kwargs
-from alpha_func.capture.time_limit import require_time
 from alpha_func.capture.tracing import reads
+from alpha_func.capture.tracing.before_recording import left_out
 from alpha_func.capture.tracing.reads import read_of
 
 
 def changes(trust: Collection[Any]) -> list[tuple[Any, str, Function]]:
-    """The owner, the name of its method, and ours of that; ``trust``: functions that are recorded as their forward."""
-    from torch._dynamo.symbolic_convert import InliningInstructionTranslator, InstructionTranslatorBase
-    from torch._dynamo.variables import builder
-    from torch._dynamo.variables.misc import AutogradFunctionVariable
-    from torch._dynamo.variables.tensor import TensorVariable
-    from torch._dynamo.variables.torch import TorchInGraphFunctionVariable
-
-    return [
-        (InstructionTranslatorBase, "step", _in_time),
-        (InstructionTranslatorBase, "setup_or_before_with", _locks_are_entered),
-        (InliningInstructionTranslator, "get_globals_source_and_value", _own_globals),
-        (TensorVariable, "method_requires_grad_", _inputs_may_require_grad),
-        (TorchInGraphFunctionVariable, "call_function", _leaves_may_be_made),
-        (TensorVariable, "method_item", _numbers_are_read),
-        (TensorVariable, "method_tolist", _numbers_are_read),
-        (builder, "get_fake_value", _masks_are_counted),
-        (AutogradFunctionVariable, "call_apply", partial(_trusted_are_their_forward, trust)),
-    ]
-
-
-def _in_time(step: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Take the next instruction while there is time."""
-
-    def step_in_time(translator: Any) -> bool:
-        require_time()
-        return step(translator)
-
-    return step_in_time
+    """The owner, the name of its method, and ours of that, as far as a release has it; ``trust``: functions that are
+    recorded as their forward."""
+    found = []
+    for where, name, ours in _CHANGES:
+        owner = torch_private.of_dynamo(where)
+        if hasattr(owner, name):
+            found.append((owner, name, partial(ours, trust) if ours is _trusted_are_their_forward else ours))
+    return found
 
 
 def _own_globals(of_module: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
@@ -82,6 +63,22 @@ def _locks_are_entered(enter: Callable[..., None]) -> Callable[..., None]:
     return entered
 
 
+def _some_are_left_out(call_function: Function) -> Function:
+    """Record what stands for a function that does nothing to a value."""
+    from torch._dynamo.variables.base import VariableTracker
+
+    instead = left_out()
+
+    def call(self: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+        function = getattr(self, "fn", None) or getattr(self, "value", None)
+        ours = instead.get(function) if isinstance(function, FunctionType) else None
+        if ours is None:
+            return call_function(self, tx, args, kwargs)
+        return VariableTracker.build(tx, ours).call_function(tx, args, kwargs)
+
+    return call
+
+
 def _inputs_may_require_grad(of_intermediates: Function) -> Function:
     """Record ``requires_grad_`` of an input, which is an alias here."""
 
@@ -93,6 +90,18 @@ def _inputs_may_require_grad(of_intermediates: Function) -> Function:
             self.source = source
 
     return requires_grad_
+
+
+def _flags_may_be_set(set_attribute: Function) -> Function:
+    """Record ``x.requires_grad = True`` as ``x.requires_grad_()``."""
+
+    def assign(self: Any, tx: Any, owner: Any, name: Any, value: Any) -> Any:
+        if not owner.is_tensor() or not name.is_python_constant() or name.as_python_constant() != "requires_grad":
+            return set_attribute(self, tx, owner, name, value)
+        owner.call_method(tx, "requires_grad_", [value], {})
+        return value
+
+    return assign
 
 
 def _leaves_may_be_made(call_function: Function) -> Function:
@@ -180,3 +189,18 @@ def _with_places(node: Any, count: int | None) -> Tensor:
 def _entries(like: Tensor, with_grad: bool) -> Tensor:
     entries = torch.empty(like.shape, dtype=like.dtype, device=like.device)
     return entries.requires_grad_(with_grad and like.is_floating_point())
+
+
+_CHANGES: list[tuple[str, str, Function]] = [
+    ("symbolic_convert.InliningInstructionTranslator", "get_globals_source_and_value", _own_globals),
+    ("symbolic_convert.InstructionTranslatorBase", "setup_or_before_with", _locks_are_entered),
+    ("variables.builder", "get_fake_value", _masks_are_counted),
+    ("variables.builtin.SetAttrBuiltinVariable", "_call_setattr", _flags_may_be_set),
+    ("variables.functions.SkipFunctionVariable", "call_function", _some_are_left_out),
+    ("variables.functions.UserFunctionVariable", "call_function", _some_are_left_out),
+    ("variables.misc.AutogradFunctionVariable", "call_apply", _trusted_are_their_forward),
+    ("variables.tensor.TensorVariable", "method_item", _numbers_are_read),
+    ("variables.tensor.TensorVariable", "method_requires_grad_", _inputs_may_require_grad),
+    ("variables.tensor.TensorVariable", "method_tolist", _numbers_are_read),
+    ("variables.torch.TorchInGraphFunctionVariable", "call_function", _leaves_may_be_made),
+]

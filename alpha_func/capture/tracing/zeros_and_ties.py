@@ -54,15 +54,6 @@ def sinc(x: Tensor) -> Tensor:
     return torch.where(near, series, away.sin() / away)
 
 
-def hypot(x: Tensor, y: Tensor) -> Tensor:
-    """√(x² + y²), and at (0, 0) a constant, as to PyTorch's gradient; its forward mode is nan there."""
-    scale = torch.maximum(x.detach().abs(), y.detach().abs())
-    origin, whole = scale == 0, scale.isfinite()
-    size = torch.where(origin | ~whole, 1, scale)
-    a, b = (torch.where(origin, 1, z / size) for z in (x, y))
-    return torch.where(origin, 0, torch.where(whole, size, scale) * (a * a + b * b).sqrt())
-
-
 def cumprod(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """Products of what comes before, doubled in length: nothing is divided by an entry, which may be 0."""
     x = x if dtype is None else x.to(dtype)
@@ -143,7 +134,6 @@ BY_OPERATOR: dict[Function, Function] = {
     aten.fmax.default: fmax,
     aten.fmin.default: fmin,
     aten.huber_loss.default: huber_loss,
-    aten.hypot.default: hypot,
     aten.scatter_reduce.two: scatter_reduce,
     aten.sinc.default: sinc,
     aten.smooth_l1_loss.default: smooth_l1_loss,

@@ -46,9 +46,3 @@ def test_a_rank_that_is_gone_is_an_error_within_the_timeout(how):
     assert status == 0, trace
     assert error.startswith("DistributedError: rank 0 waited for the others, and one did not come")
     assert seconds < 20
-
-
-def test_a_rank_without_data_takes_part_without_weight():
-    for status, (got, expected), error in start(sharded_ranks.over_batches, 2):
-        assert status == 0, error
-        assert got == pytest.approx(expected, rel=1e-10)

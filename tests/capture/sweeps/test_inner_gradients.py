@@ -59,7 +59,8 @@ def adversarial(net, x):
 
 
 def adversarial_by_backward(net, x):
-    x = leaf(x)
+    x = x.clone()
+    x.requires_grad = True
     net(x).square().mean().backward()
     return net(x + 0.1 * x.grad).square().mean()
 
