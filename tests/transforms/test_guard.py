@@ -49,7 +49,8 @@ def test_weight_norm_is_refused_by_default_in_favour_of_capture():
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_weight_norm_is_accepted_when_captured(strategy):
     loss, params, d, batch = weight_normed()
-    quadratic_along(capture(loss), strategy=strategy)(params, d, *batch)
+    found = quadratic_along(capture(loss), strategy=strategy)(params, d, *batch)
+    torch.testing.assert_close(found, quadratic_along(capture(loss))(params, d, *batch))
 
 
 def test_refused_under_vmap_over_directions_examples_and_params():
@@ -69,7 +70,9 @@ def test_a_norm_of_the_data_alone_is_nobodys_business():
     def loss(params, x):
         return (F.layer_norm(x, (3,)) * params).square().sum()
 
-    quadratic_along(loss, strategy="forward_over_forward")(torch.ones(3), torch.ones(3), torch.randn(2, 3))
+    given = torch.ones(3), torch.ones(3), torch.randn(2, 3)
+    found = quadratic_along(loss, strategy="forward_over_forward")(*given)
+    torch.testing.assert_close(found, quadratic_along(loss)(*given))
 
 
 class Cubed(torch.autograd.Function):

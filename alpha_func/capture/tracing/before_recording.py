@@ -81,20 +81,23 @@ def not_hooked(model: Any) -> None:
     """What transformers does at a model's first forward: its hooks keep hidden states for who asks for them."""
 
 
-def before_recording() -> dict[Any, Function]:
-    """Function to composition, of what is imported by now."""
+def left_out() -> dict[Function, Function]:
+    """Functions that do nothing to a value, and what is recorded of each, of what is imported by now."""
     hooking = sys.modules.get("transformers.utils.output_capturing")
     found = getattr(hooking, "maybe_install_capturing_hooks", None)
-    return _OF_TORCH if found is None else {**_OF_TORCH, found: not_hooked}
+    return (
+        {checkpoint_generator: not_checkpointed}
+        if found is None
+        else {checkpoint_generator: not_checkpointed, found: not_hooked}
+    )
 
 
-_OF_TORCH: dict[Any, Function] = {
+BEFORE_RECORDING: dict[Any, Function] = {
     F.gaussian_nll_loss: gaussian_nll_loss,
     torch.corrcoef: corrcoef,
     torch.cov: cov,
-    checkpoint_generator: not_checkpointed,
 }
 if hasattr(torch, "_grouped_mm"):
-    _OF_TORCH[torch._grouped_mm] = grouped_mm
+    BEFORE_RECORDING[torch._grouped_mm] = grouped_mm
 if hasattr(F, "linear_cross_entropy"):  # from torch 2.13 on
-    _OF_TORCH[F.linear_cross_entropy] = linear_cross_entropy
+    BEFORE_RECORDING[F.linear_cross_entropy] = linear_cross_entropy

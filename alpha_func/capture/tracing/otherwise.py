@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Collection
 from functools import partial
 from inspect import signature
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from alpha_func import torch_private, tree
 from alpha_func.calls import Args, Function, Kwargs
 from alpha_func.capture.tracing import reads
+from alpha_func.capture.tracing.before_recording import left_out
 from alpha_func.capture.tracing.reads import read_of
 
 
@@ -59,6 +61,22 @@ def _locks_are_entered(enter: Callable[..., None]) -> Callable[..., None]:
         enter(self, *args)
 
     return entered
+
+
+def _some_are_left_out(call_function: Function) -> Function:
+    """Record what stands for a function that does nothing to a value."""
+    from torch._dynamo.variables.base import VariableTracker
+
+    instead = left_out()
+
+    def call(self: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+        function = getattr(self, "fn", None) or getattr(self, "value", None)
+        ours = instead.get(function) if isinstance(function, FunctionType) else None
+        if ours is None:
+            return call_function(self, tx, args, kwargs)
+        return VariableTracker.build(tx, ours).call_function(tx, args, kwargs)
+
+    return call
 
 
 def _inputs_may_require_grad(of_intermediates: Function) -> Function:
@@ -178,6 +196,8 @@ _CHANGES: list[tuple[str, str, Function]] = [
     ("symbolic_convert.InstructionTranslatorBase", "setup_or_before_with", _locks_are_entered),
     ("variables.builder", "get_fake_value", _masks_are_counted),
     ("variables.builtin.SetAttrBuiltinVariable", "_call_setattr", _flags_may_be_set),
+    ("variables.functions.SkipFunctionVariable", "call_function", _some_are_left_out),
+    ("variables.functions.UserFunctionVariable", "call_function", _some_are_left_out),
     ("variables.misc.AutogradFunctionVariable", "call_apply", _trusted_are_their_forward),
     ("variables.tensor.TensorVariable", "method_item", _numbers_are_read),
     ("variables.tensor.TensorVariable", "method_requires_grad_", _inputs_may_require_grad),

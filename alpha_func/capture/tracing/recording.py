@@ -21,7 +21,7 @@ from torch import Tensor, fx
 from alpha_func import torch_private
 from alpha_func.calls import Args, Function, Kwargs
 from alpha_func.capture.time_limit import require_time
-from alpha_func.capture.tracing.before_recording import before_recording
+from alpha_func.capture.tracing.before_recording import BEFORE_RECORDING
 from alpha_func.capture.tracing.collector import at_rest
 from alpha_func.capture.tracing.otherwise import changes
 from alpha_func.capture.tracing.refusal import EAGER, not_recorded
@@ -200,7 +200,7 @@ class Recorder:
             self._frame = None
 
     def _new_frame(self) -> Function:
-        for function, composition in before_recording().items():
+        for function, composition in BEFORE_RECORDING.items():
             torch_private.substitute(function, composition)
         recorded: list[Recording] = []
 
