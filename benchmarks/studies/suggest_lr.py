@@ -1,4 +1,4 @@
-"""Does a short probe of α* know a good learning rate? Its suggestion against the best of a sweep, on 12 problems.
+"""Does a short probe of α* know a good learning rate? Its suggestion against the best of a sweep, model by optimizer.
 
     python -m benchmarks.studies.suggest_lr [--steps 300] [--probe 50] [--seeds 3] [--models ...] [--draw-only]
 
@@ -196,6 +196,8 @@ def draw(found, path):
         axis.set_xlim(min(losses) / 1.5, max(losses) * 1.5)
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.tick_params(which="both", labelsize=7)
+    for axis in axes.flat:
+        axis.set_visible(axis.has_data())
     for axis in axes[-1]:
         axis.set_xlabel("learning rate", fontsize=8)
     figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
