@@ -17,16 +17,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from alpha_func.errors import ObserverError
-from alpha_func.observer import setup, shards
+from alpha_func.observer import setup
 from alpha_func.observer.batches import Batch, handed_over
 from alpha_func.observer.failures import Failures
 from alpha_func.observer.forwards import Watch
-from alpha_func.observer.measuring import Meter
+from alpha_func.observer.meters import meter_for
 from alpha_func.observer.pending import Pending
-from alpha_func.observer.ranks import MeterOverRanks, ranks
 from alpha_func.observer.record import StepRecord
 from alpha_func.observer.recording import Recorder
-from alpha_func.observer.shards import MeterOfShards
 from alpha_func.observer.snapshot import gradients, trained
 from alpha_func.observer.steps import Steps
 from alpha_func.observer.underway import Underway
@@ -123,20 +121,9 @@ class Observer:
         capture_within: float | None = None,
         start: int = 0,
     ):
-        wrapped = getattr(module, "_orig_mod", module)
         compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
-        module, self._optimizers = setup.bare_module(module), setup.bare_optimizers(optimizer)
-        of_shards = shards.ranks(module)
-        if of_shards and (over_ranks is False or strategy is not None):
-            said = f"strategy={strategy!r}" if strategy is not None else "over_ranks=False"
-            raise ValueError(
-                f"{said}: a step of sharded parameters is measured by a captured program, on the global batch of its "
-                "gradient; leave it out"
-            )
-        if of_shards and trust_radius:
-            raise ValueError("trust_radius=True: of sharded parameters only the quadratic is measured; leave it out")
-        if over_ranks is None:
-            over_ranks = isinstance(wrapped, nn.parallel.DistributedDataParallel)
+        given, module, self._optimizers = module, setup.bare_module(module), setup.bare_optimizers(optimizer)
+        kind, self._ranks = meter_for(given, over_ranks=over_ranks, strategy=strategy, trust_radius=trust_radius)
         setup.check_criterion(criterion)
         setup.check_parameters(module, self._optimizers)
         self._is_due, self._logs = setup.schedule(every), setup.callables(log)
@@ -144,8 +131,6 @@ class Observer:
             setup.as_batch(measure_on)
         self._module, self._criterion = module, criterion
         self._measure_on = measure_on
-        self._ranks = of_shards or (ranks() if over_ranks else 1)
-        kind = MeterOfShards if of_shards else MeterOverRanks if self._ranks > 1 else Meter
         setup.check_seconds(capture_within)
         self._meter = kind(
             module,

@@ -13,7 +13,7 @@ from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_a
 from alpha_func.errors import CaptureError
 from tests.helpers.cases import mlp, squared_error
 from tests.helpers.reference import assert_close, double_backward
-from tests.helpers.whole import a_few_of
+from tests.helpers.whole import WHOLE, a_few_of
 
 
 def assert_captured_exactly(loss, params, *args, tolerance=1e-10, truth_of=None, **kwargs):
@@ -166,6 +166,7 @@ def test_grouped_products_are_those_of_each_group(rows):
     assert_captured_exactly(in_groups, w, x, offs, tolerance=1e-5, truth_of=one_by_one)
 
 
+@WHOLE
 @hugging_face
 def test_a_model_that_has_never_been_called_is_captured():
     import transformers
@@ -179,6 +180,7 @@ def test_a_model_that_has_never_been_called_is_captured():
     assert capture(loss)(params, pixel_values=images, labels=torch.tensor([0, 1])).isfinite()
 
 
+@WHOLE
 @hugging_face
 def test_a_mixture_of_experts_is_captured():
     import transformers

@@ -73,12 +73,13 @@ class Sharded(Engine):
 
         def alone() -> tuple[Found, Ready]:
             ready = self._ready(params, direction, args, kwargs)
-            first, second = ready.made.proven == 0, ready.made.proven < _PROVEN
-            return Found(ready.made.order, [first, second, ready.made.given_up]), ready
+            made = ready.made
+            asked = [not made.is_the_loss, made.proven == 0, made.proven < _PROVEN, made.given_up]
+            return Found(made.order, asked), ready
 
-        (first, second, given_up), ready = agree("the quadratic of sharded parameters", alone)
+        (unknown, first, second, given_up), ready = agree("the quadratic of sharded parameters", alone)
         made, operands = ready.made, [*ready.inputs, *ready.direction]
-        if first:
+        if unknown:
             self._require_value(agree, ready, args, kwargs)
         if (first or second) and not given_up:
             why = proof.doubt(made, agree, ready.inputs, ready.direction, away=not first)
@@ -95,10 +96,10 @@ class Sharded(Engine):
 
         def alone() -> tuple[Found, Ready]:
             ready = self._ready(params, None, args, kwargs)
-            return Found(ready.made.order, [ready.made.proven == 0]), ready
+            return Found(ready.made.order, [not ready.made.is_the_loss]), ready
 
-        (first,), ready = agree("the value of sharded parameters", alone)
-        if first:
+        (unknown,), ready = agree("the value of sharded parameters", alone)
+        if unknown:
             self._require_value(agree, ready, args, kwargs)
         return together(lambda: ready.made.value(*ready.inputs))
 
@@ -144,16 +145,16 @@ class Sharded(Engine):
 
     def _require_value(self, agree: Agreement, ready: Ready, args: Args, kwargs: Kwargs) -> None:
         """At the module's own parameters, whatever those of the call are: after a step they are others."""
-        if not isinstance(self._loss, ModuleLoss):
-            return
         loss = self._loss
-        own = own_parameters(loss)
-        if any(x.dtype != y.dtype for x, y in zip(own, ready.inputs, strict=False)):
-            return  # the call's are in another precision, which the module does not compute in
-        inputs = [*map(local, own), *ready.inputs[ready.made.count :]]
-        proof.require_value(
-            ready.made, agree, inputs, lambda: own_value(loss, args, kwargs), own_precisions(loss.model)
-        )
+        if isinstance(loss, ModuleLoss):
+            own = own_parameters(loss)
+            # In another precision than the module's, the module does not compute.
+            if all(x.dtype == y.dtype for x, y in zip(own, ready.inputs, strict=False)):
+                inputs = [*map(local, own), *ready.inputs[ready.made.count :]]
+                proof.require_value(
+                    ready.made, agree, inputs, lambda: own_value(loss, args, kwargs), own_precisions(loss.model)
+                )
+        ready.made.is_the_loss = True
 
     def _give_up(self, made: Made, why: str) -> None:
         message = _GIVEN_UP.format(why)

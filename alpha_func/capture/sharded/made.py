@@ -58,13 +58,14 @@ class Made:
         gathering: how.
 
     Attributes:
+        is_the_loss: whether its value has been compared with the loss's own.
         proven: how many calls it has been proven at.
         given_up: whether the line answers instead of the sweep.
     """
 
     def __init__(self, schemes: Schemes, layouts: Sequence[Layout | None], gathering: Gathering):
         self._schemes, self._layouts, self._gathering = schemes, list(layouts), gathering
-        self.proven, self.given_up = 0, False
+        self.is_the_loss, self.proven, self.given_up = False, 0, False
         self.count, self.seed = schemes.params, schemes.seed
 
     @cached_property

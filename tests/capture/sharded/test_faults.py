@@ -27,7 +27,7 @@ def test_an_error_of_one_rank_is_one_of_all_before_anything_is_gathered(found, n
 
 def test_ranks_with_other_parameters_are_refused_before_a_gather(found):
     for of_rank in found:
-        assert of_rank["another order"].startswith("DistributedError: ranks are about to gather other parameters")
+        assert of_rank["another order"].startswith("DistributedError: ranks are about to gather different parameters")
 
 
 def test_ranks_may_have_batches_of_other_shapes(found):
