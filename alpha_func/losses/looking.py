@@ -119,7 +119,8 @@ def can_look() -> bool:
 def _is_small(tensor: Tensor) -> bool:
     """Whether its values can be compared, and are few, as those are that an operator writes and does not say so."""
     plain = type(tensor) in tree.PLAIN and tensor.layout is torch.strided and not tensor.is_meta
-    return plain and tensor.numel() < _FEW
+    lazy = tensor.is_conj() or tensor.is_neg()  # a bit of a view, which a comparison made here does not read
+    return plain and not lazy and tensor.numel() < _FEW
 
 
 def _tensors(values: Any) -> list[Tensor]:
