@@ -73,7 +73,9 @@ class Look(TorchDispatchMode):
         return out
 
     def _refuse_statistics(self, func: Any, taken: list[Tensor]) -> None:
-        if not self._statistics or func.overloadpacket.__name__.endswith("_backward"):
+        name = func.overloadpacket.__name__
+        # Autograd itself detaches what group_norm returns, to save it; of the same memory, it is still known here.
+        if not self._statistics or name == "detach" or name.endswith("_backward"):
             return
         of = next((self._statistics[s] for s in map(storage, taken) if s in self._statistics), None)
         if of is not None:

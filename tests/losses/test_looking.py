@@ -280,3 +280,14 @@ def test_running_statistics_that_a_loss_closes_over_are_not_written(wrap):
         quadratic(w, w, torch.randn(5, 3, generator=torch.Generator().manual_seed(1)))
     assert mean.tolist() == [0, 0]
     assert var.tolist() == [1, 1]
+
+
+def test_group_norm_is_measured_plainly_though_autograd_detaches_its_statistics():
+    generator = torch.Generator().manual_seed(0)
+    w, x = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((4, 6), (5, 4)))
+
+    def loss(w):
+        return F.group_norm(x @ w, 2).tanh().square().sum()
+
+    found, by_rules = quadratic_along(loss)(w, w + 1), quadratic_along(capture(loss))(w, w + 1)
+    torch.testing.assert_close(found, by_rules)
