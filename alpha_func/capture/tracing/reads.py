@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from alpha_func import torch_private
 from alpha_func.calls import Args, Kwargs
+from alpha_func.torch_private import TorchDispatchMode
 
 aten = torch.ops.aten
 
@@ -24,7 +25,10 @@ class _DrawnError(Exception):
     """A value is drawn, and so another one at every call."""
 
 
-class _NoDraws(torch_private.TorchDispatchMode):
+class _NoDraws(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise _DrawnError
