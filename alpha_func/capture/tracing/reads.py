@@ -13,10 +13,26 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import torch_private
+from alpha_func.calls import Args, Kwargs
+from alpha_func.torch_private import TorchDispatchMode
 
 aten = torch.ops.aten
 
 COUNT = "alpha_func_count"  # in the ``meta`` of a node: how many places of its masks are true
+
+
+class _DrawnError(Exception):
+    """A value is drawn, and so another one at every call."""
+
+
+class _NoDraws(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise _DrawnError
+        return func(*args, **(kwargs or {}))
 
 
 class Read:
@@ -40,7 +56,8 @@ class Read:
                 examples.append(torch_private.example_of(n))
         graph.output(graph.call_function(then, (env[node],)))
         self._run = fx.GraphModule({}, graph)
-        self.value = self(*examples)
+        with torch.no_grad(), torch_private.modes_disabled(), _NoDraws():
+            self.value: Tensor = self._run(*examples)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The value for these inputs."""
@@ -56,11 +73,14 @@ def read_of(node: fx.Node, then: Callable[[Tensor], Tensor] = torch.clone) -> Re
         if n.op == "placeholder":
             if not isinstance(torch_private.example_of(n), Tensor) or torch_private.example_of(n).requires_grad:
                 return None
-        elif n.op not in ("call_function", "call_method") or n.target is torch.empty or "rand" in str(n.target):
+        elif n.op not in ("call_function", "call_method") or n.target is torch.empty:
             return None
         if written:
             return None
-    return Read(node, then)
+    try:
+        return Read(node, then)
+    except _DrawnError:
+        return None
 
 
 def masks_of(node: fx.Node) -> list[fx.Node]:

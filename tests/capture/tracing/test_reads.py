@@ -117,3 +117,24 @@ def test_every_later_call_reads_the_values_of_its_own_mask():
         expected = grad_and_quadratic(loss)(params, x, y, mask).quadratic
         got = grad_and_quadratic(captured)(params, x, y, mask).quadratic
         assert_close(got.curvature, expected.curvature, 1e-12)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: torch.normal(torch.zeros(6), 1.0) > 0,
+        lambda: F.dropout(torch.ones(6)) > 0,
+        lambda: torch.rand(6) > 0.5,
+        lambda: torch.ones(6).bernoulli_(0.5).bool(),
+    ],
+)
+def test_a_mask_that_is_drawn_is_refused_and_nothing_drawn(draw):
+    class Drawing(nn.Linear):
+        def forward(self, x):
+            return super().forward(x)[draw()].square().sum()
+
+    loss, params = functional_loss(Drawing(2, 3).double())
+    state = torch.get_rng_state()
+    with pytest.raises(CaptureError, match="depends on values"):
+        quadratic_along(capture(loss))(params, params, X)
+    assert torch.equal(state, torch.get_rng_state())
