@@ -19,7 +19,13 @@ from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
 from alpha_func.errors import ImpureLossError, StrategyError
 from alpha_func.losses.memory import NOWHERE, Memory, storage
-from alpha_func.torch_private import TorchDispatchMode, dispatch_modes, is_written, writes_in_place
+from alpha_func.torch_private import (
+    TorchDispatchMode,
+    current_graph_task_id,
+    dispatch_modes,
+    is_written,
+    writes_in_place,
+)
 from alpha_func.whereabouts import here
 
 _FEW = 2**16
@@ -73,7 +79,8 @@ class Look(TorchDispatchMode):
         return out
 
     def _refuse_statistics(self, func: Any, taken: list[Tensor]) -> None:
-        if not self._statistics or func.overloadpacket.__name__.endswith("_backward"):
+        # The backward pass itself may use them, and the forward pass of native_group_norm saves them detached.
+        if not self._statistics or current_graph_task_id() != -1 or func is torch.ops.aten.detach.default:
             return
         of = next((self._statistics[s] for s in map(storage, taken) if s in self._statistics), None)
         if of is not None:

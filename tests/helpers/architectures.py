@@ -29,7 +29,7 @@ Tree = dict[str, Tensor]
 
 
 class InPrimitives(TorchFunctionMode):
-    """What PyTorch's own double backward gets wrong (weight norm) or lacks (bags of embeddings), by its formula."""
+    """What PyTorch's own double backward gets wrong (weight norm) or lacks (bags, distances), by its formula."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -41,6 +41,9 @@ class InPrimitives(TorchFunctionMode):
             (indices, weight), offsets = args, kwargs["offsets"]
             bags = torch.bucketize(torch.arange(len(indices)), offsets, right=True) - 1
             return torch.zeros(len(offsets), weight.shape[1]).to(weight).index_add(0, bags, weight[indices])
+        if func is torch.cdist:
+            x, y = args
+            return (x[..., :, None, :] - y[..., None, :, :]).square().sum(-1).sqrt()
         return func(*args, **kwargs)
 
 

@@ -268,6 +268,14 @@ def test_statistics_of_a_normalisation_are_refused_where_they_are_used(of):
         quadratic_along(of(loss))(torch.ones(2, 3), torch.ones(2, 3))
 
 
+@pytest.mark.parametrize("norm", [torch.nn.GroupNorm(2, 4), torch.nn.LayerNorm(4), torch.nn.BatchNorm1d(4)])
+def test_a_backward_pass_may_use_the_statistics_of_a_normalisation(norm):
+    loss, params = functional_loss(torch.nn.Sequential(torch.nn.Linear(3, 4), norm), torch.nn.MSELoss())
+    batch = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(5, 4)
+    found, swept = quadratic_along(loss)(params, params, *batch), quadratic_along(capture(loss))(params, params, *batch)
+    torch.testing.assert_close(found, swept, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("wrap", [lambda f: f, capture], ids=["plain", "captured"])
 def test_running_statistics_that_a_loss_closes_over_are_not_written(wrap):
     mean, var = torch.zeros(2), torch.ones(2)

@@ -68,7 +68,7 @@ def prototypes():
     return Example(mlp(3, 5, 4), (torch.randn(3, 2, 3), torch.randn(5, 3), torch.randint(3, (5,))), loss_of)
 
 
-@architecture("Prototypical net by torch.cdist", "PyTorch has no second derivative of cdist: subtract, as above")
+@architecture("Prototypical net by torch.cdist", "distances to class means, torch.cdist")
 def prototypes_by_cdist():
     """The same by an operator that PyTorch differentiates once."""
 

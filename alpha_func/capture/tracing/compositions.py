@@ -165,6 +165,8 @@ def logaddexp(x: Tensor, y: Tensor) -> Tensor:
 
 def _logaddexp_of_complex(x: Tensor, y: Tensor) -> Tensor:
     """The same, m the one of the greater real part; PyTorch's principal value."""
+    dtype = torch.promote_types(x.dtype, y.dtype)  # to a real operand of ``where``, PyTorch's gradient is complex
+    x, y = x.to(dtype), y.to(dtype)
     greater = torch.where(x.real >= y.real, x, y)
     return greater + torch.log1p(torch.exp(torch.where(x.real >= y.real, y, x) - greater))
 

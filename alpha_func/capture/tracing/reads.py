@@ -22,6 +22,20 @@ aten = torch.ops.aten
 COUNT = "alpha_func_count"  # in the ``meta`` of a node: how many places of its masks are true
 
 
+class _DrawnError(Exception):
+    """A value is drawn, and so another one at every call."""
+
+
+class _NoDraws(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise _DrawnError
+        return func(*args, **(kwargs or {}))
+
+
 class Read:
     """A value, and how it is computed.
 
@@ -31,7 +45,6 @@ class Read:
 
     Attributes:
         value: as it is now.
-        draws: whether it is a draw.
     """
 
     def __init__(self, node: fx.Node, then: Callable[[Tensor], Tensor]):
@@ -44,9 +57,8 @@ class Read:
                 examples.append(torch_private.example_of(n))
         graph.output(graph.call_function(then, (env[node],)))
         self._run = fx.GraphModule({}, graph)
-        with torch.random.fork_rng(devices=[]), torch_private.modes_disabled(), _Draws() as drawn:  # type: ignore[no-untyped-call]
+        with torch_private.modes_disabled(), _NoDraws():
             self.value = self.of(*examples)
-        self.draws = drawn.any
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The value for these inputs."""
@@ -60,16 +72,6 @@ class Read:
             return found
 
 
-class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Whether anything is drawn within."""
-
-    any = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
-        self.any |= torch.Tag.nondeterministic_seeded in func.tags
-        return func(*args, **(kwargs or {}))
-
-
 def read_of(node: fx.Node, then: Callable[[Tensor], Tensor] = torch.clone) -> Read | None:
     """A read of the value of a node; None where it depends on a parameter, a draw or a write."""
     for n in _ancestors(node):
@@ -80,8 +82,10 @@ def read_of(node: fx.Node, then: Callable[[Tensor], Tensor] = torch.clone) -> Re
             return None
         if any(isinstance(value, Tensor) and value._version for value in tree.leaves(n.meta.get("example_value"))):
             return None  # written to, here or through a view
-    read = Read(node, then)
-    return None if read.draws else read
+    try:
+        return Read(node, then)
+    except _DrawnError:
+        return None
 
 
 def same_in_a_batch(value: Tensor, expected: Tensor) -> bool:
