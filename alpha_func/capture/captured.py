@@ -26,6 +26,7 @@ from alpha_func.losses.layouts import Layouts
 from alpha_func.losses.memory import addresses
 from alpha_func.losses.module_loss import LossOfLoss
 from alpha_func.losses.signature import Key, signature
+from alpha_func.torch_private import is_batchedtensor
 from alpha_func.transforms.engine import Engine, Uncaptured
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import require_callable
@@ -133,7 +134,10 @@ class CapturedLoss(LossOfLoss):
                 for i, leaf in enumerate(leaves)
             ]
             call = tree.unflatten(aliases, structure)
-            program, state = self._program(*self._recorded(call), call[0])
+            recording, inputs = self._recorded(call)
+            program, state = self._program(recording, inputs, call[0])
+        if recording.by_value and any(isinstance(leaf, Tensor) and is_batchedtensor(leaf) for leaf in leaves):
+            recording.require_one_reading(self._recorder.names(*tree.unflatten(leaves, structure)))
         if flat and known is None:
             self._stand_ins.keep(names, tensors, lambda: self._recorder.names(*tree.map(stand_in, call)))
         return program, [*leaves[:count], *state, *[leaf for leaf in leaves[count:] if isinstance(leaf, Tensor)]]

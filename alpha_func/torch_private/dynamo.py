@@ -203,6 +203,11 @@ def drops_a_backward(node: fx.Node) -> bool:
     return "autograd_function_apply" in str(node.target)
 
 
+def registers_a_hook(node: fx.Node) -> bool:
+    """Whether a node of Dynamo's graph is ``Tensor.register_hook``."""
+    return "register_hook" in str(node.target)
+
+
 def reads_data(node: fx.Node) -> bool:
     """Whether a node of Dynamo's graph reads ``.data``."""
     return "_get_data_attr" in str(node.target)

@@ -108,8 +108,9 @@ def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulat
     if values.ndim > len(rest):
         places, count = mask.reshape(-1), values.shape[0]
         rank = places.long().cumsum(0) - 1
-        others = (places.sum() != count) * count  # of rows than places: out of range, an error as PyTorch's is
-        rows = torch.where(places, rank, 0) + others if count > 1 else torch.zeros_like(rank)
+        values = values if count else values.new_zeros(1, *values.shape[1:])  # none to look up: for no place
+        others = (places.sum() != count) * len(values)  # of rows than places: out of range, an error as PyTorch's is
+        rows = torch.zeros_like(rank) if count == 1 else torch.where(places, rank, 0) + others
         values = values[rows].reshape(x.shape)
     put = torch.where(chosen, values, 0 if accumulate else x)
     return x + put if accumulate else put

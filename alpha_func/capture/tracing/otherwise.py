@@ -11,6 +11,7 @@ from functools import partial
 from inspect import signature
 from types import FunctionType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -146,9 +147,25 @@ def _numbers_are_read(as_symbols: Function) -> Function:
         if read is None:
             return as_symbols(self, tx, *args, **kwargs)
         torch_private.reads_of_this_graph().append(read)
-        return VariableTracker.build(tx, read.value.tolist())
+        return VariableTracker.build(tx, getattr(read.value, as_symbols.__name__.removeprefix("method_"))())
 
     return numbers
+
+
+def _gradients_may_have_a_graph(method_backward: Function) -> Function:
+    """What ``backward(create_graph=True)`` adds to ``.grad`` with its derivatives: Dynamo adds it without."""
+    from torch._dynamo.variables.ctx_manager import GradModeVariable
+
+    create = GradModeVariable.create
+
+    def backward(self: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
+        wanted = kwargs.get("create_graph", args[2] if len(args) > 2 else None)
+        if wanted is None or not wanted.is_python_constant() or not wanted.as_python_constant():
+            return method_backward(self, tx, *args, **kwargs)
+        with patch.object(GradModeVariable, "create", lambda tx, mode, **kwargs: create(tx, True, **kwargs)):
+            return method_backward(self, tx, *args, **kwargs)
+
+    return backward
 
 
 def _masks_are_counted(get_fake_value: Function) -> Function:
@@ -199,6 +216,7 @@ _CHANGES: list[tuple[str, str, Function]] = [
     ("variables.functions.SkipFunctionVariable", "call_function", _some_are_left_out),
     ("variables.functions.UserFunctionVariable", "call_function", _some_are_left_out),
     ("variables.misc.AutogradFunctionVariable", "call_apply", _trusted_are_their_forward),
+    ("variables.tensor.TensorVariable", "method_backward", _gradients_may_have_a_graph),
     ("variables.tensor.TensorVariable", "method_item", _numbers_are_read),
     ("variables.tensor.TensorVariable", "method_requires_grad_", _inputs_may_require_grad),
     ("variables.tensor.TensorVariable", "method_tolist", _numbers_are_read),

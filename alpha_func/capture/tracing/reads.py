@@ -2,7 +2,8 @@
 
 A program is the same for all values of its inputs but these: they are what its shapes and its calls have been made for.
 Each is computed anew at every call, from the inputs that it depends on, and the program is another one
-where it has changed. No value that depends on the parameters is read so: it would change with every step.
+where it has changed. No value that depends on the parameters is read so: it would change with every step. Nor is one
+that depends on a draw, or on a write, which the computing anew would not see, or would do to the caller's tensors.
 """
 
 import operator
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from alpha_func import torch_private
+from alpha_func import torch_private, tree
 from alpha_func.calls import Args, Kwargs
 from alpha_func.torch_private import TorchDispatchMode
 
@@ -56,12 +57,17 @@ class Read:
                 examples.append(torch_private.example_of(n))
         graph.output(graph.call_function(then, (env[node],)))
         self._run = fx.GraphModule({}, graph)
-        with torch.no_grad(), torch_private.modes_disabled(), _NoDraws():
-            self.value: Tensor = self._run(*examples)
+        with torch_private.modes_disabled(), _NoDraws():
+            self.value = self.of(*examples)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The value for these inputs."""
-        with torch.no_grad(), torch_private.modes_disabled():
+        with torch_private.modes_disabled():
+            return self.of(*inputs)
+
+    def of(self, *inputs: Tensor) -> Tensor:
+        """The same under the transforms and modes around."""
+        with torch.no_grad():
             found: Tensor = self._run(*inputs)
             return found
 
@@ -69,35 +75,46 @@ class Read:
 def read_of(node: fx.Node, then: Callable[[Tensor], Tensor] = torch.clone) -> Read | None:
     """A read of the value of a node; None where it depends on a parameter, a draw or a write."""
     for n in _ancestors(node):
-        written = any(str(user.target).rstrip("_") != str(user.target) for user in n.users)
         if n.op == "placeholder":
             if not isinstance(torch_private.example_of(n), Tensor) or torch_private.example_of(n).requires_grad:
                 return None
         elif n.op not in ("call_function", "call_method") or n.target is torch.empty:
             return None
-        if written:
-            return None
+        if any(isinstance(value, Tensor) and value._version for value in tree.leaves(n.meta.get("example_value"))):
+            return None  # written to, here or through a view
     try:
         return Read(node, then)
     except _DrawnError:
         return None
 
 
+def same_in_a_batch(value: Tensor, expected: Tensor) -> bool:
+    """Whether every example of what may be batched by vmap is the expected value."""
+    while torch_private.is_functorch_wrapped_tensor(value):
+        dim = torch_private.maybe_get_bdim(value) if torch_private.is_batchedtensor(value) else None
+        value = torch_private.get_unwrapped(value)
+        value = value if dim is None else value.movedim(dim, 0)
+    return value.shape[value.ndim - expected.ndim :] == expected.shape and bool((value == expected).all())
+
+
 def masks_of(node: fx.Node) -> list[fx.Node]:
     """The masks by whose true places a call of a graph of TorchDynamo's takes entries; empty where it does not."""
     if node.target is operator.getitem:
-        return [n for n in node.all_input_nodes[1:] if _is_mask(n)]
+        return _masks_in(node.args[1])
     name = getattr(node.target, "__name__", node.target)
     if name == "masked_select":
-        return [n for n in node.all_input_nodes if _is_mask(n)]
+        return _masks_in(node.kwargs.get("mask", node.args[1:]))
     if name in ("nonzero", "argwhere") or (name == "where" and len(node.args) == 1):
         return list(node.all_input_nodes[:1])
     return []
 
 
-def _is_mask(node: fx.Node) -> bool:
-    value = node.meta.get("example_value")
-    return isinstance(value, Tensor) and value.dtype in (torch.bool, torch.uint8)
+def _masks_in(index: Any) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.map_arg(index, found.append)
+    values = [n.meta.get("example_value") for n in found]
+    kinds = torch.bool, torch.uint8
+    return [n for n, value in zip(found, values, strict=True) if isinstance(value, Tensor) and value.dtype in kinds]
 
 
 def _ancestors(node: fx.Node) -> list[fx.Node]:

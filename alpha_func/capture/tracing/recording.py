@@ -12,6 +12,7 @@ before Dynamo would replay any side effect of the loss; the caller lowers the gr
 
 import types
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from operator import is_
 from typing import Any
 
@@ -24,6 +25,7 @@ from alpha_func.capture.time_limit import require_time
 from alpha_func.capture.tracing.before_recording import BEFORE_RECORDING
 from alpha_func.capture.tracing.collector import at_rest
 from alpha_func.capture.tracing.otherwise import changes
+from alpha_func.capture.tracing.reads import same_in_a_batch
 from alpha_func.capture.tracing.refusal import EAGER, not_recorded
 from alpha_func.errors import CaptureError
 from alpha_func.losses.draws import ALONE
@@ -88,6 +90,17 @@ class Recording:
             if value.shape != read.value.shape or not torch.equal(value, read.value):
                 return False
         return True
+
+    def require_one_reading(self, names: dict[str, Any]) -> None:
+        """Refuse a call under vmap whose examples read different values: one program runs for all of them."""
+        with suppress(RuntimeError):  # a read that cannot be batched
+            found = [(read.of(*at(names, self._function.__globals__)), read.value) for read, at in self._reads]
+            if all(same_in_a_batch(*pair) for pair in found):
+                return
+        raise CaptureError(
+            "under vmap the examples of the batch differ in a number that the loss reads, or in how many places of a "
+            "mask are true, and one program runs for all of them: loop over the examples, or use torch.where"
+        )
 
     @property
     def by_value(self) -> bool:
@@ -180,7 +193,8 @@ class Recorder:
     def _by_call(self, *call: Any) -> tuple[Recording, Sequence[Tensor]]:
         limit_reached = torch_private.limit_reached()
         while True:
-            frame = self._frame or self._new_frame()
+            known = self._frame
+            frame = known or self._new_frame()
             try:
                 with at_rest():
                     frame(self._loss, *call)
@@ -189,6 +203,8 @@ class Recorder:
                 if recording.holds():
                     if recording.reads_the_same(self.names(*call), self._function):
                         return recording, inputs
+                    if known is None:
+                        raise CaptureError(f"the loss reads a number that is another one at once; {EAGER}") from None
                     self._others = [*self._others[-MAX_RECORDINGS + 1 :], frame]  # it may be right again
             except limit_reached:  # Dynamo drops none of its graphs
                 pass

@@ -120,6 +120,8 @@ class _Lowered(fx.Interpreter):
             self._dispatched.count = n.meta.get(COUNT)
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             if n.target is torch.autograd.grad and not self._levels:
+                if any(map(torch_private.registers_a_hook, n.graph.nodes)):
+                    raise CaptureError(_HOOK)
                 return gradient(*args, **kwargs)
             if torch_private.sets_requires_grad(n) and not self._levels:  # which tensors do, no operator sees
                 return args[0]
@@ -249,6 +251,11 @@ def _fill_a_tensor_of_its_own(draw: fx.Node) -> None:
 _AUTOGRAD_FUNCTION = (
     "an autograd.Function is called: its backward may differ from the derivative of its forward, which a program would "
     f"hold; if it does not, capture(..., trust=[the function]); else write it in torch operators, or {EAGER}"
+)
+
+_HOOK = (
+    "a hook on a gradient is registered (Tensor.register_hook), and a gradient taken within the loss: it may be what "
+    "the hook makes of it, which a program does not hold; change the gradient where torch.autograd.grad gives it"
 )
 
 

@@ -187,3 +187,28 @@ def test_a_batch_of_derivatives_at_once_is_refused_with_its_name():
 
     with pytest.raises(errors.CaptureError, match="is_grads_batched"):
         capture(loss)(torch.ones(2), torch.ones(2))
+
+
+def by_backward(p):
+    x = p.detach().sin().requires_grad_()
+    (x * p).square().sum().backward(create_graph=True)
+    return x.grad.square().sum()
+
+
+@pytest.mark.filterwarnings("ignore:Using backward")  # what it says of cycles
+def test_what_backward_leaves_in_grad_has_the_derivatives_of_a_graph():
+    p = torch.linspace(-1, 1, 5).double()
+    at = p.clone().requires_grad_()
+    (expected,) = grad(by_backward(at), at)
+    (got,) = grad(capture(by_backward)(at), at)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_hook_on_a_gradient_that_the_loss_takes_is_refused():
+    def loss(p):
+        y = p.sin()
+        y.register_hook(lambda g: 3 * g)
+        return grad(y.sum(), p, create_graph=True)[0].square().sum()
+
+    with pytest.raises(errors.CaptureError, match="register_hook"):
+        capture(loss)(torch.linspace(-1, 1, 5).double())

@@ -79,12 +79,69 @@ def test_a_frozen_loss_counts_as_well():
         assert_close(captured(P, mask), by_index(P, mask), 1e-12)
 
 
-@pytest.mark.parametrize("loss", [by_index, by_select, by_nonzero, by_where])
-def test_a_batch_of_masks_of_several_counts_is_an_error(loss):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_batch_whose_examples_read_several_values_is_refused(loss):
     captured = capture(loss)
     masks = torch.stack([MASK, FEWER])
-    with pytest.raises((RuntimeError, IndexError)):
+    with pytest.raises(CaptureError, match="examples of the batch differ"):
         torch.func.vmap(lambda mask: quadratic_along(captured)(P, P, mask).curvature)(masks)
+
+
+def test_a_batch_whose_examples_read_one_value_is_run():
+    for value in torch.func.vmap(capture(by_count), in_dims=(None, 0))(P, torch.stack([MASK, OTHERS])):
+        assert_close(value, by_count(P, MASK), 1e-12)
+
+
+def first_set(p, mask):
+    mask = mask.clone()
+    mask[0] = False
+    return by_index(p, mask)
+
+
+def through_a_view(p, mask):
+    mask = mask.clone()
+    mask.view(3, 2)[0].fill_(False)
+    return by_index(p, mask)
+
+
+def into_out(p, mask):
+    other = mask.clone()
+    torch.logical_not(mask, out=other)
+    return by_index(p, other)
+
+
+def of_the_argument(p, mask):
+    mask &= MASK
+    return (X * p).sum() * mask.sum().item()
+
+
+@pytest.mark.parametrize("loss", [first_set, through_a_view, into_out, of_the_argument])
+def test_a_read_of_what_is_written_is_refused_and_nothing_written(loss):
+    mask = OTHERS.clone()
+    with pytest.raises(CaptureError):
+        capture(loss)(P, mask)
+    assert torch.equal(mask, OTHERS)
+
+
+OF_ONE = {
+    "item of a row of one": lambda p, n: p.square().sum() * n[:1].item(),
+    "entries of a mask by itself": lambda p, n: p.square().sum() * (n > 1)[n > 1].sum(),
+    "entries of a mask by another": lambda p, n: p.square().sum() * (n > 1).masked_select(mask=n > 2).sum(),
+    "entries put at no place": lambda p, n: torch.masked_fill(p * 1, n > 2, 3.0).sum() + assigned(p, n).square().sum(),
+}
+
+
+def assigned(p, n):
+    out = p.clone()
+    out[n > 2] = p[n > 2].square()
+    return out
+
+
+@pytest.mark.parametrize("loss", OF_ONE.values(), ids=OF_ONE)
+def test_what_is_read_of_numbers_is_what_a_plain_call_reads(loss):
+    captured = capture(loss)
+    for n in ([3, 1], [2, 4], [1, 1]):
+        assert_right(captured, torch.tensor(n))
 
 
 def test_a_mask_in_a_closure_is_counted_anew():
