@@ -177,7 +177,7 @@ def test_spans_that_vmap_stacked_answer_as_each_does():
 
 
 @pytest.mark.parametrize("wrap", [lambda loss: loss, capture], ids=["plain", "captured"])
-def test_a_loss_that_computes_in_another_precision_has_a_span_of_one_dtype(wrap):
+def test_a_loss_of_another_precision_inside_has_a_span_of_one_dtype(wrap):
     x = torch.arange(1.0, 4, dtype=torch.float64)
     q = quadratic_in_span(wrap(lambda x: (x.float() ** 4).sum().double()))(x, list(torch.eye(3, dtype=torch.float64)))
     assert {number.dtype for number in q} == {torch.float64}
