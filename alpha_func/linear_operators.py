@@ -13,7 +13,7 @@ from torch import Tensor
 from alpha_func import tree
 from alpha_func.calls import Function
 from alpha_func.transforms.strategies import StrategyLike
-from alpha_func.transforms.validation import check_params
+from alpha_func.transforms.validation import aligned, check_params
 from alpha_func.transforms.verbs import hvp
 from alpha_func.tree import Tree
 
@@ -26,7 +26,7 @@ class FlatHessian(NamedTuple):
     Attributes:
         size: how many numbers the parameters are.
         dtype, device: of a vector.
-        product: of a tensor of shape (size,).
+        product: of a tensor of shape (size,), which may be complex.
         flat, tree: from a tree of the parameters' structure to a vector, and back.
     """
 
@@ -70,15 +70,19 @@ def flat_hessian(loss: Callable[..., Tensor], *, strategy: StrategyLike | None =
         sizes, device = [leaf.numel() for leaf in leaves], leaves[0].device
 
         def flat(value: Tree) -> Tensor:
-            return torch.cat([leaf.detach().reshape(-1).to(device, widest) for leaf in tree.leaves(value)])
+            same = tree.leaves(aligned(params, value, "value"))
+            return torch.cat([leaf.detach().reshape(-1).to(device, widest) for leaf in same])
 
         def of_vector(vector: Tensor) -> Tree:
+            if vector.shape != (sum(sizes),):
+                raise ValueError(f"vector has shape {tuple(vector.shape)}: expected ({sum(sizes)},)")
             parts = zip(torch.split(vector, sizes), leaves, strict=True)
             return tree.unflatten([part.view(leaf.shape).to(leaf) for part, leaf in parts], structure)
 
         def product(vector: Tensor) -> Tensor:
-            if vector.shape != (sum(sizes),):
-                raise ValueError(f"vector has shape {tuple(vector.shape)}: expected ({sum(sizes)},)")
+            if vector.is_complex():  # H is real
+                parts = (product(part) for part in (vector.real, vector.imag))
+                return torch.complex(*(part.to(tree.accumulator_dtype(widest)) for part in parts))
             return flat(along(params, of_vector(vector.to(device, widest)), *args, **kwargs))
 
         return FlatHessian(sum(sizes), widest, device, product, flat, of_vector)
@@ -105,7 +109,7 @@ def scipy_operator(loss: Callable[..., Tensor], *, strategy: StrategyLike | None
         h = hessian(params, *args, **kwargs)
 
         def product(vector: object) -> Any:
-            return _to_numpy(h.product(torch.tensor(numpy.asarray(vector).reshape(-1), dtype=h.dtype)))
+            return _to_numpy(h.product(torch.tensor(numpy.asarray(vector).reshape(-1))))
 
         dtype = _to_numpy(torch.empty(0, dtype=h.dtype)).dtype
         return linalg.LinearOperator((h.size, h.size), matvec=product, rmatvec=product, dtype=dtype)
@@ -177,10 +181,10 @@ def jax_product(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = 
         h = hessian(params, *args, **kwargs)
 
         def outside(vector: Any) -> Any:
-            product = h.product(torch.tensor(numpy.asarray(vector), dtype=h.dtype))
-            return _to_numpy(product).astype(vector.dtype)
+            return _to_numpy(h.product(torch.tensor(numpy.asarray(vector)))).astype(vector.dtype)
 
         def product(vector: Any) -> Any:
+            vector = vector * 1.0  # of whole numbers the product is none
             shape = jax.ShapeDtypeStruct(vector.shape, vector.dtype)
             return jax.pure_callback(outside, shape, vector, vmap_method="sequential")
 
@@ -191,7 +195,7 @@ def jax_product(loss: Callable[..., Tensor], *, strategy: StrategyLike | None = 
 
 def _to_numpy(vector: Tensor) -> Any:
     numbers = vector.detach().cpu()
-    return (numbers if numbers.dtype in (torch.float32, torch.float64) else numbers.float()).numpy()
+    return (numbers.float() if numbers.dtype in (torch.float16, torch.bfloat16) else numbers).numpy()
 
 
 def _required(module: str) -> Any:

@@ -5,6 +5,7 @@ For a loss L, parameters θ and a direction d,
     h(α) = L(θ + αd) = Σ_j h⁽ʲ⁾·αʲ/j! + O(αᵏ⁺¹)        q(α) its terms up to α²: the quadratic of the line
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -68,7 +69,7 @@ class Taylor(NamedTuple):
             r, a multiple of d, of the shape of the fields.
 
         Raises:
-            ValueError: there are no higher derivatives, or the share is not above 0.
+            TypeError, ValueError: there are no higher derivatives, or the share is not a finite number above 0.
 
         >>> import torch
         >>> Taylor(*torch.tensor([1.0, 0.0, 8.0]), higher=(torch.tensor(6.0),)).trust_radius(0.5)
@@ -76,19 +77,23 @@ class Taylor(NamedTuple):
         """
         if not self.higher:
             raise ValueError("trust_radius needs a derivative beyond the second: take taylor_along(loss, order=3)")
-        if not isinstance(tolerance, Tensor) and not tolerance > 0:
+        if isinstance(tolerance, bool) or not isinstance(tolerance, Tensor | float | int):
+            raise TypeError(f"tolerance must be a share above 0, such as 0.1, got {tolerance!r}")
+        if not isinstance(tolerance, Tensor) and not 0 < tolerance < math.inf:
             raise ValueError(f"tolerance is {tolerance}: give a share above 0, such as 0.1")
         slope, curvature = tolerance * self.slope.abs(), tolerance * self.curvature.abs() / 2
         factors, factorial = [], 2.0
         for j, derivative in enumerate(self.higher, 3):
             factorial *= j
             factors.append(derivative.abs() / factorial)
+        absent = [c == 0 for c in factors]
+        present = [torch.where(none, 1.0, c) for none, c in zip(absent, factors, strict=True)]  # no 0/0 in a gradient
         # Of each term alone the root is at most the greater of two powers; that of the sum is below the least of all.
         bounds = [
             torch.maximum((2 * slope / c) ** (1 / (j - 1)), (2 * curvature / c) ** (1 / (j - 2)))
-            for j, c in enumerate(factors, 3)
+            for j, c in enumerate(present, 3)
         ]
-        r = torch.stack([torch.where(c == 0, torch.inf, x) for c, x in zip(factors, bounds, strict=True)]).amin(0)
+        r = torch.stack([torch.where(none, torch.inf, x) for none, x in zip(absent, bounds, strict=True)]).amin(0)
         is_finite = r.isfinite() & (r > 0)
         x = torch.where(is_finite, r, 1.0)
         for _ in range(_NEWTON_STEPS):  # p is convex and r right of its root: Newton's steps come down to it

@@ -132,3 +132,26 @@ def test_a_library_that_is_not_there_is_named_with_its_remedy(monkeypatch, adapt
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=remedy):
         adapter(lambda p: p.sum())
+
+
+def test_a_complex_vector_keeps_its_imaginary_part():
+    pytest.importorskip("scipy.sparse.linalg")
+    case = small()
+    operator, expected = scipy_operator(case.loss)(case.params, *case.args), truth(case).numpy()
+    vector = torch.randn(operator.shape[0], 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).numpy()
+    v = vector[:, 0] + 1j * vector[:, 1]
+    assert abs(operator @ v - expected @ v).max() <= 1e-10 * abs(expected @ v).max()
+
+
+def test_a_jax_vector_of_whole_numbers_has_no_truncated_product():
+    jax = pytest.importorskip("jax")
+    product = jax_product(lambda x: (x**2).sum() * 0.75)(torch.ones(2))
+    assert product(jax.numpy.array([1, 2])).tolist() == [1.5, 3.0]
+
+
+def test_a_tree_or_a_vector_of_another_size_is_refused():
+    h = flat_hessian(lambda p: (p["x"] ** 2).sum())({"x": torch.ones(2)})
+    with pytest.raises(ValueError, match="value must have the structure of params"):
+        h.flat({"y": torch.ones(2)})
+    with pytest.raises(ValueError, match=r"vector has shape \(3,\): expected \(2,\)"):
+        h.tree(torch.ones(3))

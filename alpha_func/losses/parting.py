@@ -56,7 +56,11 @@ def require_likelihood(criterion: Callable[..., Tensor]) -> None:
     if criterion in (F.cross_entropy, F.binary_cross_entropy_with_logits, F.mse_loss):
         return
     name = type(criterion).__name__
-    if isinstance(criterion, nn.CrossEntropyLoss):
+    known = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss)
+    kind = next((kind for kind in known if isinstance(criterion, kind)), None)
+    if kind is not None and getattr(type(criterion), "forward", None) is not kind.forward:
+        why: str | None = f"{name} is a {kind.__name__} with a forward of its own"
+    elif isinstance(criterion, nn.CrossEntropyLoss):
         why = None if criterion.weight is None else "the class weights make its Hessian depend on the targets"
     elif isinstance(criterion, nn.BCEWithLogitsLoss):
         why = None if criterion.pos_weight is None else "pos_weight makes its Hessian depend on the targets"

@@ -20,6 +20,8 @@ from alpha_func.optimizers.pure import PROPORTIONAL
 from alpha_func.quadratic import Quadratic
 from alpha_func.step_rules.rule import StepRule
 
+_KEPT = frozenset({"last_epoch", "step_count", "base_lrs", "last_lr", "rule"})
+
 
 class AlphaLR(LRScheduler):
     """Sets the learning rate by a step rule, from the quadratic of the last step that was measured.
@@ -121,8 +123,11 @@ class AlphaLR(LRScheduler):
         """Go on from a ``state_dict`` of a scheduler with the same rule and as many groups.
 
         Raises:
-            ValueError: it is another rule's, or has another number of groups.
+            ValueError: it is not an AlphaLR's, is another rule's, or has another number of groups.
         """
+        lacking = _KEPT.difference(state_dict) if isinstance(state_dict, Mapping) else _KEPT
+        if lacking:
+            raise ValueError(f"state_dict lacks {', '.join(sorted(lacking))}: give what AlphaLR.state_dict() returned")
         fresh = self._rule.init()
         kept, expected = len(state_dict["rule"]), len(tree.leaves(fresh))
         if kept != expected:

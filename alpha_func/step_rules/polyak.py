@@ -30,7 +30,7 @@ def polyak(lower: float = 0.0, *, factor: float = 1.0, largest: float = math.inf
     positive("factor", factor)
     if largest != math.inf:
         positive("largest", largest)
-    if not math.isfinite(lower):
+    if isinstance(lower, bool) or not isinstance(lower, int | float) or not math.isfinite(lower):
         raise ValueError(f"lower is {lower!r}: give the least value that the loss can have, such as 0.0")
 
     def choose(quadratic: Quadratic, state: RuleState, gain_ratio: Number) -> tuple[torch.Tensor, tuple[()]]:

@@ -69,9 +69,14 @@ def step_rule(first: float, memory: Any, choose: Choose) -> StepRule:
         choose: NaN or ±inf in place of α says that the rule has none.
     """
     positive("first", first)
+    structure = tree.structure(RuleState(float(first), memory))
 
     def update(quadratic: Quadratic, state: RuleState, gain_ratio: Number = math.nan) -> tuple[Tensor, RuleState]:
         _check(quadratic)
+        if tree.structure(state) != structure:
+            raise TypeError("state is not this rule's: begin with init(), and give what the last update returned")
+        if not isinstance(gain_ratio, Tensor | float | int):
+            raise TypeError(f"gain_ratio must be a number, nan where it is not known, got {gain_ratio!r}")
         alpha, following = choose(quadratic, state, gain_ratio)
         fine = alpha.isfinite() & quadratic.slope.isfinite() & quadratic.curvature.isfinite()
 

@@ -55,6 +55,8 @@ def trusted(
     >>> alpha, update(quadratic, state, 1.0)[0], update(quadratic, state, -0.48)[0]  # 0.2·3.5 is beyond α*
     (tensor(0.2000), tensor(0.5000), tensor(0.0500))
     """
+    if not isinstance(rule, StepRule):
+        raise TypeError(f"rule must be a StepRule such as greedy(), got {type(rule).__name__}")
     for name, value in (("radius", radius), ("low", low), ("high", high), ("shrink", shrink), ("grow", grow)):
         positive(name, value)
     if not (low < high and shrink < 1 < grow):

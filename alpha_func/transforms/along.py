@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from operator import mul
 
 import torch
@@ -104,8 +105,9 @@ def quadratic_in_span(
         if i is not None:
             why = "is a combination of those before it, to rounding" if products[i, i] else "is zero"
             raise ValueError(f"directions[{i}] {why}: leave it out")
-        value, slopes, curvature = map(accumulated, engine.span(params, given, args, kwargs))
-        return SpanQuadratic(value, slopes, curvature, products.to(curvature.dtype))
+        found = [accumulated(number) for number in engine.span(params, given, args, kwargs)]
+        dtype = reduce(torch.promote_types, (number.dtype for number in found))
+        return SpanQuadratic(*(number.to(dtype) for number in (*found, products)))
 
     return span
 

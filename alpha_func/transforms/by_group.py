@@ -171,7 +171,7 @@ def _patterns(groups: Groups | None) -> dict[str, list[str]] | None:
     if isinstance(groups, Mapping):
         found = {name: _listed(given) for name, given in groups.items()}
     elif isinstance(groups, Sequence) and not isinstance(groups, str):
-        found = {pattern: [pattern] for pattern in groups}
+        found = {pattern: [pattern] for pattern in groups} if all(isinstance(p, str) for p in groups) else {}
     else:
         found = {}
     if not found or not all(isinstance(p, str) for given in found.values() for p in given):

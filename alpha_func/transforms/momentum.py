@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alpha_func.span import SpanQuadratic
+from alpha_func.span import SpanQuadratic, not_negative
 from alpha_func.transforms.along import dependent, gram, quadratic_in_span
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import aligned, check_params
@@ -48,8 +48,9 @@ def lr_and_momentum(
 
     Returns:
         ``(params, direction, previous, *args, **kwargs) -> LRMomentum``, direction and previous trees as params. Where
-        previous is zero, as before a first step, or a multiple of direction, momentum is 0 and lr is α*. Where the
-        curvature is not positive definite (``quadratic.is_minimum``) they are a saddle's: damp it. Costs and errors are
+        previous is zero, as before a first step, or a multiple of direction, momentum is 0 and lr is α*; under ``vmap``
+        no values tell that, and both are NaN. Where the curvature is not positive definite (``quadratic.is_minimum``)
+        they are a saddle's: damp it. Costs and errors are
         those of ``quadratic_in_span``.
 
     >>> import torch
@@ -58,14 +59,16 @@ def lr_and_momentum(
     >>> best.lr, best.momentum  # one step from there to the minimum
     (tensor(0.1111), tensor(-1.7778))
     """
-    if not damping >= 0:
-        raise ValueError(f"damping is {damping}: give a number of at least 0")
+    not_negative("damping", damping)
     span = quadratic_in_span(loss, strategy=strategy)
 
     def best(params: Tree, direction: Tree, previous: Tree, *args: object, **kwargs: object) -> LRMomentum:
         check_params(params)
         d, δ = aligned(params, direction, "direction"), aligned(params, previous, "previous")
-        alone = dependent(gram([d, δ]), [d, δ]) == 1
+        first = dependent(gram([d, δ]), [d, δ])
+        if first == 0:
+            raise ValueError("direction is zero: there is no step to find a learning rate of")
+        alone = first == 1
         found = span(params, [d] if alone else [d, δ], *args, **kwargs)
         c = found.minimizer(damping=damping)
         return LRMomentum(c[0], torch.zeros_like(c[0]) if alone else c[1], found)

@@ -179,3 +179,9 @@ def test_the_state_of_another_rule_or_of_other_groups_is_refused():
         Loop(armijo()).scheduler.load_state_dict(state)
     with pytest.raises(ValueError, match="state_dict has 1 groups, the optimizer 2"):
         Loop(cdat()).scheduler.load_state_dict({**state, "base_lrs": [0.1]})
+
+
+@pytest.mark.parametrize("given", [None, {}, {"rule": []}])
+def test_a_state_dict_of_something_else_is_refused(given):
+    with pytest.raises(ValueError, match="state_dict lacks base_lrs"):
+        Loop(greedy()).scheduler.load_state_dict(given)

@@ -289,3 +289,18 @@ def test_what_is_no_quadratic_is_refused(quadratic):
     rule = greedy()
     with pytest.raises(TypeError, match="quadratic must be a Quadratic of tensors, got"):
         rule.update(quadratic, rule.init())
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: polyak("a"), "lower is 'a'"),
+        (lambda: trusted(greedy), "rule must be a StepRule"),
+        (lambda: greedy().update(q(1, -2, 3), None), "state is not this rule's"),
+        (lambda: trusted(greedy()).update(q(1, -2, 3), greedy().init()), "state is not this rule's"),
+        (lambda: trusted(greedy()).update(q(1, -2, 3), trusted(greedy()).init(), None), "gain_ratio must be a number"),
+    ],
+)
+def test_what_is_no_number_no_rule_or_no_state_of_it_is_refused(ask, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        ask()

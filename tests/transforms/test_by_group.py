@@ -103,3 +103,8 @@ def test_groups_are_refused(groups, error, message):
     case = mse_net()
     with pytest.raises(error, match=message):
         quadratic_by_group(case.loss, groups)(case.params, case.direction, *case.args)
+
+
+def test_a_list_of_lists_of_patterns_is_refused():
+    with pytest.raises(TypeError, match="groups must be a dict"):
+        quadratic_by_group(torch.sum, [["a"], ["b"]])

@@ -251,3 +251,11 @@ def test_a_criterion_that_reads_the_parameters_is_refused(way):
     )
     with pytest.raises((StrategyError, CaptureError), match="so that the two cannot be told apart"):
         quadratic_along(way(case.loss), curvature="gauss_newton")(case.params, case.direction, *case.args)
+
+
+@pytest.mark.parametrize("kind", [nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss])
+def test_a_likelihood_with_a_forward_of_its_own_has_no_fisher(kind):
+    own = type("Own", (kind,), {"forward": lambda self, z, y: (z - y).tanh().square().mean()})
+    loss, params = functional_loss(nn.Linear(3, 2), own())
+    with pytest.raises(ValueError, match=r"Own is a .* with a forward of its own"):
+        quadratic_along(loss, curvature="fisher")(params, params, torch.ones(4, 3), torch.zeros(4, 2))

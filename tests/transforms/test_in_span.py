@@ -163,3 +163,43 @@ def test_directions_that_are_nearly_dependent_are_taken():
 def test_a_coefficient_of_no_direction_is_refused():
     with pytest.raises(ValueError, match="fixed holds coefficient 3: the 3 directions are 0 to 2"):
         Q.minimizer(fixed={3: 1.0})
+
+
+def test_spans_that_vmap_stacked_answer_as_each_does():
+    case = mse_net()
+    pairs = [directions_of(case, 4)[i : i + 2] for i in range(3)]
+    span = quadratic_in_span(capture(case.loss, strict=True))
+    each = [span(case.params, pair, *case.args) for pair in pairs]
+    stacked = SpanQuadratic(*(torch.stack(numbers) for numbers in zip(*each, strict=True)))
+    c = stacked.minimizer(damping=0.3, fixed={1: 0.5})
+    torch.testing.assert_close(c, torch.stack([q.minimizer(damping=0.3, fixed={1: 0.5}) for q in each]))
+    torch.testing.assert_close(stacked.minimum, torch.stack([q.minimum for q in each]))
+
+
+@pytest.mark.parametrize("wrap", [lambda loss: loss, capture], ids=["plain", "captured"])
+def test_a_loss_of_another_precision_inside_has_a_span_of_one_dtype(wrap):
+    x = torch.arange(1.0, 4, dtype=torch.float64)
+    q = quadratic_in_span(wrap(lambda x: (x.float() ** 4).sum().double()))(x, list(torch.eye(3, dtype=torch.float64)))
+    assert {number.dtype for number in q} == {torch.float64}
+    torch.testing.assert_close(q.minimizer(), -x / 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"damping": -1.0}, "damping is -1.0"),
+        ({"damping": "a"}, "damping must be a number"),
+        ({"fixed": [0]}, "fixed must be a dict"),
+        ({"fixed": {0: "a"}}, r"fixed\[0\] must be a number"),
+    ],
+)
+def test_a_minimizer_says_what_is_wrong_with_its_arguments(arguments, message):
+    q = SpanQuadratic(torch.tensor(0.0), torch.ones(2), torch.eye(2), torch.eye(2))
+    with pytest.raises((TypeError, ValueError), match=message):
+        q.minimizer(**arguments)
+
+
+def test_coefficients_of_another_number_than_the_directions_are_refused():
+    q = SpanQuadratic(torch.tensor(0.0), torch.ones(2), torch.eye(2), torch.eye(2))
+    with pytest.raises(ValueError, match=r"coefficients have shape \(3,\): give a last dimension of 2"):
+        q(torch.ones(3))

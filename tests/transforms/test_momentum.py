@@ -81,3 +81,9 @@ def test_a_step_without_momentum_is_made_of_the_gradient_alone(optimizer, option
 def test_a_damping_is_refused(damping):
     with pytest.raises(ValueError, match=f"damping is {damping}: give a number of at least 0"):
         lr_and_momentum(torch.sum, damping=damping)
+
+
+def test_a_direction_of_zeros_is_refused_by_its_name():
+    case, previous, _ = point()
+    with pytest.raises(ValueError, match=r"^direction is zero"):
+        lr_and_momentum(case.loss)(case.params, tree.scale(0.0, previous), previous, *case.args)

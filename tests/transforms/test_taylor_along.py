@@ -241,3 +241,31 @@ def test_a_wrong_rule_is_found_by_the_proof_of_a_higher_order(monkeypatch):
     torch.testing.assert_close(found.derivatives, expected, rtol=1e-13, atol=0)
     with pytest.raises(CaptureError, match="Taylor program of order 4"):
         taylor_along(capture(loss, strict=True), order=4)(x, d)
+
+
+@pytest.mark.parametrize("zeros", [0, 1, 2, 3])
+@pytest.mark.parametrize("product", [lambda x: x.prod(), lambda x: x.reshape(1, 5).prod(1).sum()], ids=["all", "dim"])
+def test_a_product_with_zeros_is_a_polynomial_to_every_order(product, zeros):
+    x, d = numbers(2, 3, -1, 4, 5), numbers(1, -2, 3, 1, -1)
+    x[:zeros] = 0
+    polynomial = numbers(1, 0, 0, 0, 0, 0)
+    for a, b in zip(x, d, strict=True):
+        polynomial = a * polynomial + b * polynomial.roll(1)
+    found = taylor_along(capture(product, strict=True), order=5)(x, d)
+    truth = [math.factorial(j) * c for j, c in enumerate(polynomial.tolist())]
+    assert torch.stack(found.derivatives).tolist() == pytest.approx(truth, abs=1e-9)
+
+
+@pytest.mark.parametrize("tolerance", [True, "a", None, math.inf])
+def test_a_tolerance_that_is_no_finite_number_is_refused(tolerance):
+    with pytest.raises((TypeError, ValueError), match="tolerance"):
+        Taylor(*numbers(1, 2, 3), higher=(numbers(4)[0],)).trust_radius(tolerance)
+
+
+def test_the_radius_is_differentiable_where_a_derivative_is_zero():
+    def radius(curvature):
+        return Taylor(*numbers(1, -4), curvature, higher=tuple(numbers(0, 2))).trust_radius(0.1)
+
+    c, step = numbers(8)[0], 1e-5
+    slope = (radius(c + step) - radius(c - step)) / (2 * step)
+    assert float(func.grad(radius)(c)) == pytest.approx(float(slope), rel=1e-6)

@@ -66,6 +66,23 @@ def cumprod(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     return x
 
 
+def prod(x: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    """The product of every entry."""
+    return prod_along(x.reshape(-1), 0, dtype=dtype)
+
+
+def prod_along(x: Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
+    """One half times the other, and again: PyTorch's third derivative is wrong where an entry is 0."""
+    x = x if dtype is None else x.to(dtype)
+    if x.ndim == 0 or x.shape[dim] == 0 or not (x.is_floating_point() or x.is_complex()):
+        return NotImplemented
+    while (size := x.shape[dim]) > 1:
+        half = size // 2
+        halves = x.narrow(dim, 0, half) * x.narrow(dim, half, half)
+        x = torch.cat([halves, x.narrow(dim, 2 * half, 1)], dim) if size % 2 else halves
+    return x if keepdim else x.squeeze(dim)
+
+
 # Ties.
 
 
@@ -140,6 +157,8 @@ BY_OPERATOR: dict[Function, Function] = {
     aten.fmin.default: fmin,
     aten.hardsigmoid.default: hardsigmoid,
     aten.huber_loss.default: huber_loss,
+    aten.prod.default: prod,
+    aten.prod.dim_int: prod_along,
     aten.scatter_reduce.two: scatter_reduce,
     aten.sinc.default: sinc,
     aten.smooth_l1_loss.default: smooth_l1_loss,
