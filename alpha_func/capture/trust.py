@@ -82,13 +82,16 @@ def require_right(
         direction = tree.randn_like(params, generator=_generator(params))
         try:
             check = check_quadratic(captured(loss), params, direction, *args, **kwargs)
-            slope = _slope(loss, params, direction, args, kwargs)
+            slope = _slope(loss_in_double(loss), params, direction, args, kwargs)
+            of_program = _slope(captured(loss_in_double(loss)), params, direction, args, kwargs)
         except (AlphaFuncError, RuntimeError) as error:
             raise CaptureError(f"what is trusted cannot be checked: {error}") from error
     found = list(check.parts)
     scale = float(tree.norm(direction)) * 1e-3 + abs(slope)
     if not abs(float(check.quadratic.slope) - slope) <= _TOLERANCE * scale:
         found.append(f"slope is {float(check.quadratic.slope):.9g}, by the loss's own gradient {slope:.9g}")
+    if not abs(of_program - slope) <= _TOLERANCE * scale:  # what a forward detaches, a program takes for constant
+        found.append(f"slope of the program is {of_program:.9g}, by the loss's own gradient {slope:.9g}")
     if found:
         raise CaptureError(f"what is trusted is not right here: {'; '.join(found)}; leave it out of trust=")
 
@@ -99,10 +102,12 @@ def _generator(params: Tree) -> torch.Generator:
 
 
 def _slope(loss: Callable[..., Tensor], params: Tree, direction: Tree, args: Any, kwargs: Any) -> float:
-    """dᵀg by one backward pass of the loss itself, in float64."""
+    """dᵀg by one backward pass of a loss that takes float64."""
     at, d, args, kwargs = tree.map(doubled, (params, direction, args, kwargs))
     at = tree.map(lambda leaf: leaf.detach().requires_grad_(), at)
     with torch.enable_grad():
-        value = loss_in_double(loss)(at, *args, **kwargs)
+        value = loss(at, *args, **kwargs)
+        if not value.requires_grad:
+            return 0.0
         grads = torch.autograd.grad(value, tree.leaves(at), materialize_grads=True)
     return sum(float((g * v).sum()) for g, v in zip(grads, tree.leaves(d), strict=True))

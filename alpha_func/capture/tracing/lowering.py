@@ -43,7 +43,6 @@ _LOWERED = (
     aten.gelu_backward,
     aten.glu,
     aten.glu_backward,
-    aten.hardsigmoid,
     aten.hardsigmoid_backward,
     aten.hardswish_backward,
     aten.huber_loss_backward,

@@ -133,6 +133,11 @@ def clamp_max(x: Tensor, greatest: Tensor) -> Tensor:
     return clamp(x, None, greatest)
 
 
+def hardsigmoid(x: Tensor) -> Tensor:
+    """(x + 3)/6 between −3 and 3, a constant from these on."""
+    return torch.where((x <= -3) | (x >= 3), (x >= 3).to(x.dtype), (x + 3) / 6)
+
+
 def prelu(x: Tensor, weight: Tensor) -> Tensor:
     """x where it is positive, weight·x elsewhere."""
     return torch.where(x > 0, x, weight * x)
@@ -150,6 +155,7 @@ BY_OPERATOR: dict[Function, Function] = {
     aten.cumprod.default: cumprod,
     aten.fmax.default: fmax,
     aten.fmin.default: fmin,
+    aten.hardsigmoid.default: hardsigmoid,
     aten.huber_loss.default: huber_loss,
     aten.prod.default: prod,
     aten.prod.dim_int: prod_along,

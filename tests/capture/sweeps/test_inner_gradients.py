@@ -212,3 +212,12 @@ def test_a_hook_on_a_gradient_that_the_loss_takes_is_refused():
 
     with pytest.raises(errors.CaptureError, match="register_hook"):
         capture(loss)(torch.linspace(-1, 1, 5).double())
+
+
+def test_a_gradient_at_the_knees_of_hardsigmoid_is_that_of_pytorch():
+    def slopes(p):
+        x = torch.tensor([-3.0, 3.0, 0.5]).double().requires_grad_()
+        return (grad(F.hardsigmoid(x).sum(), x, create_graph=True)[0] * p).sum()
+
+    p = torch.tensor([1.0, 2.0, 6.0]).double()
+    assert_close(capture(lambda p: slopes(p).float())(p), slopes(p).float(), 1e-6)  # PyTorch has 1/6 in float32 there
