@@ -12,16 +12,16 @@ PAGES = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 _NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
-def blocks_of(page):
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+def blocks_of(page, fence="python"):
+    return re.findall(rf"^```{fence}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def run(page, folder, monkeypatch):
+def run(page, folder, monkeypatch, fence="python"):
     """Every block in order, in one namespace, away from the checkout."""
     monkeypatch.chdir(folder)
     torch.manual_seed(0)
     names = {}
-    for block in blocks_of(page):
+    for block in blocks_of(page, fence):
         exec(compile(block, str(page), "exec"), names)
     return names
 
@@ -37,6 +37,12 @@ def test_the_python_of_the_readme_runs(capsys, tmp_path, monkeypatch):
 )
 def test_the_python_of_a_page_runs(name, tmp_path, monkeypatch):
     assert run(ROOT / name, tmp_path, monkeypatch)
+
+
+def test_the_page_of_other_tools_runs_where_they_are_installed(tmp_path, monkeypatch):
+    for library in ("curvlinops", "matfree"):
+        pytest.importorskip(library)
+    assert run(ROOT / "docs/other_tools.md", tmp_path, monkeypatch, fence="py(?:thon)?")
 
 
 @pytest.mark.parametrize("name", _NAMES)
