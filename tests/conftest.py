@@ -1,10 +1,12 @@
 """What holds for every test."""
 
+import gc
 import warnings
 
 import pytest
 import torch
 
+from alpha_func.torch_private import GLOBAL_HOOKS
 from tests.helpers import purity
 
 torch.set_num_threads(1)  # tests run tiny nets: a second costs more than it gives, most of all beside other work
@@ -22,3 +24,10 @@ def nothing_changes():
         for kind, name in purity.CALLS:
             patch.setattr(kind, name, purity.watched(getattr(kind, name)))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_hooks_of_other_tests():
+    """An abandoned Observer takes its global hook along when it is collected: before a test, and not amidst it."""
+    if any(GLOBAL_HOOKS):
+        gc.collect()
