@@ -31,7 +31,7 @@ class OnceCubed(Cubed):
         return 3 * x**2 * λ
 
 
-class WithJvp(torch.autograd.Function):
+class WithJvp(Cubed):
     @staticmethod
     def forward(x):
         return x**3
@@ -40,11 +40,6 @@ class WithJvp(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         ctx.save_for_backward(*inputs)
         ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx, λ):
-        (x,) = ctx.saved_tensors
-        return 3 * x**2 * λ
 
     @staticmethod
     def jvp(ctx, t):

@@ -48,6 +48,20 @@ def mse_net(seed=0, *, batch=32, hidden=(5,), activation=nn.ReLU, dtype=torch.fl
     return line(net, criterion, torch.randn(batch, 10), torch.randn(batch, 1), dtype=dtype, seed=seed)
 
 
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+def sequences(seed=0, dtype=torch.float64):
+    torch.manual_seed(seed)
+    return line(Recurrent(), nn.MSELoss(), torch.randn(4, 5, 3), torch.randn(4, 2), dtype=dtype, seed=seed)
+
+
 class SelfAttention(nn.Module):
     def __init__(self, width=8, heads=2):
         super().__init__()

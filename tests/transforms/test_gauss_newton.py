@@ -11,7 +11,7 @@ from alpha_func.capture.sweeps.gauss_newton import gauss_newton_program
 from alpha_func.data_sets import microbatched
 from alpha_func.errors import CaptureError, CaptureWarning, StrategyError
 from tests.capture.sweeps.test_counts import NETS, products
-from tests.helpers.cases import MODULES, line, mlp, mse_net
+from tests.helpers.cases import MODULES, line, mlp, mse_net, sequences
 from tests.helpers.reference import assert_close, double_backward, flat
 from tests.helpers.whole import a_few_of
 from tests.helpers.wrong_rules import plant
@@ -143,16 +143,7 @@ def test_gauss_newton_goes_through_vmap_and_grad(way):
 
 
 def test_a_module_without_forward_mode_is_pushed_by_two_pullbacks():
-    class Recurrent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
-
-        def forward(self, x):
-            return self.head(self.lstm(x)[0][:, -1])
-
-    torch.manual_seed(0)
-    case = line(Recurrent(), nn.MSELoss(), torch.randn(4, 5, 3), torch.randn(4, 2))
+    case = sequences()
     plain, captured = (
         quadratic_along(loss, curvature="gauss_newton")(case.params, case.direction, *case.args)
         for loss in (case.loss, capture(case.loss, strict=True))

@@ -5,18 +5,13 @@ import torch
 from torch import nn
 
 from alpha_func import Observer, capture, functional_loss
-from tests.helpers.fakes import fake_ranks
 from tests.helpers.placements import net, sharded
 
-
-@pytest.fixture(scope="module", autouse=True)
-def ranks():
-    with fake_ranks(4):
-        yield
+pytestmark = pytest.mark.usefixtures("four_ranks")
 
 
 @pytest.fixture
-def case(ranks):
+def case(four_ranks):
     """The module, and what looks its program up."""
     model, criterion, batch = net(depth=1)
     model.blocks[0].append(nn.Dropout(0.5))

@@ -8,20 +8,14 @@ from torch.func import grad, vmap
 
 from alpha_func import Quadratic, capture, functional_loss, grad_and_quadratic, hvp, quadratic_along
 from alpha_func.data_sets import all_reduce
-from tests.helpers.fakes import fake_ranks
 from tests.helpers.placements import mesh_of, net, placed, random_direction, sharded
 
+pytestmark = pytest.mark.usefixtures("four_ranks")
 CAPTURE = r"capture the loss, quadratic_along\(capture\(loss\)\)\(params, direction, \*batch\)"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ranks():
-    with fake_ranks(4):
-        yield
-
-
 @pytest.fixture
-def case(ranks):
+def case(four_ranks):
     model, criterion, batch = net()
     whole = random_direction(model)
     loss, params = functional_loss(sharded(model), criterion)

@@ -6,18 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from alpha_func import tree
-from tests.helpers.cases import ACTIVATIONS, MODULES, line, mlp, mse_net
+from tests.helpers.cases import ACTIVATIONS, MODULES, line, mlp, mse_net, sequences
 from tests.helpers.programs import adjoint, descent, lowered_case, taylor
 from tests.helpers.reference import assert_close, assert_quadratic, dense_with_math_attention, differences, flat
-
-
-class Recurrent(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
-
-    def forward(self, x):
-        return self.head(self.lstm(x)[0][:, -1])
 
 
 def images(seed=0, dtype=torch.float64):
@@ -27,11 +18,6 @@ def images(seed=0, dtype=torch.float64):
         nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3),
     )  # fmt: skip
     return line(net, F.cross_entropy, torch.randn(8, 2, 6, 6), torch.randint(3, (8,)), dtype=dtype, seed=seed)
-
-
-def sequences(seed=0, dtype=torch.float64):
-    torch.manual_seed(seed)
-    return line(Recurrent(), nn.MSELoss(), torch.randn(4, 5, 3), torch.randn(4, 2), dtype=dtype, seed=seed)
 
 
 def weight_normed(seed=0, dtype=torch.float64):
