@@ -84,6 +84,12 @@ class Node:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._node, name)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Node) and self._node is other._node
+
+    def __hash__(self) -> int:
+        return hash(self._node)
+
     def register_hook(self, hook: Function) -> RemovableHandle:
         """Without a hook."""
         return RemovableHandle(OrderedDict())

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import FrameType
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from alpha_func.torch_private import (
 from alpha_func.whereabouts import here
 
 _FEW = 2**16
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _current: ContextVar["Look | None"] = ContextVar("look", default=None)
 
 
@@ -42,6 +44,8 @@ class Look(TorchDispatchMode):
         self._parameters: list[Memory] = []
         self._made = {NOWHERE}
         self._statistics: dict[Any, Any] = {}  # by their memory, which is not another's as long as they are here
+        self._outside: set[int] = set()  # the memory of what has been made outside every autograd.Function
+        self.hidden: str | None = None  # what an autograd.Function reads and autograd does not know of
         self.seen_by: list[Callable[[], None]] = []  # called where the look ends well
 
     def protect(self, named: Iterable[tuple[str, Tensor]], own: Iterable[Tensor] = ()) -> None:
@@ -64,6 +68,9 @@ class Look(TorchDispatchMode):
                 if tensor.numel() and storage(tensor) not in self._made:
                     self._refuse_write(func, tensor)
         self._refuse_statistics(func, taken)
+        function = _outermost_function()
+        if function is not None and self.hidden is None:
+            self.hidden = self._hidden_from(function, taken)
         before = [(t, t.clone()) for t in taken if _is_small(t) and storage(t) not in self._made]
         out = func(*args, **kwargs)
         # The schema of native_batch_norm does not say that it writes its statistics.
@@ -75,8 +82,20 @@ class Look(TorchDispatchMode):
         if func.overloadpacket.__name__ in _NORMALISATIONS:
             self._statistics.update({storage(t): (func, t) for t in out[1:] if storage(t) != NOWHERE})
         foreign = set(map(storage, taken)) - self._made  # a view of what the loss has not made is not made by it either
-        self._made.update(set(map(storage, _tensors(out))) - foreign)
+        made = set(map(storage, _tensors(out))) - foreign
+        self._made |= made
+        self._outside = self._outside | made if function is None else self._outside - made
         return out
+
+    def _hidden_from(self, function: FrameType, taken: list[Tensor]) -> str | None:
+        """What the forward of an autograd.Function takes that has a derivative and is none of its arguments."""
+        given = set(map(storage, _tensors((function.f_locals["args"], function.f_locals["kwargs"]))))
+        for tensor in taken:
+            at, parameter = storage(tensor), self._given.owner(tensor) == "a parameter"
+            if (parameter or (tensor.requires_grad and at in self._outside)) and at not in given:
+                what = "a parameter" if parameter else "a tensor"
+                return f"{function.f_locals['cls'].__name__} reads {what} of shape {tuple(tensor.shape)}{here()}"
+        return None
 
     def _refuse_statistics(self, func: Any, taken: list[Tensor]) -> None:
         # The backward pass itself may use them, and the forward pass of native_group_norm saves them detached.
@@ -113,6 +132,14 @@ def looking(params: Any, arguments: Any) -> Iterator[Look]:
         tell()
 
 
+def hides(loss: Callable[[list[Tensor]], Tensor], params: list[Tensor]) -> bool:
+    """Whether an autograd.Function in the loss reads what autograd does not know of."""
+    own = [leaf.detach().clone().requires_grad_() for leaf in params]
+    with torch.enable_grad(), looking(own, ()) as look:
+        loss(own)
+    return look.hidden is not None
+
+
 def look_in_progress() -> Look | None:
     """The look that this call of a loss is under."""
     return _current.get()
@@ -121,6 +148,15 @@ def look_in_progress() -> Look | None:
 def can_look() -> bool:
     """Whether nobody else, a tracer for one, watches this call."""
     return not dispatch_modes()
+
+
+def _outermost_function() -> FrameType | None:
+    """The call of an autograd.Function that an operator runs in."""
+    frame, found = sys._getframe(2), None
+    while frame is not None:
+        found = frame if frame.f_code is _APPLY else found
+        frame = frame.f_back  # type: ignore[assignment]
+    return found
 
 
 def _is_small(tensor: Tensor) -> bool:

@@ -194,8 +194,15 @@ def formulas(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwar
         with looking(own, (args, kwargs)) as look:
             look.protect([(f"params{path}", leaf) for path, leaf in tree.named_leaves(params)])
             loss(own, *args, **kwargs)
+        if look.hidden is not None:
+            raise StrategyError(_HIDDEN.format(look.hidden))
         value = loss(leaves, *args, **kwargs)  # again: some operators run another formula while they are looked at
     return nodes_of(value), Plainly.of(value, leaves)
+
+
+def unverified(value: Tensor) -> bool:
+    """Whether a value has been made by an operator that the table does not know, an autograd.Function for one."""
+    return not nodes_of(value) <= table("derivative").keys() | _BOOKKEEPING
 
 
 def twice_exact(value: Tensor) -> bool:
@@ -238,6 +245,10 @@ class _Sealed(torch.autograd.Function):
         raise StrategyError(_THIRD.format(ctx.operators))
 
 
+_HIDDEN = (
+    "{}, which is none of its arguments: autograd does not know of it, and its part in every derivative would be zero; "
+    "pass it as an argument, or, for a checkpoint, use_reentrant=False or capture(loss)"
+)
 _THIRD = (
     "a curvature through {} is differentiated: PyTorch's third derivative of it is wrong, silently; "
     "capture(loss) first, which writes it in simpler operators"

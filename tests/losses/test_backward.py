@@ -7,7 +7,9 @@ from torch.nn import functional as F
 
 from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along, tree
 from alpha_func.errors import CaptureError, ImpureLossError
+from alpha_func.losses.module_loss import Watched
 from alpha_func.transforms import STRATEGIES
+from alpha_func.verified.formulas import nodes_of
 from tests.helpers.reference import flat
 
 
@@ -103,6 +105,14 @@ def test_hooks_on_nodes_of_the_graph_are_no_part_of_a_loss(name):
     for _ in range(2):
         assert_near(line(module_of(ON_NODES[name])), line(module_of()), 1e-12)
     assert FIRED == []
+
+
+def test_a_graph_is_walked_in_as_many_steps_as_it_has_nodes():
+    value = torch.ones((), requires_grad=True)
+    with Watched():
+        for _ in range(60):
+            value = value + value  # two ways to each node: 2^60 in all
+        assert nodes_of(value) == {"AddBackward0"}
 
 
 def test_hooks_are_no_part_of_a_loss_that_takes_a_gradient_of_its_own():

@@ -385,3 +385,50 @@ def test_a_function_of_a_symmetric_matrix_goes_along_the_symmetric_part(name):
     for other in STRATEGIES.keys() - {"reverse_over_reverse"}:
         with pytest.raises(StrategyError, match=r"takes its matrix for symmetric.*reverse_over_reverse"):
             quadratic_along(loss, strategy=other)(a, d)
+
+
+class Hiding(torch.autograd.Function):
+    """exp(x) times what ``read`` gives, whose gradient it writes by itself, as a reentrant checkpoint does."""
+
+    @staticmethod
+    def forward(ctx, x, read):
+        ctx.save_for_backward(x)
+        return x.exp() * read()
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * x.exp(), None
+
+
+def between(w):
+    """What is differentiated within, of what is given, is hidden from nobody."""
+    with torch.enable_grad():
+        return (w.detach().requires_grad_() * 2).sin().sum().detach()
+
+
+HIDDEN = {
+    "a parameter": (lambda w: lambda: w, r"a parameter of shape \(3,\)"),
+    "a view of a parameter": (lambda w: lambda: w[1:2], r"a parameter of shape"),
+    "a tensor made of one": (lambda w: (lambda made: lambda: made)(w[:1] * 2), r"a tensor of shape \(1,\)"),
+    "a detached one": (lambda w: (lambda made: lambda: made)((w[:1] * 2).detach()), None),
+    "one made within": (lambda w: (lambda made: lambda: between(made))((w[:1] * 2).detach()), None),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+@pytest.mark.filterwarnings("ignore:the second derivative of")
+def test_what_a_function_hides_from_autograd_is_refused(name):
+    make, message = HIDDEN[name]
+
+    def loss(params, x):
+        return Hiding.apply(params["v"] * x, make(params["w"])).sum()
+
+    params = {"v": torch.ones(3), "w": torch.linspace(1, 2, 3)}
+    transform = quadratic_along(loss, strategy="reverse_over_reverse")
+    for _ in range(2):
+        if message is None:
+            transform(params, params, torch.ones(3))
+        else:
+            with pytest.raises(StrategyError, match=f"Hiding reads {message}.*none of its arguments"):
+                transform(params, params, torch.ones(3))
