@@ -101,7 +101,7 @@ def accumulate(
     along: Callable[..., Quadratic | Taylor] = quadratic_along(loss, strategy=strategy)
     if order != 2:
         if strategy is not None:
-            raise ValueError(f"strategy is of the quadratic, and order is {order}: leave one of them out")
+            raise ValueError(f"strategy= is for the quadratic, and order is {order}: leave one of them out")
         along = taylor_along(loss, order=order)
     return Accumulated(loss, weighing(loss, weight, reduction), along, order)
 
