@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alpha_func import tree
 from alpha_func.capture.sharded.engine import has_shards
-from alpha_func.data_sets.additivity import Passed, PointedOut
+from alpha_func.data_sets.additivity import AdditivityCheck, Passed
 from alpha_func.data_sets.batches import arguments
 from alpha_func.data_sets.ranks import Idle
 from alpha_func.data_sets.weights import Weighing, Weight, weighing
@@ -101,7 +101,7 @@ def accumulate(
     along: Callable[..., Quadratic | Taylor] = quadratic_along(loss, strategy=strategy)
     if order != 2:
         if strategy is not None:
-            raise ValueError(f"strategy is of the quadratic, and order is {order}: leave one of them out")
+            raise ValueError(f"strategy= is for the quadratic, and order is {order}: leave one of them out")
         along = taylor_along(loss, order=order)
     return Accumulated(loss, weighing(loss, weight, reduction), along, order)
 
@@ -136,7 +136,7 @@ class Accumulated:
                 f"batches must be an iterable of batches, got {type(batches).__name__}; pass [batch] for one"
             )
         weigh = self._weigh.fresh()
-        point_out = PointedOut(self._loss, weigh, self._passed)
+        check = AdditivityCheck(self._loss, weigh, self._passed)
         earlier = _Sum(torch.zeros(self._order + 1, dtype=torch.float64), 0.0, 0)
         recent: list[tuple[float, Quadratic | Taylor | None]] = []
         complete, together = True, has_shards(params)
@@ -149,7 +149,7 @@ class Accumulated:
                 if not w:
                     found = None
                 if found is not None and not together:
-                    point_out(params, args, kwargs, found.value)
+                    check(params, args, kwargs, found.value)
                 recent.append((w, found))  # at once: Ctrl-C finds either all of a batch or nothing
                 if len(recent) == _RECENT:
                     earlier, recent = earlier.plus(recent), []

@@ -17,7 +17,7 @@ from torch import Tensor, func
 from alpha_func import tree
 from alpha_func.capture.sharded.engine import has_shards
 from alpha_func.data_sets.accumulate import accumulate
-from alpha_func.data_sets.additivity import Passed, PointedOut, modes
+from alpha_func.data_sets.additivity import AdditivityCheck, Passed, modes
 from alpha_func.data_sets.batches import arguments
 from alpha_func.data_sets.ranks import Group, agree, all_take_part, exchange, in_lockstep
 from alpha_func.data_sets.weights import Weighing, Weight, weighing
@@ -163,13 +163,13 @@ def data_parallel_gradient(
                 torch.zeros_like(leaf, dtype=tree.accumulator_dtype(leaf.dtype)) for leaf in tree.leaves(params)
             )
             fresh, total = weigh.fresh(), 0.0
-            point_out = PointedOut(loss, fresh, passed)
+            check = AdditivityCheck(loss, fresh, passed)
             for batch in in_lockstep(batches, group) if lockstep else batches:
                 args, kwargs = arguments(batch)
                 w = fresh(args, kwargs)
                 if w:
                     found, value = func.grad_and_value(scalar_loss(loss, args, kwargs))(params)
-                    point_out(params, args, kwargs, value)
+                    check(params, args, kwargs, value)
                     for sum_, leaf in zip(sums, tree.leaves(found), strict=True):
                         sum_.add_(leaf, alpha=w)
                 total += w
@@ -196,7 +196,7 @@ def _group_of(params: Tree) -> Group:
         return mesh.get_group()
     raise ValueError(
         f"params are sharded over {mesh.size()} of {dist.get_world_size()} ranks, in a mesh of {mesh.ndim} dimensions: "
-        "say over which ranks the batches are spread, group="
+        "pass group=, the ranks over which the batches are spread"
     )
 
 
@@ -235,7 +235,7 @@ def _whole_weight(weights: Tensor) -> float:
     if of_sums.all():
         return 1.0
     if of_sums.any():
-        raise ValueError("weight is None on some ranks only: a loss is a sum on all ranks or on none")
+        raise ValueError("weight is None on some ranks only: the loss must be a sum on all ranks or on none")
     if not weights.any():
         raise ValueError("the weights of all ranks are 0: there is no example to take the mean over")
     return float(weights.sum())
