@@ -116,20 +116,14 @@ def check_seconds(seconds: Any) -> None:
         raise ValueError(f"capture_within must be a positive number of seconds, or None, got {seconds!r}")
 
 
-def schedule(every: Any) -> Callable[[int], bool]:
-    """``every`` as a function of the step.
-
-    >>> [step for step in range(9) if schedule(4)(step)]
-    [0, 4, 8]
-    """
-    if isinstance(every, int) and not isinstance(every, bool) and every > 0:
-        return lambda step: step % every == 0
-    if callable(every):
-        return every
-    raise ValueError(
-        f"every must be a positive number of steps, or a function of the step that is true where it is to be measured, "
-        f"got {every!r}"
-    )
+def given_batches(measure_on: object) -> Callable[[int], Batch] | None:
+    """``measure_on`` as a function of the step; None where the steps are measured on their own batches."""
+    if measure_on is None:
+        return None
+    if callable(measure_on):
+        return lambda step: as_batch(measure_on(step))
+    as_batch(measure_on)  # what is not one is refused at once
+    return lambda step: as_batch(measure_on)
 
 
 def as_batch(value: object) -> Batch:
