@@ -120,8 +120,8 @@ class CapturedLoss(LossOfLoss):
         self.captured += 1
         if self.captured == 2 * MAX_RECORDINGS:
             warn(
-                f"captured {self.captured} programs of one loss, of which at most {MAX_RECORDINGS} are kept: something "
-                "that it reads changes at every call (a shape, a number; pass it as a tensor argument)"
+                f"the loss has been captured {self.captured} times, and at most {MAX_RECORDINGS} programs are kept: "
+                "something that it reads changes at every call, such as a shape or a number; pass a number as a tensor"
             )
         if self._trust and not self._checked:
             require_right(self.loss, self.over, *call)
@@ -227,7 +227,7 @@ def _operators(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kw
     program = loss.program(params, *args, **kwargs)
     if program.schemes.misled:
         raise StrategyError(
-            "PyTorch's second derivatives of the program are not those of its values, as differences have shown; leave "
-            "out strategy= to have the library's own"
+            "PyTorch's second derivatives of this program disagree with finite differences of its values: "
+            "leave out strategy=, and the captured loss uses derivative rules of its own"
         )
     return program.active

@@ -111,7 +111,7 @@ def program_of(
     for i in state:
         if not isinstance(inputs[i], Tensor):
             kind = type(inputs[i]).__name__
-            raise CaptureError(f"the loss reads {recording.sources[i]}, a {kind}, which a program cannot; {EAGER}")
+            raise CaptureError(f"the loss reads {recording.sources[i]}, a {kind}, which cannot be captured; {EAGER}")
     like = [*tensors[:count], *[inputs[i] for i in state], *tensors[count:]]
     place = {id(tensor): i for i, tensor in enumerate(like)}
     try:
@@ -169,7 +169,7 @@ def _seed(loss: Callable[..., Tensor], graph: fx.Graph) -> int | None:
         return loss.seed
     raise CaptureError(
         f"{draws[0].target} draws from the global RNG: the loss is not a function of its arguments; draw in a module "
-        "and let functional_loss(module, criterion, seed=...) seed it, or pass the draw as an argument"
+        "and let functional_loss(module, criterion, seed=...) seed it, or pass the random tensor as an argument"
     )
 
 
@@ -177,8 +177,9 @@ def _require_verified(graph: fx.Graph, params: int, trusted: Collection[str]) ->
     found = [name for name in unverified_in(graph, params) if name not in trusted]
     if found:
         raise CaptureError(
-            f"{', '.join(found)}: no decomposition into simpler operators, and no verified second derivative; write it "
-            "in simpler operators, or use capture(..., trust=[the operator]), which is then checked, or unverified=True"
+            f"{', '.join(found)} cannot be captured: it has no decomposition into simpler operators and no verified "
+            "second derivative; write it in simpler operators, or pass capture(..., trust=[the operator]), which "
+            "checks it, or unverified=True, which does not"
         )
 
 

@@ -40,7 +40,7 @@ quadratic_along, taylor_along, quadratic_in_span or quadratic_by_group, and of t
     if given and given[-1] is not Any and isinstance(given[-1], type):
         _require_linear(verb, given[-1])
     if strategy is not None and "strategy" not in signature(verb).parameters:
-        raise ValueError(f"verb {name_of(verb)} takes no strategy: leave strategy out")
+        raise ValueError(f"verb {name_of(verb)} takes no strategy: leave strategy= out")
     along = verb(loss) if strategy is None else verb(loss, strategy=strategy)
 
     def measured(params: Tree, direction: Tree, *args: object, **kwargs: object) -> Any:

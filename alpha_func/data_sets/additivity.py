@@ -172,25 +172,30 @@ class PointedOut:
         try:
             found = self._additivity.look(params, args, kwargs, value)
         except Exception as error:
-            self._warn(f"it was not checked, as the loss cannot be taken of fewer examples, or of more: {error!r}")
+            self._warn(
+                f"this could not be checked, because the loss does not run on fewer examples, or on more: {error!r}"
+            )
             return
         if found is None or found.agree:
             return
         numbers = (
-            f"at batch {self._count} the loss of some examples is {found.whole:.9g}, of two parts of them put together "
-            f"{found.together:.9g}"
+            f"in batch {self._count}, the loss of some examples is {found.whole:.9g}, and that of two parts of them, "
+            f"combined, is {found.together:.9g}"
         )
         if found.is_sum or found.is_mean:
             is_, said = ("sum", "mean") if found.is_sum else ("mean", "sum")
             raise ValueError(f"reduction is {said!r}, but the loss is a {is_}: {numbers}; pass reduction={is_!r}")
         self._warn(
-            f"{numbers}: its examples depend on each other or on chance, or its mean is over something else than their "
-            "number; pass weight=lambda *batch: ..., what it is over"
+            f"{numbers}: the examples depend on each other or on random draws, or the mean is not over their number; "
+            "pass weight=lambda *batch: ..., what the mean is over"
         )
 
     def _warn(self, what: str) -> None:
         self._done = True
-        warn(f"the sum over batches may not be the quadratic of the one big batch: {what}", BatchDependenceWarning)
+        warn(
+            f"the sum over batches may differ from the quadratic of all examples as one batch: {what}",
+            BatchDependenceWarning,
+        )
 
 
 def _shapes(given: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -216,7 +216,7 @@ def _group_of(params: Tree) -> Group:
         return mesh.get_group()
     raise ValueError(
         f"params are sharded over {mesh.size()} of {dist.get_world_size()} ranks, in a mesh of {mesh.ndim} dimensions: "
-        "say over which ranks the batches are spread, group="
+        "pass group=, the ranks over which the batches are spread"
     )
 
 
@@ -272,7 +272,7 @@ def _whole_weight(weights: Tensor) -> float:
     if of_sums.all():
         return 1.0
     if of_sums.any():
-        raise ValueError("weight is None on some ranks only: a loss is a sum on all ranks or on none")
+        raise ValueError("weight is None on some ranks only: the loss must be a sum on all ranks or on none")
     if not weights.any():
         raise ValueError("the weights of all ranks are 0: there is no example to take the mean over")
     return float(weights.sum())

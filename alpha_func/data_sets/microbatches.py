@@ -83,9 +83,9 @@ class MicrobatchedLoss(LossOfLoss):
                 return
             hint = " (it is a sum: pass reduction='sum')" if found.is_sum else ""
             raise ValueError(
-                f"the loss cannot be cut into chunks: of some examples it is {found.whole:.9g}, of two parts of them "
-                f"put together {found.together:.9g}; its examples depend on each other or on chance, or its mean is "
-                f"over something else than their number{hint}: pass weight=lambda *batch: ..., what it is over"
+                f"the loss cannot be cut into chunks: the loss of some examples is {found.whole:.9g}, and that of two "
+                f"parts of them, combined, is {found.together:.9g}; the examples depend on each other or on random "
+                f"draws, or the mean is not over their number{hint}: pass weight=lambda *batch: ..., what it is over"
             )
 
         return check

@@ -31,10 +31,14 @@ WIDTH = IDENTITY + 4  # the most numbers that a rank says
 _WELL, _FAILED, _INTERRUPTED = 0.0, 1.0, 2.0
 _ALIKE = 1e-6  # of the norm: other hardware rounds alike to 1e-7
 _MUST_BE_ALIKE = (
-    ([0], "other settings", "call the same verb with the same reduction, weight and strategy, and layers in one mode"),
-    ([1], "params of other names, shapes or dtypes, or in another order,", "build the same module on every rank"),
-    ([2, 3, 4], "other params", "broadcast those of one rank, as DistributedDataParallel does"),
-    ([5, 6, 7], "another direction", "make it of the same gradient on every rank, such as data_parallel_gradient's"),
+    ([0], "different settings", "use the same function, reduction, weight, strategy and train mode"),
+    ([1], "params with different names, shapes, dtypes or order", "build the same module on every rank"),
+    ([2, 3, 4], "different params", "broadcast the params of one rank, as DistributedDataParallel does"),
+    (
+        [5, 6, 7],
+        "a different direction",
+        "make it from the same gradient on every rank, such as data_parallel_gradient's",
+    ),
 )
 _BLOCK = 2**16
 _OVER = object()
@@ -67,8 +71,8 @@ def exchange(where: str, own: Callable[[], Sequence[float]], group: Group = None
         ("failed: its own error says why", fares == _FAILED),
         ("was interrupted (Ctrl-C): there is no result", fares == _INTERRUPTED),
         (
-            f"is not at {where}, where this rank is: let every rank make the same calls, and give each as many batches "
-            "where all must take them together",
+            f"is not at {where}, where this rank is: every rank must make the same calls, with as many batches as the "
+            "others where all take them together",
             places != places[dist.get_rank(group)],
         ),
     ):
@@ -124,8 +128,8 @@ def in_lockstep(batches: Iterable[object], group: Group = None) -> Iterator[Any]
             return
         if not more.all():
             raise DistributedError(
-                f"{_named(~more, group)} has no more than {taken} batches, and {_named(more, group)} has: all ranks "
-                "take their batches together (lockstep=True); give each as many, such as by a DistributedSampler"
+                f"{_named(~more, group)} has only {taken} batches, and {_named(more, group)} has more: all ranks take "
+                "their batches together (lockstep=True); give each the same number, such as by a DistributedSampler"
             )
         yield batch
 

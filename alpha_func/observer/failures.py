@@ -43,7 +43,9 @@ class Failures:
             raise error
         if type(error) not in self._said:
             self._said.add(type(error))
-            logger.warning("step %d was not measured, and training goes on: %s: %s", step, type(error).__name__, error)
+            logger.warning(
+                "step %d was not measured, and training continues: %s: %s", step, type(error).__name__, error
+            )
 
     def guarded(self, log: Any, call: Callable[..., object], *args: Any) -> None:
         """Call what belongs to a logger."""
@@ -53,4 +55,4 @@ class Failures:
             if id(log) not in self._said:
                 self._said.add(id(log))
                 name = getattr(log, "__qualname__", type(log).__qualname__)
-                logger.warning("logger %s failed, and training goes on: %s: %s", name, type(error).__name__, error)
+                logger.warning("logger %s failed, and training continues: %s: %s", name, type(error).__name__, error)

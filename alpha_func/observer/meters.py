@@ -23,13 +23,15 @@ def meter_for(
     """
     of_shards = shards.ranks(module)
     if of_shards and (over_ranks is False or strategy is not None):
-        said = f"strategy={strategy!r}" if strategy is not None else "over_ranks=False"
+        option = f"strategy={strategy!r}" if strategy is not None else "over_ranks=False"
         raise ValueError(
-            f"{said}: a step of sharded parameters is measured by a captured program, on the global batch of its "
-            "gradient; leave it out"
+            f"{option} cannot be used with sharded parameters: they are measured by a captured program, on the global "
+            "batch; leave it out"
         )
     if of_shards and trust_radius:
-        raise ValueError("trust_radius=True: of sharded parameters only the quadratic is measured; leave it out")
+        raise ValueError(
+            "trust_radius=True cannot be used with sharded parameters: only their quadratic is measured; leave it out"
+        )
     if of_shards:
         return MeterOfShards, of_shards
     if over_ranks is None:

@@ -130,9 +130,9 @@ class Recorder:
                 self._meter.value(theta, batch)
             except Exception as own:
                 raise ObserverError(
-                    f"the batch that observer.batch was given makes no loss ({type(own).__name__}: {own}): give it "
-                    "what the loss is called with, (inputs, targets) with a criterion, and give Observer "
-                    "loss_of=lambda model, *batch: ... where the loss is another"
+                    f"the loss cannot be computed from the arguments of observer.batch ({type(own).__name__}: {own}): "
+                    "pass (inputs, targets) where there is a criterion; for any other loss, pass Observer "
+                    "loss_of=lambda model, *batch: ... and call observer.batch(*batch)"
                 ) from own
 
 

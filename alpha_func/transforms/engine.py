@@ -77,7 +77,7 @@ class Engine(Protocol):
         raise StrategyError(_NOT_ANSWERED.format(type(self).__name__, "Gauss-Newton curvature"))
 
 
-_NOT_ANSWERED = "the engine of this loss, {}, gives no {}: use the loss that it is made of"
+_NOT_ANSWERED = "this loss is evaluated by {}, which does not compute {}: use the loss that it wraps"
 
 
 def engine_of(loss: Callable[..., Tensor], strategy: StrategyLike | None) -> Engine:

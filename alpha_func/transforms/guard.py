@@ -106,22 +106,22 @@ class Guard:
         if once and name in _DIFFERENTIATE_A_BACKWARD:
             raise StrategyError(
                 f"{', '.join(once)} is an autograd.Function whose backward is marked once_differentiable: torch.func "
-                f"takes its derivative for zero, and so would strategy {name!r}; write a backward that can be "
-                "differentiated, or the function in torch operators"
+                f"treats its derivative as zero, and so would strategy {name!r}; write a backward that can be "
+                "differentiated, or write the function in torch operators"
             )
         own = sorted(operator_of(n) for n in names if n.endswith(OWN_JVP))
         if own and name == "forward_over_forward":
             raise StrategyError(
-                f"{', '.join(own)} is an autograd.Function with a jvp of its own: torch.func takes its derivative for "
+                f"{', '.join(own)} is an autograd.Function with a jvp of its own: torch.func treats its derivative as "
                 f"zero, and so would strategy {name!r}; use strategy='reverse_over_reverse', or write the function in "
                 "torch operators"
             )
         symmetric = sorted(operator_of(n) for n in names & _SYMMETRIC)
         if symmetric and name != "reverse_over_reverse":
             raise StrategyError(
-                f"{', '.join(symmetric)} takes its matrix for symmetric, and strategy {name!r} gives another number "
-                "than the gradient does where its direction is not; use strategy='reverse_over_reverse' or "
-                "capture(loss), which take the symmetric part"
+                f"{', '.join(symmetric)} treats its matrix as symmetric, and along a direction that is not symmetric "
+                f"strategy {name!r} disagrees with the gradient; use strategy='reverse_over_reverse' or capture(loss), "
+                "which take the symmetric part"
             )
         wrong = sorted(n for n in names if n in known and known[n].get(name) in _WRONG)
         if wrong:
@@ -246,12 +246,12 @@ class _Sealed(torch.autograd.Function):
 
 
 _HIDDEN = (
-    "{}, which is none of its arguments: autograd does not know of it, and its part in every derivative would be zero; "
-    "pass it as an argument, or, for a checkpoint, use_reentrant=False or capture(loss)"
+    "{}, which is not one of its arguments: autograd does not see it, and every derivative through it would be zero; "
+    "pass it as an argument; for a checkpoint, use use_reentrant=False or capture(loss)"
 )
 _THIRD = (
-    "a curvature through {} is differentiated: PyTorch's third derivative of it is wrong, silently; "
-    "capture(loss) first, which writes it in simpler operators"
+    "a curvature through {} is being differentiated, and PyTorch's third derivative of it is silently wrong: "
+    "use capture(loss), which writes it in simpler operators"
 )
 
 

@@ -56,14 +56,16 @@ def _alone(leaf: object) -> Any:
     return doubled(leaf.detach()) if isinstance(leaf, Tensor) else leaf
 
 
-_CAPTURE = "capture(loss) first, which differentiates it by rules of its own"
-_WRONG = "a third derivative through {} is asked for: PyTorch's is wrong, silently; " + _CAPTURE
-_PARTED = "PyTorch's derivative of order {} along the direction is {:.9g}, differences give {:.9g}; " + _CAPTURE
+_CAPTURE = "use capture(loss), which has derivative rules of its own"
+_WRONG = "PyTorch's third derivative through {} is silently wrong; " + _CAPTURE
+_PARTED = (
+    "PyTorch's derivative of order {} along the direction is {:.9g}, and finite differences give {:.9g}; " + _CAPTURE
+)
 _KINK = (
-    "PyTorch's derivative of order {} along the direction, {:.9g}, cannot be proven: differences do not converge "
-    "here (a kink nearby?); " + _CAPTURE
+    "PyTorch's derivative of order {} along the direction, {:.9g}, cannot be checked: finite differences do not "
+    "converge here (is a kink nearby?); " + _CAPTURE
 )
 _UNDER_A_TRANSFORM = (
-    "PyTorch's derivatives of order {} have not been proven for the operators of this loss, and under a transform "
-    "there are no values to prove them with: call it once plainly before, or " + _CAPTURE
+    "PyTorch's derivatives of order {} have not been checked for the operators of this loss, and there are no values "
+    "to check them with inside vmap or grad: call it once outside of them first, or " + _CAPTURE
 )

@@ -123,7 +123,7 @@ def test_a_strategy_is_given_to_the_verb_or_refused_where_it_takes_none():
     of = net()
     got = accumulate(of.loss, verb=quadratic_in_span, strategy="reverse_over_reverse")
     assert_same(got(of.params, operand_of("span", of), pieces(of.args)), whole("span", of))
-    with pytest.raises(ValueError, match=r"verb taylor_along\(order=4\) takes no strategy: leave strategy out"):
+    with pytest.raises(ValueError, match=r"verb taylor_along\(order=4\) takes no strategy: leave strategy= out"):
         accumulate(of.loss, verb=partial(taylor_along, order=4), strategy="reverse_over_reverse")
 
 

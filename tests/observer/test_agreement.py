@@ -63,7 +63,7 @@ def test_another_loss_is_marked_and_warned_of_once(name, caplog):
     assert message.startswith("step 0: the loss that was measured is not the loss that was trained")
     assert f"the measured slope is {records[0].slope:.6g}" in message
     if name == "weights changed by hand":
-        assert "Seen: the parameters changed between the forward and the step" in message
+        assert "Observed: the parameters changed between the forward and the step" in message
 
 
 def clip_norm(net):

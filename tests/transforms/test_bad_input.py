@@ -57,7 +57,7 @@ BAD_PARAMS = {
     "integer": ({"w": ones(dtype=torch.int64)}, TypeError, r"params\['w'\] is torch.int64.*\.to\(torch.float32\)"),
     "boolean": ({"w": ones(dtype=torch.bool)}, TypeError, r"params\['w'\] is torch.bool.*\.to\(torch.float32\)"),
     "one of many": ({"w": [ones(), (ones(dtype=torch.int8),)]}, TypeError, r"params\['w'\]\[1\]\[0\] is torch.int8"),
-    "float": ({"w": 1.0}, TypeError, r"params\['w'\] is a float: every leaf must be a tensor; close over"),
+    "float": ({"w": 1.0}, TypeError, r"params\['w'\] is a float: every leaf must be a tensor; let the loss close over"),
     "none": ({"w": ones(), "b": None}, TypeError, r"params\['b'\] is a NoneType: every leaf must be a tensor"),
     "string": ("w", TypeError, r"params is a str: every leaf must be a tensor"),
     "module": (nn.Linear(2, 1), TypeError, r"params is a Linear: every leaf must be a tensor"),

@@ -231,8 +231,8 @@ class Captured(Engine):
         """By double backward over the program, or over the loss where the program is another function."""
         if schemes.misled:
             raise CaptureError(
-                "PyTorch's second derivatives of the program are not those of its values, and the library's own were "
-                "given up: write the loss in other operators, see check_quadratic, and please report it"
+                "neither PyTorch's second derivatives of this loss nor the library's agree with finite differences of "
+                "its values: write the loss in other operators, compare with check_quadratic, and please report it"
             )
         if schemes.is_the_loss:
             return ask(self._by_strategy)
@@ -240,7 +240,8 @@ class Captured(Engine):
             return ask(self._uncaptured)
         except StrategyError as error:
             raise CaptureError(
-                f"the program has other derivatives than the loss, and those of the loss are refused: {error}"
+                "the derivatives of the captured program differ from those of the loss, and the loss is refused: "
+                f"{error}"
             ) from error
 
     def _witness(self, schemes: Schemes, call: tuple[Tree, Args, Kwargs], inputs: list[Tensor]) -> Witness:

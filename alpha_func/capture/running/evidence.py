@@ -158,7 +158,7 @@ class Witness:
             leaves = [leaf.clone().requires_grad_() for leaf in at.inputs[: self.count]]
             value = self._value(leaves, at.inputs[self.count :])
             if unverified(value) and hides(lambda x: self._value(x, at.inputs[self.count :]), leaves):
-                raise NoEvidence("an autograd.Function reads what is none of its arguments", lasting=True)
+                raise NoEvidence("an autograd.Function reads a tensor that is not one of its arguments", lasting=True)
             self.is_known_wrong = known_wrong(value)
             grads = _gradient(value, leaves)
         slope = tree.vdot(at.direction or [-g for g in grads], grads)

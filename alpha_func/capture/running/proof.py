@@ -177,8 +177,8 @@ class Case:
         side = vote(witness, point, got, expected)
         if side is Side.NEITHER:
             raise CaptureError(
-                f"{found.what}, and differences of the loss give neither: it cannot be differentiated twice here; "
-                "see alpha_func.check_quadratic, and please report it"
+                f"{found.what}, and finite differences of the loss agree with neither: it may have no second "
+                "derivative here; compare with alpha_func.check_quadratic, and please report it"
             )
         self.misled |= side is Side.SCHEME
         return None if side is Side.SCHEME else found

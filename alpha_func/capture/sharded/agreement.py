@@ -68,8 +68,8 @@ class Agreement:
             raise DistributedError(f"rank {int(rank)} {what}; nothing was gathered")
         if high != -low:
             raise DistributedError(
-                f"ranks are about to gather different parameters, or in another order, at {where}: let "
-                "every rank make the same calls with the same module, one direction and batches of one kind"
+                f"at {where}, the ranks are about to gather different parameters, or in a different order: every rank "
+                "must make the same calls, with the same module, the same direction and batches of the same kind"
             )
         return most[: len(found.most)], rest
 

@@ -63,9 +63,9 @@ def require_value(
         parted = _parted(agree, [got], [expected], _NEAR_IN_VALUE * eps, disturbed_values)
     if parted:
         raise CaptureError(
-            f"the program and the module's own forward on its shards have other values ({parted}): the loss reads "
-            "something that changes from call to call, or the module is written for the shards of a rank (local heads, "
-            "attention over ranks); write it as the module of one process, which parallelize_module then shards"
+            f"the captured program and the module's own forward on its shards have different values ({parted}): the "
+            "loss reads something that changes from call to call, or the module is written for the shards of one rank "
+            "(local heads, attention over ranks); write it for a single process, and let parallelize_module shard it"
         )
 
 

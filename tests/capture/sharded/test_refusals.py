@@ -57,7 +57,9 @@ def test_transforms_over_shards_are_refused(case):
         lambda: grad(lambda p: along(p, d, *batch).curvature)(params),
         lambda: vmap(lambda x, y: along(params, d, x, y))(*(part[:, None] for part in batch)),
     ):
-        with pytest.raises(RuntimeError, match=r"params are sharded \(DTensors\), and vmap or grad over them"):
+        with pytest.raises(
+            RuntimeError, match=r"params are sharded \(DTensors\), and cannot be gathered inside vmap or grad"
+        ):
             call()
 
 
