@@ -27,6 +27,7 @@ STRICT: dict[str, Any] = {
     "assume_dunder_attributes_remain_unchanged": False,
     "assume_static_by_default": True,
     "automatic_dynamic_shapes": False,
+    "enable_dynamo_decompositions": False,  # into prims of Inductor's, and with other numerics
     "fail_on_recompile_limit_hit": True,
     "guard_nn_modules_using_dict_tags": False,
     "replay_side_effects": True,
