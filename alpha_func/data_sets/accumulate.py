@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alpha_func.capture.sharded.engine import has_shards
 from alpha_func.data_sets.additive import Verb, measure, rows, with_numbers
-from alpha_func.data_sets.additivity import Passed, PointedOut
+from alpha_func.data_sets.additivity import AdditivityCheck, Passed
 from alpha_func.data_sets.batches import arguments
 from alpha_func.data_sets.ranks import Idle
 from alpha_func.data_sets.weights import Weighing, Weight, weighing
@@ -126,7 +126,7 @@ class Accumulated:
                 f"batches must be an iterable of batches, got {type(batches).__name__}; pass [batch] for one"
             )
         weigh = self._weigh.fresh()
-        point_out = PointedOut(self._loss, weigh, self._passed)
+        check = AdditivityCheck(self._loss, weigh, self._passed)
         earlier = _Sum(None, None, 0.0, 0)
         recent: list[tuple[float, Any]] = []
         complete, together = True, has_shards(params)
@@ -139,7 +139,7 @@ class Accumulated:
                 if not w:
                     found = None
                 if found is not None and not together:
-                    point_out(params, args, kwargs, getattr(found, "value", None))
+                    check(params, args, kwargs, getattr(found, "value", None))
                 recent.append((w, found))  # at once: Ctrl-C finds either all of a batch or nothing
                 if len(recent) == _RECENT:
                     earlier, recent = earlier.plus(recent), []

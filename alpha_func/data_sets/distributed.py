@@ -20,7 +20,7 @@ from alpha_func import tree
 from alpha_func.capture.sharded.engine import has_shards
 from alpha_func.data_sets.accumulate import accumulate
 from alpha_func.data_sets.additive import Verb, name_of, numbers, operands, require_own, rows, with_numbers
-from alpha_func.data_sets.additivity import Passed, PointedOut, modes
+from alpha_func.data_sets.additivity import AdditivityCheck, Passed, modes
 from alpha_func.data_sets.batches import arguments
 from alpha_func.data_sets.ranks import (
     WIDTH,
@@ -183,13 +183,13 @@ def data_parallel_gradient(
                 torch.zeros_like(leaf, dtype=tree.accumulator_dtype(leaf.dtype)) for leaf in tree.leaves(params)
             )
             fresh, total = weigh.fresh(), 0.0
-            point_out = PointedOut(loss, fresh, passed)
+            check = AdditivityCheck(loss, fresh, passed)
             for batch in in_lockstep(batches, group) if lockstep else batches:
                 args, kwargs = arguments(batch)
                 w = fresh(args, kwargs)
                 if w:
                     found, value = func.grad_and_value(scalar_loss(loss, args, kwargs))(params)
-                    point_out(params, args, kwargs, value)
+                    check(params, args, kwargs, value)
                     for sum_, leaf in zip(sums, tree.leaves(found), strict=True):
                         sum_.add_(leaf, alpha=w)
                 total += w

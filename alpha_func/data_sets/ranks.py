@@ -58,14 +58,14 @@ def exchange(where: str, own: Callable[[], Sequence[float]], group: Group = None
     """
     _require_member(group)
     try:
-        said = [_WELL, number_of(where), *own()]
+        numbers = [_WELL, number_of(where), *own()]
     except DistributedError:  # the others know
         raise
     except BaseException as error:
         with suppress(DistributedError):  # the others are gone too: this rank's own error says more
             _gathered([_INTERRUPTED if isinstance(error, KeyboardInterrupt) else _FAILED], group)
         raise
-    table = _gathered(said, group)
+    table = _gathered(numbers, group)
     fares, places = table[:, 0], table[:, 1]
     for what, others in (
         ("failed: its own error says why", fares == _FAILED),

@@ -139,8 +139,8 @@ def _talk() -> set[Any]:
     """What a loss may say on the way, which is not part of its value; packages add methods, too (``warning_once``)."""
     levels = ("debug", "info", "warn", "error", "exception", "critical", "log")
     owners = (vars(logging), vars(logging.Logger))
-    said = [value for names in owners for name, value in names.items() if name.startswith(levels)]
-    return {print, warnings.warn, *filter(callable, said)}
+    talkers = [value for names in owners for name, value in names.items() if name.startswith(levels)]
+    return {print, warnings.warn, *filter(callable, talkers)}
 
 
 @cache

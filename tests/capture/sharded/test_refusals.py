@@ -46,7 +46,7 @@ def test_whole_parameters_do_not_go_into_a_sharded_module(case):
 def test_gradients_and_products_are_refused(case, verb):
     loss, params, d, batch = case
     operands = (params,) if verb is grad_and_quadratic else (params, d)
-    with pytest.raises(RuntimeError, match=r"StrategyError|take the gradient by backward\(\) of the module"):
+    with pytest.raises(RuntimeError, match=r"StrategyError|compute the gradient by backward\(\) of the module"):
         verb(capture(loss))(*operands, *batch)
 
 
