@@ -295,7 +295,7 @@ def test_a_strategy_found_to_be_wrong_is_refused_from_then_on():
     x, d = AT_ZERO
     captured = capture(wrong_twice)
     hvp(captured)(x, d)
-    with pytest.raises(StrategyError, match="are not those of its values"):
+    with pytest.raises(StrategyError, match="disagree with finite differences of its values"):
         quadratic_along(captured, strategy="reverse_over_reverse")(x, d)
 
 
