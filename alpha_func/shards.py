@@ -155,7 +155,7 @@ def vdot(products: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([total.to(totals[0].device) for total in totals]).sum()
 
 
-def summed(number: Tensor, device: str, group: Any) -> Tensor:
+def summed(number: Tensor, device: str, group: object) -> Tensor:
     """The sum of a tensor over a group, whose backend takes tensors of a device."""
     there = number.to(device, copy=True)
     attempt(lambda: dist.all_reduce(there, group=group))

@@ -42,7 +42,7 @@ class CapturedLoss(LossOfLoss):
         strict: bool,
         unverified: bool,
         gathering: Gathering,
-        trust: frozenset[Any] = frozenset(),
+        trust: frozenset[object] = frozenset(),
         checked: bool = False,
     ):
         self.loss, self.backend = loss, backend

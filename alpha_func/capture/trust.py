@@ -24,7 +24,7 @@ Trusted = type[torch.autograd.Function] | torch._ops.OpOverload | torch._ops.OpO
 _TOLERANCE = 1e-9  # in float64, of two ways to the same gradient
 
 
-def require_trust(trust: Any) -> frozenset[Any]:
+def require_trust(trust: object) -> frozenset[Any]:
     """The functions and operators that are trusted.
 
     Raises:
@@ -40,12 +40,12 @@ def require_trust(trust: Any) -> frozenset[Any]:
     return frozenset(found)
 
 
-def is_operator(value: Any) -> bool:
+def is_operator(value: object) -> bool:
     """Whether a value is an operator of torch.ops."""
     return isinstance(value, (torch._ops.OpOverload, torch._ops.OpOverloadPacket))
 
 
-def names_of(trust: Collection[Any]) -> set[str]:
+def names_of(trust: Collection[object]) -> set[str]:
     """The names of the trusted operators, as a program has them."""
     names = set[str]()
     for each in trust:

@@ -19,7 +19,7 @@ place.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -139,7 +139,7 @@ def noise_scale(
     plain = loss.loss if isinstance(loss, CapturedLoss) else loss
     along, product = quadratic_along(loss, strategy=strategy), hvp(loss, strategy=strategy)
 
-    def scale(params: Tree, batch: object, hessian_batch: Any = None) -> NoiseScale:
+    def scale(params: Tree, batch: object, hessian_batch: object = None) -> NoiseScale:
         check_params(params)
         pieces, structure, batched = _cut(loss, arguments(batch), size)
 
@@ -188,7 +188,7 @@ def _of_all(a: Tensor, s: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 def _cut(
     loss: Callable[..., Tensor], batch: tuple[Args, Kwargs], size: int
-) -> tuple[list[Tensor], tree.Structure, list[tuple[Any, bool]]]:
+) -> tuple[list[Tensor], tree.Structure, list[tuple[object, bool]]]:
     """The batched leaves as (pieces, size, ...), the structure of the arguments, and every leaf with whether it is."""
     examples = size_of(*batch)
     if examples % size or examples // size < 3:

@@ -235,7 +235,7 @@ class _Files:
         written_whole(self._folder / STATE, lambda file: torch.save({**self._state, **sizes}, file))
 
 
-def _read_state(folder: Path, prepared: _Prepared) -> dict[str, Any]:
+def _read_state(folder: Path, prepared: _Prepared) -> dict[str, object]:
     path = folder / STATE
     if not path.exists():
         rows = prepared.planned() * len(prepared.experiment.optimizers)
@@ -264,7 +264,7 @@ def _in_words(error: BaseException, folder: Path) -> str:
     return f"{type(error).__name__}: {first}"
 
 
-def _configuration(experiment: Experiment, command: Sequence[str], data: Data) -> dict[str, Any]:
+def _configuration(experiment: Experiment, command: Sequence[str], data: Data) -> dict[str, object]:
     return {
         "command": list(command),
         "experiment": experiment.settings(),

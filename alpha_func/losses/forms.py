@@ -12,7 +12,7 @@ from alpha_func import tree
 class Supervised(nn.Module):
     """(inputs, targets) -> criterion(module(inputs), targets); the criterion's buffers are state like the module's."""
 
-    def __init__(self, module: nn.Module, criterion: Callable[[Any, Any], Tensor]):
+    def __init__(self, module: nn.Module, criterion: Callable[[object, object], Tensor]):
         super().__init__()
         self.module = module
         self.criterion = criterion

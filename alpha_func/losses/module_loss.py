@@ -29,7 +29,7 @@ from alpha_func.torch_private import peek_interpreter_stack
 
 def functional_loss(
     module: nn.Module,
-    criterion: Callable[[Any, Any], Tensor] | None = None,
+    criterion: Callable[[object, object], Tensor] | None = None,
     *,
     loss_of: Callable[..., Tensor] | None = None,
     seed: int = 0,
@@ -242,7 +242,7 @@ def module_loss_of(loss: Callable[..., Tensor]) -> ModuleLoss | None:
 class Watched(TorchFunctionMode):
     """A call whose dropout draws the masks of a plain call, and whose derivatives are those of its values."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
+    def __torch_function__(self, func: Any, types: object, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         """The call, by what stands for it."""
         return _INSTEAD.get(func, func)(*args, **(kwargs or {}))
 

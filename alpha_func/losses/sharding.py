@@ -148,7 +148,7 @@ def unsharded(module: nn.Module, standing: Standing) -> Iterator[None]:
             items.update(before)
 
 
-def _communicates(hook: Any) -> bool:
+def _communicates(hook: object) -> bool:
     """Whether torch.distributed put a hook there: that of ``fully_shard``, of ``parallelize_module``."""
     return str(getattr(hook, "__module__", "")).startswith("torch.distributed.")
 

@@ -36,7 +36,7 @@ def signature(params: Tree, args: Args, kwargs: Kwargs) -> tuple[Key, list[Tenso
     return key, leaves, [leaf for leaf in rest if isinstance(leaf, Tensor)]
 
 
-def _kind(tensor: Tensor) -> tuple[Any, ...]:
+def _kind(tensor: Tensor) -> tuple[object, ...]:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
 
 

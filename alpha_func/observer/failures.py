@@ -47,7 +47,7 @@ class Failures:
                 "step %d was not measured, and training continues: %s: %s", step, type(error).__name__, error
             )
 
-    def guarded(self, log: Any, call: Callable[..., object], *args: Any) -> None:
+    def guarded(self, log: object, call: Callable[..., object], *args: object) -> None:
         """Call what belongs to a logger."""
         try:
             call(*args)

@@ -197,7 +197,7 @@ def _changed(now: Any, kept: _Kept) -> bool:
     return value is not stand_in
 
 
-def _same(one: Any, other: object) -> bool:
+def _same(one: object, other: object) -> bool:
     if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other) == 2:
         return all(a is b for a, b in zip(one, other, strict=True))
     return one is other
@@ -241,7 +241,7 @@ def is_low(value: object, skip: Container[int]) -> TypeGuard[Tensor]:
     return value.dtype not in _EXACT
 
 
-def _changes(beginning: Beginning | None) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _changes(beginning: Beginning | None) -> Iterator[tuple[dict[str, object], dict[str, object]]]:
     for now, kept in () if beginning is None else beginning.state:
         changes = {name: _fresh(value[1]) for name, value in kept.items() if _changed(now.get(name), value)}
         if changes:

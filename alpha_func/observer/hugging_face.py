@@ -33,7 +33,7 @@ class TrainerObserver(TrainerCallback):
         ObserverError: when training starts, no Trainer is found that calls it.
     """
 
-    def __init__(self, **options: Any):
+    def __init__(self, **options: object):
         self._options = options
         self.observer: Observer | None = None
         self._trainer: Any = None
@@ -44,7 +44,7 @@ class TrainerObserver(TrainerCallback):
         trainer = _calling_trainer()
         compute, module = trainer.compute_loss, kwargs["model"]
 
-        def loss_of(model: nn.Module, inputs: dict[str, Any], items: Any) -> Tensor:
+        def loss_of(model: nn.Module, inputs: dict[str, object], items: object) -> Tensor:
             with _without_autocast_of_its_own(model):
                 return _loss(compute(model, dict(inputs), num_items_in_batch=items))
 
@@ -60,7 +60,7 @@ class TrainerObserver(TrainerCallback):
         self.observer = Observer(module, None, kwargs["optimizer"], loss_of=loss_of, **options)
         self._trainer, trainer.compute_loss = trainer, watched
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
         """Leave."""
         self._leave()
 

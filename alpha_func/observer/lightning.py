@@ -85,13 +85,13 @@ class LightningObserver(Callback):
             **self._options,
         )
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: object, batch_idx: int) -> None:
         """Show the observer the batch."""
         if self.observer is not None:
             # A program is captured for each number that it is called with: not for one that it does not read.
             self.observer.batch(batch, batch_idx if self._reads_index else 0)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: object, batch: object, batch_idx: int) -> None:
         """Show the numbers of a record."""
         record = None if self.observer is None else self.observer.last
         if record is None or record is self._shown:

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -106,13 +106,13 @@ class Observer:
     def __init__(
         self,
         module: nn.Module,
-        criterion: Callable[[Any, Any], Tensor] | None,
+        criterion: Callable[[object, object], Tensor] | None,
         optimizer: Optimizer | Sequence[Optimizer],
         *,
         loss_of: Callable[..., Tensor] | None = None,
         every: int | Callable[[int], bool] = 1,
         log: Log | Iterable[Log] = (),
-        measure_on: Any = None,
+        measure_on: object = None,
         loss_after: bool = True,
         trust_radius: bool = False,
         over_ranks: bool | None = None,

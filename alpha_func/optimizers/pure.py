@@ -202,8 +202,8 @@ def from_optimizer(
     return Direction(tuple(made), partial(matched, tuple(patterns)))
 
 
-def _without_momentum(options: Mapping[str, Any]) -> dict[str, Any]:
-    instead: dict[str, Any] = {"lr": 1.0, "momentum": 0.0, "dampening": 0.0, "nesterov": False}
+def _without_momentum(options: Mapping[str, Any]) -> dict[str, object]:
+    instead: dict[str, object] = {"lr": 1.0, "momentum": 0.0, "dampening": 0.0, "nesterov": False}
     changed = {name: value for name, value in instead.items() if name in options}
     if "betas" in options:
         changed["betas"] = (0.0, *options["betas"][1:])

@@ -53,10 +53,12 @@ def live_groups(optimizer: Optimizer) -> Iterator[tuple[Group, list[Tensor]]]:
 
 
 # Of a function or a class, looked up once: it takes longer than a small step.
-_parameters: Callable[[Any], Mapping[str, inspect.Parameter]] = lru_cache(64)(lambda f: inspect.signature(f).parameters)
+_parameters: Callable[[object], Mapping[str, inspect.Parameter]] = lru_cache(64)(
+    lambda f: inspect.signature(f).parameters
+)
 
 
-def _options(param_group: Mapping[str, Any]) -> dict[str, Any]:
+def _options(param_group: Mapping[str, object]) -> dict[str, Any]:
     return {name: value for name, value in param_group.items() if name not in _NOT_OPTIONS}
 
 
@@ -98,7 +100,7 @@ def named(params: Tree) -> tuple[list[str], list[Tensor]]:
     return names, [leaf.detach() if isinstance(leaf, nn.Parameter) else leaf for leaf in leaves]
 
 
-def check_state(state: Any, names: Sequence[str]) -> None:
+def check_state(state: object, names: Sequence[str]) -> None:
     """Refuse a state that is not of these leaves."""
     if not isinstance(state, Mapping) or not all(isinstance(entries, Mapping) for entries in state.values()):
         raise TypeError(f"state must be what init(params) or the last update returned, got {type(state).__name__}")
@@ -159,7 +161,7 @@ def _copied(value: object) -> Any:
     return tree.map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
 
 
-def _check_all_is_kept(worker: Optimizer, before: Mapping[str, Any], group: Group) -> None:
+def _check_all_is_kept(worker: Optimizer, before: Mapping[str, object], group: Group) -> None:
     """Refuse an optimizer that remembers something outside its ``state``: the next step would not know it."""
     changed = {name for name, value in vars(worker).items() if before.get(name, worker) is not value} - _KNOWN_FLAGS
     (options,) = worker.param_groups

@@ -60,7 +60,7 @@ class StepRule(NamedTuple):
 Choose = Callable[[Quadratic, RuleState, Number], tuple[Tensor, Any]]
 
 
-def step_rule(first: float, memory: Any, choose: Choose) -> StepRule:
+def step_rule(first: float, memory: object, choose: Choose) -> StepRule:
     """The rule whose α and next memory are ``choose(quadratic, state, gain_ratio)``.
 
     Args:

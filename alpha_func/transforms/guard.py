@@ -57,7 +57,7 @@ class Guard:
     def __init__(self, strategy: Strategy, operators: Operators | None = None):
         self._name = strategy.name if strategy.is_known else None
         self._operators = operators
-        self._looked_at: set[Any] = set()
+        self._looked_at: set[object] = set()
         self._judged: set[frozenset[str]] = set()
 
     def __call__(self, loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> "GuardedCall":

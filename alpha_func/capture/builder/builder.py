@@ -51,7 +51,7 @@ class Builder:
         self.mode = mode
         self._laws, self._apart = laws, apart
         self.used_once: set[Value] = set()  # values that the program which is rewritten uses once
-        self.traces: dict[Any, fx.GraphModule] = {}
+        self.traces: dict[object, fx.GraphModule] = {}
         self._known: dict[Operator, Any] = {}
 
     def placeholder(self, name: str, val: object) -> fx.Node:
@@ -153,11 +153,11 @@ class Builder:
 
 
 # What calls return whose result has memory of its own, by operator and kinds of operands; for all programs.
-_RESULTS: dict[Any, Callable[[FakeTensorMode], Any]] = {}
+_RESULTS: dict[object, Callable[[FakeTensorMode], object]] = {}
 _AT_MOST = 2**14
 
 
-def _made_again(found: Value, operands: list[Value]) -> Callable[[FakeTensorMode], Any] | None:
+def _made_again(found: Value, operands: list[Value]) -> Callable[[FakeTensorMode], object] | None:
     """Makes such a result; None where it shares memory, which is that of its own operands each time."""
     if isinstance(found, (tuple, list)):
         made = [_made_again(part, operands) for part in found]
@@ -182,7 +182,7 @@ def _kinds(value: Value) -> Value:
     return _hashable(value)
 
 
-def plus(b: Builder, *terms: Any) -> Value:
+def plus(b: Builder, *terms: object) -> Value:
     """The sum of the terms; None is zero."""
     total = None
     for term in terms:
@@ -191,7 +191,7 @@ def plus(b: Builder, *terms: Any) -> Value:
     return total
 
 
-def times(b: Builder, *factors: Any) -> Value:
+def times(b: Builder, *factors: object) -> Value:
     """The product of the factors; None is zero."""
     if any(factor is None for factor in factors):
         return None

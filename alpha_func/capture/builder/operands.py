@@ -52,7 +52,7 @@ def is_inexact(x: Value) -> bool:
     return isinstance(val, torch.Tensor) and (val.is_floating_point() or val.is_complex())
 
 
-def filled(b: Builder, shape: Any, value: Number, dtype: torch.dtype, device: Any) -> fx.Node:
+def filled(b: Builder, shape: Any, value: Number, dtype: torch.dtype, device: object) -> fx.Node:
     """A tensor of one number: the normal form of zeros, ones and their kin; the number as its dtype holds it."""
     held = torch.full((), value, dtype=dtype, device="cpu").item()
     return b.write(aten.full.default, list(shape), held, dtype=dtype, device=device)

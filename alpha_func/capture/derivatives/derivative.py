@@ -54,7 +54,7 @@ def pullback(b: Builder, call: Call, active: Tangents, λ: Value) -> list[Value]
     return found + [None] * (len(pytree.tree_leaves(active)) - len(found))
 
 
-def _leaves(nested: Any) -> list[Value]:
+def _leaves(nested: object) -> list[Value]:
     """The leaves, None among them."""
     return pytree.tree_leaves(nested, is_leaf=lambda x: x is None)
 
@@ -81,7 +81,7 @@ def per_output(call: Call, what: object) -> Value:
 
 # PyTorch's own derivatives of one operator, traced once for operands of a kind.
 
-_RECORDED: dict[Any, Recorded] = {}
+_RECORDED: dict[object, Recorded] = {}
 _AT_MOST = 4096
 
 

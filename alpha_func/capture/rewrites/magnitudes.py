@@ -41,7 +41,9 @@ def _absolute(b: Builder, x: Value) -> Value:
     return None if x.meta["val"].is_complex() else times(b, x, x)
 
 
-def _norm(b: Builder, x: Value, order: Any = 2, dims: Any = None, keepdim: bool = False, **kwargs: object) -> Value:
+def _norm(
+    b: Builder, x: Value, order: object = 2, dims: object = None, keepdim: bool = False, **kwargs: object
+) -> Value:
     if order != 2 or kwargs or x.meta["val"].is_complex():
         return None
     return b.call(aten.sum.dim_IntList, times(b, x, x), dims, keepdim)

@@ -28,11 +28,11 @@ class Table(Mapping[Any, list[Law]]):
         apart: operators each call of which stays a node of its own in what is rewritten.
     """
 
-    def __init__(self, apart: Collection[Any] = ()) -> None:
+    def __init__(self, apart: Collection[object] = ()) -> None:
         self.apart = apart
         self._of_kinds: list[LawOfKind] = []
         self._own: dict[Operator, list[Law]] = {}
-        self._signs: set[Any] = set()
+        self._signs: set[object] = set()
         self._all: dict[Operator, list[Law]] = {}
         self._left_out: ContextVar[Collection[Law]] = ContextVar("left_out", default=())
 

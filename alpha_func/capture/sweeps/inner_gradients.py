@@ -80,7 +80,7 @@ def write_a_gradient(program: fx.GraphModule) -> bool:
     return True
 
 
-def _several(tensors: Any) -> list[Any]:
+def _several(tensors: Any) -> list[object]:
     if isinstance(tensors, dict):
         tensors = tensors.values()
     return [tensors] if isinstance(tensors, Tensor) else list(tensors)

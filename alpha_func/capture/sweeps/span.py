@@ -48,7 +48,7 @@ def span_program(lowered: fx.GraphModule, parameters: int, count: int) -> fx.Gra
         for k in range(count)
     ]
     pairs = [(i, j) for i in range(count) for j in range(i, count)]
-    total: dict[tuple[int, int], Any] = dict.fromkeys(pairs)
+    total: dict[tuple[int, int], object] = dict.fromkeys(pairs)
     for node, call in values.calls.items():
         for one in along:
             extend(b, node, call, one)
@@ -62,7 +62,7 @@ def span_program(lowered: fx.GraphModule, parameters: int, count: int) -> fx.Gra
     return finished(b, (values.output, *outputs))
 
 
-def _bends(b: Builder, call: Call, tangents: list[Value], λ: Value) -> Iterator[tuple[tuple[int, int], Any]]:
+def _bends(b: Builder, call: Call, tangents: list[Value], λ: Value) -> Iterator[tuple[tuple[int, int], object]]:
     """((i, j), a part of ⟨λ, D²f[tᵢ, tⱼ]⟩) for the pairs where it is not zero."""
     moving = [i for i, t in enumerate(tangents) if not all_zero(t)]
     rule = rule_of(call)
@@ -118,7 +118,7 @@ def mixed(b: Builder, call: Call, s: Value, t: Value) -> Value:
     return replay(b.traces[key], [leaves[i] for i in where], b)
 
 
-def _leaves(tangents: Any) -> list[Value]:
+def _leaves(tangents: object) -> list[Value]:
     return pytree.tree_leaves(tangents, is_leaf=lambda x: x is None)
 
 

@@ -104,7 +104,7 @@ def adjoints(
     b: Builder,
     calls: dict[fx.Node, Call],
     inputs: Sequence[fx.Node],
-    start: Mapping[fx.Node, Any],
+    start: Mapping[fx.Node, object],
     *,
     of_inputs: bool = True,
 ) -> Coefficients:
@@ -159,7 +159,7 @@ def _active(calls: dict[fx.Node, Call], inputs: Sequence[fx.Node]) -> set[fx.Nod
     return active
 
 
-def all_zero(tangents: Any) -> bool:
+def all_zero(tangents: object) -> bool:
     """Whether no operand has a coefficient."""
     return all(leaf is None for leaf in pytree.tree_leaves(tangents))
 

@@ -38,7 +38,7 @@ def linear_cross_entropy(
     *,
     linear_bias: Tensor | None = None,
     ignore_index: int | None = None,
-    options: Any = None,
+    options: object = None,
     **kwargs: Any,
 ) -> Tensor:
     """``F.linear_cross_entropy`` without its chunks, which are an operator of their own."""
@@ -77,7 +77,7 @@ def not_checkpointed(module: object, *args: object, **kwargs: object) -> Any:
     yield
 
 
-def not_hooked(model: Any) -> None:
+def not_hooked(model: object) -> None:
     """What transformers does at a model's first forward: its hooks keep hidden states for who asks for them."""
 
 

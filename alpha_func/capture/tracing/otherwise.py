@@ -34,7 +34,7 @@ def changes(trust: Collection[Any]) -> list[tuple[Any, str, Function]]:
     return found
 
 
-def _own_globals(of_module: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+def _own_globals(of_module: Callable[[object, str], object]) -> Callable[[Any, str], Any]:
     """Read a function's globals where they are: Dynamo takes the module of their ``__name__``, which for code that was
     exec'd is another one, or none.
     """
@@ -56,7 +56,7 @@ def _locks_are_entered(enter: Callable[..., None]) -> Callable[..., None]:
     """Record what runs under a lock: no other thread is in a recording."""
     from torch._dynamo.variables.ctx_manager import NullContextVariable
 
-    def entered(self: Any, *args: Any) -> None:
+    def entered(self: Any, *args: object) -> None:
         if isinstance(getattr(self.stack[-1], "value", None), _LOCKS):
             self.stack[-1] = NullContextVariable()
         enter(self, *args)
@@ -83,7 +83,7 @@ def _some_are_left_out(call_function: Function) -> Function:
 def _inputs_may_require_grad(of_intermediates: Function) -> Function:
     """Record ``requires_grad_`` of an input, which is an alias here."""
 
-    def requires_grad_(self: Any, tx: Any, *args: object, **kwargs: object) -> Any:
+    def requires_grad_(self: Any, tx: object, *args: object, **kwargs: object) -> Any:
         source, self.source = self.source, None
         try:
             return of_intermediates(self, tx, *args, **kwargs)
@@ -96,7 +96,7 @@ def _inputs_may_require_grad(of_intermediates: Function) -> Function:
 def _flags_may_be_set(set_attribute: Function) -> Function:
     """Record ``x.requires_grad = True`` as ``x.requires_grad_()``."""
 
-    def assign(self: Any, tx: Any, owner: Any, name: Any, value: Any) -> Any:
+    def assign(self: object, tx: Any, owner: Any, name: Any, value: Any) -> Any:
         if not owner.is_tensor() or not name.is_python_constant() or name.as_python_constant() != "requires_grad":
             return set_attribute(self, tx, owner, name, value)
         owner.call_method(tx, "requires_grad_", [value], {})

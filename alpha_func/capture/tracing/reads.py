@@ -30,7 +30,7 @@ class _NoDraws(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: object, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise _DrawnError
         return func(*args, **(kwargs or {}))
