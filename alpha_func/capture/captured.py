@@ -56,7 +56,7 @@ class CapturedLoss(LossOfLoss):
 
     def __reduce__(self) -> Any:
         """Pickled and copied without its programs, which are captured anew."""
-        options: dict[str, Any] = {
+        options: Kwargs = {
             "backend": self.backend,
             "strict": self._first_use.strict,
             "unverified": self._unverified,

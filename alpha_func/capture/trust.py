@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.tracing.agreement import aside
 from alpha_func.errors import AlphaFuncError, CaptureError
 from alpha_func.losses.in_double import doubled, loss_in_double
@@ -24,7 +25,7 @@ Trusted = type[torch.autograd.Function] | torch._ops.OpOverload | torch._ops.OpO
 _TOLERANCE = 1e-9  # in float64, of two ways to the same gradient
 
 
-def require_trust(trust: object) -> frozenset[Any]:
+def require_trust(trust: Collection[Trusted] | Trusted) -> frozenset[Trusted]:
     """The functions and operators that are trusted.
 
     Raises:
@@ -60,8 +61,8 @@ def require_right(
     loss: Callable[..., Tensor],
     captured: Callable[[Callable[..., Tensor]], Any],
     params: Tree,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    args: Args,
+    kwargs: Kwargs,
 ) -> None:
     """Refuse a loss whose derivatives are not those of its values, at these arguments.
 
@@ -103,7 +104,7 @@ def _generator(params: Tree) -> torch.Generator:
     return torch.Generator(devices.pop() if len(devices) == 1 else "cpu").manual_seed(0)
 
 
-def _slope(loss: Callable[..., Tensor], params: Tree, direction: Tree, args: Any, kwargs: Any) -> float:
+def _slope(loss: Callable[..., Tensor], params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> float:
     """dᵀg by one backward pass of a loss that takes float64."""
     at, d, args, kwargs = tree.map(doubled, (params, direction, args, kwargs))
     at = tree.map(lambda leaf: leaf.detach().requires_grad_(), at)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -25,7 +25,10 @@ from alpha_func.errors import DistributedError
 from alpha_func.shards import attempt, is_sharded
 from alpha_func.tree import Tree
 
-Group = Any  # a torch.distributed.ProcessGroup; None is the default group
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Group: TypeAlias = "ProcessGroup | None"  # None is the default group
 IDENTITY = 8  # numbers say what must be the same on all ranks
 WIDTH = IDENTITY + 4  # the most numbers that a rank says
 _WELL, _FAILED, _INTERRUPTED = 0.0, 1.0, 2.0

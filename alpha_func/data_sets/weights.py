@@ -26,7 +26,7 @@ _ELEMENTWISE = (
     nn.KLDivLoss, nn.SoftMarginLoss, nn.HingeEmbeddingLoss,
 )  # fmt: skip
 _BY_EXAMPLE = (nn.MultiMarginLoss, nn.MultiLabelMarginLoss, nn.MultiLabelSoftMarginLoss)
-_FUNCTIONS: dict[Any, type[nn.Module]] = {
+_FUNCTIONS: dict[object, type[nn.Module]] = {
     F.mse_loss: nn.MSELoss,
     F.l1_loss: nn.L1Loss,
     F.smooth_l1_loss: nn.SmoothL1Loss,

@@ -21,6 +21,7 @@ from alpha_func.calls import Args, Kwargs
 from alpha_func.errors import ImpureLossError, StrategyError
 from alpha_func.losses.memory import NOWHERE, Memory, storage
 from alpha_func.torch_private import (
+    OpOverload,
     TorchDispatchMode,
     current_graph_task_id,
     dispatch_modes,
@@ -53,7 +54,7 @@ class Look(TorchDispatchMode):
         self._parameters.append(Memory(named))
         self._made.update(map(storage, own))
 
-    def __torch_dispatch__(self, func: Any, types: object, args: Args = (), kwargs: Kwargs | None = None) -> Any:
+    def __torch_dispatch__(self, func: OpOverload, types: object, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         """The operator, if it may run."""
         kwargs = kwargs or {}
         taken = _tensors((args, kwargs))

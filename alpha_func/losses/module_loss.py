@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from alpha_func.calls import Args, Kwargs
+from alpha_func.calls import Args, Function, Kwargs
 from alpha_func.losses import backward, dropout
 from alpha_func.losses.draws import seeded_rng
 from alpha_func.losses.forms import ByFunction, OwnLoss, Supervised
@@ -247,7 +247,7 @@ class Watched(TorchFunctionMode):
         return _INSTEAD.get(func, func)(*args, **(kwargs or {}))
 
 
-_INSTEAD = {**dropout.BY_FUNCTION, **backward.BY_FUNCTION}
+_INSTEAD: dict[Function, Function] = {**dropout.BY_FUNCTION, **backward.BY_FUNCTION}
 
 
 def _place(name: str) -> Place:

@@ -26,6 +26,8 @@ _EMPTY = tuple(k for k, v in vars(nn.Module()).items() if isinstance(v, _CONTAIN
 _NOTHING_WITHIN = frozenset((bool, int, float, complex, str, bytes, type(None), nn.Parameter, torch.Size, torch.dtype))
 _NOT_OWNED = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
+Attributes = dict[str, Any]
+
 
 class Aside(NamedTuple):
     """What stands in a module while it runs: the clones; whether a tensor was none, as it may be a parameter's."""
@@ -84,7 +86,7 @@ class _State:
         self.containers: list[tuple[Any, Any]] = []
         self.tensors: list[tuple[Any, Any, Tensor]] = []
         self.generators: list[tuple[torch.Generator, Tensor]] = []
-        self._modules: list[tuple[dict[str, Any], list[tuple[dict[str, Any], dict[str, Any]]]]] = []
+        self._modules: list[tuple[Attributes, list[tuple[Attributes, Attributes]]]] = []
         self._seen: set[int] = set()
         self._waiting: list[tuple[object, bool]] = []
         self._module(module)

@@ -165,7 +165,7 @@ def own_value(loss: Any, args: Args, kwargs: Kwargs) -> Tensor:
             value: Tensor = loss.model(*args, **kwargs)
         finally:
             reshard(loss.model)
-    return value.full_tensor() if shards.is_sharded(value) else value  # type: ignore[attr-defined]
+    return value.full_tensor() if shards.is_sharded(value) else value
 
 
 def own_precisions(module: nn.Module) -> set[torch.dtype]:

@@ -23,6 +23,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from alpha_func.calls import Args
 from alpha_func.losses.draws import RngState, draws_replayed, other_generators_kept, rng_state
+from alpha_func.losses.restoring import Attributes
 from alpha_func.torch_private import any_autocast_enabled, current_graph_task_id
 
 logger = logging.getLogger("alpha_func")
@@ -45,7 +46,7 @@ class Beginning(NamedTuple):
     """
 
     draws: RngState
-    state: list[tuple[dict[str, Any], dict[str, _Kept]]]
+    state: list[tuple[Attributes, dict[str, _Kept]]]
     tensors: dict[int, int]
     weights: list[int]
 
@@ -154,7 +155,7 @@ def versions(module: nn.Module) -> list[int]:
     return [param._version for param in module.parameters()]
 
 
-def state_of(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, _Kept]]]:
+def state_of(module: nn.Module) -> list[tuple[Attributes, dict[str, _Kept]]]:
     """Of every part its attributes and its buffers, with copies of what can be changed in place."""
     found = []
     for part in module.modules():
@@ -258,7 +259,7 @@ def _fresh(value: object) -> Any:
 
 
 @contextmanager
-def _replaced(values: dict[str, Any], changes: dict[str, Any]) -> Iterator[None]:
+def _replaced(values: Attributes, changes: Attributes) -> Iterator[None]:
     before = values.copy()
     values.update(changes)
     try:

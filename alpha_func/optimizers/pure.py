@@ -20,6 +20,7 @@ from alpha_func.optimizers.detached import without_derivative
 from alpha_func.optimizers.stepping import (
     Entries,
     Group,
+    Options,
     check_state,
     fresh_state,
     group_of,
@@ -162,7 +163,7 @@ class Direction:
 
 
 def from_optimizer(
-    optimizer: type[Optimizer], *, groups: Mapping[str, Mapping[str, Any]] | None = None, **options: Any
+    optimizer: type[Optimizer], *, groups: Mapping[str, Options] | None = None, **options: Any
 ) -> Direction:
     """The step of a torch.optim optimizer as a pure function: d = θ⁺ − θ, its own code doing the arithmetic.
 
@@ -202,7 +203,7 @@ def from_optimizer(
     return Direction(tuple(made), partial(matched, tuple(patterns)))
 
 
-def _without_momentum(options: Mapping[str, Any]) -> dict[str, object]:
+def _without_momentum(options: Options) -> dict[str, object]:
     instead: dict[str, object] = {"lr": 1.0, "momentum": 0.0, "dampening": 0.0, "nesterov": False}
     changed = {name: value for name, value in instead.items() if name in options}
     if "betas" in options:

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from alpha_func import tree
+from alpha_func.calls import Kwargs
 from alpha_func.tree import Tree
 
 Entries = dict[str, Any]  # what the optimizer keeps of a leaf, as in its ``state``
+Options = Mapping[str, Any]  # by their names
 _NOT_OPTIONS = ("params", "param_names")
 _KNOWN_FLAGS = {"_need_device_dtype_check_for_fused"}  # set at the first step, and of no consequence
 
@@ -29,11 +31,11 @@ class Group(NamedTuple):
     """
 
     template: Optimizer
-    options: dict[str, Any]
+    options: Kwargs
     make: Callable[[Sequence[Tensor]], Optimizer]
 
 
-def group_of(kind: type[Optimizer], options: Mapping[str, Any]) -> Group:
+def group_of(kind: type[Optimizer], options: Options) -> Group:
     """The group of these options, refused by the class's own constructor if they are none of its."""
     _check_kind(kind)
     make: Callable[..., Optimizer] = partial(kind, **options)  # no function of ours: it can be pickled
@@ -58,7 +60,7 @@ _parameters: Callable[[object], Mapping[str, inspect.Parameter]] = lru_cache(64)
 )
 
 
-def _options(param_group: Mapping[str, object]) -> dict[str, Any]:
+def _options(param_group: Mapping[str, object]) -> Kwargs:
     return {name: value for name, value in param_group.items() if name not in _NOT_OPTIONS}
 
 
@@ -110,7 +112,7 @@ def check_state(state: object, names: Sequence[str]) -> None:
         raise ValueError(f"state {' and '.join(parts)}: pass what init(params) or the last update returned")
 
 
-def fresh_state(group: Group, names: Sequence[str], leaves: Sequence[Tensor]) -> dict[str, dict[str, Any]]:
+def fresh_state(group: Group, names: Sequence[str], leaves: Sequence[Tensor]) -> dict[str, Entries]:
     """What the constructor keeps of these leaves."""
     if issubclass(type(group.template), torch.optim.Muon):
         for name, leaf in zip(names, leaves, strict=True):

@@ -40,7 +40,7 @@ STRICT: dict[str, Any] = {
     "trace_autograd_ops": True,
     "use_recursive_dict_tags_for_guards": False,
 }
-Changes = list[tuple[Any, str, Function]]
+Changes = list[tuple[object, str, Function]]
 Backend = Callable[[fx.GraphModule, list[Tensor]], Function]
 
 

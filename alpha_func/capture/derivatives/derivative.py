@@ -9,7 +9,6 @@ PyTorch's own: the jvp, the jvp of the jvp and the vjp of this one operator, tra
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, func, fx
@@ -137,7 +136,7 @@ def _jvp_of_jvp(target: Operator, args: Args, kwargs: Kwargs, tangents: Tangents
     return func.jvp(lambda *x: func.jvp(function, x, along)[1], tuple(at), along)[1]
 
 
-def _vjp(target: Operator, args: Args, kwargs: Kwargs, active_and_adjoints: Any) -> Value:
+def _vjp(target: Operator, args: Args, kwargs: Kwargs, active_and_adjoints: Sequence[Value]) -> Value:
     active, adjoints = active_and_adjoints
     chosen = _leaves(active)
     several = isinstance(adjoints, (tuple, list))

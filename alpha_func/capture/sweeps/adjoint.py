@@ -86,7 +86,7 @@ def _gradient(lowered: fx.GraphModule, parameters: int) -> tuple[Builder, Values
     return b, values, adjoints, grads
 
 
-def _line(b: Builder, values: Values, adjoints: Coefficients, directions: list[fx.Node]) -> tuple[object, object]:
+def _line(b: Builder, values: Values, adjoints: Coefficients, directions: list[fx.Node]) -> tuple[Value, Value]:
     """(slope, curvature)."""
     along: Coefficients = dict(zip(values.inputs, directions, strict=False))
     drops_nan = any(call.target is aten.nan_to_num.default for call in values.calls.values())  # what came before: λ = 0

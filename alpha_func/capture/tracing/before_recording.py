@@ -92,7 +92,7 @@ def left_out() -> dict[Function, Function]:
     )
 
 
-BEFORE_RECORDING: dict[Any, Function] = {
+BEFORE_RECORDING: dict[object, Function] = {
     F.gaussian_nll_loss: gaussian_nll_loss,
     torch.corrcoef: corrcoef,
     torch.cov: cov,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from alpha_func.calls import Function
+from alpha_func.torch_private import OpOverload
 
 _PREFIX = "_foreach_"
 _OTHERWISE: dict[str, Function] = {
@@ -29,7 +30,7 @@ def _tensor_by_tensor(one: Function, keyword: str | None, *args: Any, **kwargs: 
     return found
 
 
-def _compositions() -> Iterator[tuple[Any, Function]]:
+def _compositions() -> Iterator[tuple[OpOverload, Function]]:
     for packet in dir(torch):
         name = packet.removeprefix(_PREFIX)
         one = _OTHERWISE.get(name, getattr(torch, name, None))
@@ -40,4 +41,4 @@ def _compositions() -> Iterator[tuple[Any, Function]]:
                     yield getattr(operators, overload), partial(_tensor_by_tensor, one, _BY_KEYWORD.get(name))
 
 
-BY_OPERATOR: dict[Any, Function] = dict(_compositions())
+BY_OPERATOR: dict[OpOverload, Function] = dict(_compositions())

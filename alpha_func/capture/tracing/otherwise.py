@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from alpha_func import torch_private, tree
 from alpha_func.calls import Args, Function, Kwargs
@@ -22,8 +22,11 @@ from alpha_func.capture.tracing import reads
 from alpha_func.capture.tracing.before_recording import left_out
 from alpha_func.capture.tracing.reads import read_of
 
+Variable = Any  # TorchDynamo's, which stands for a value: a VariableTracker
+Translator = Any  # TorchDynamo's, of a frame: an InstructionTranslator
 
-def changes(trust: Collection[Any]) -> list[tuple[Any, str, Function]]:
+
+def changes(trust: Collection[object]) -> list[tuple[object, str, Function]]:
     """The owner, the name of its method, and ours of that, as far as a release has it; ``trust``: functions that are
     recorded as their forward."""
     found = []
@@ -41,7 +44,7 @@ def _own_globals(of_module: Callable[[object, str], object]) -> Callable[[Any, s
     from torch._dynamo.source import DictGetItemSource, GlobalSource
     from torch._dynamo.variables.builder import VariableBuilder
 
-    def found(translator: Any, name: str) -> Any:
+    def found(translator: Translator, name: str) -> Any:
         names = translator.f_globals
         module = sys.modules.get(names.get("__name__", ""))
         if module is not None and vars(module) is names:
@@ -70,7 +73,7 @@ def _some_are_left_out(call_function: Function) -> Function:
 
     instead = left_out()
 
-    def call(self: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+    def call(self: Variable, tx: Translator, args: Args, kwargs: Kwargs) -> Variable:
         function = getattr(self, "fn", None) or getattr(self, "value", None)
         ours = instead.get(function) if isinstance(function, FunctionType) else None
         if ours is None:
@@ -83,7 +86,7 @@ def _some_are_left_out(call_function: Function) -> Function:
 def _inputs_may_require_grad(of_intermediates: Function) -> Function:
     """Record ``requires_grad_`` of an input, which is an alias here."""
 
-    def requires_grad_(self: Any, tx: object, *args: object, **kwargs: object) -> Any:
+    def requires_grad_(self: Variable, tx: object, *args: object, **kwargs: object) -> Variable:
         source, self.source = self.source, None
         try:
             return of_intermediates(self, tx, *args, **kwargs)
@@ -96,7 +99,7 @@ def _inputs_may_require_grad(of_intermediates: Function) -> Function:
 def _flags_may_be_set(set_attribute: Function) -> Function:
     """Record ``x.requires_grad = True`` as ``x.requires_grad_()``."""
 
-    def assign(self: object, tx: Any, owner: Any, name: Any, value: Any) -> Any:
+    def assign(self: object, tx: Translator, owner: Variable, name: Variable, value: Variable) -> Variable:
         if not owner.is_tensor() or not name.is_python_constant() or name.as_python_constant() != "requires_grad":
             return set_attribute(self, tx, owner, name, value)
         owner.call_method(tx, "requires_grad_", [value], {})
@@ -108,7 +111,7 @@ def _flags_may_be_set(set_attribute: Function) -> Function:
 def _leaves_may_be_made(call_function: Function) -> Function:
     """Record ``torch.zeros(..., requires_grad=True)`` as the two calls that it is."""
 
-    def call(self: Any, tx: Any, args: Args, kwargs: Kwargs) -> Any:
+    def call(self: Variable, tx: Translator, args: Args, kwargs: Kwargs) -> Variable:
         wanted = kwargs.get("requires_grad")
         if wanted is None or not wanted.is_python_constant() or not wanted.as_python_constant():
             return call_function(self, tx, args, kwargs)
@@ -118,13 +121,13 @@ def _leaves_may_be_made(call_function: Function) -> Function:
     return call
 
 
-def _trusted_are_their_forward(trust: Collection[Any], with_its_backward: Function) -> Function:
+def _trusted_are_their_forward(trust: Collection[object], with_its_backward: Function) -> Function:
     """Record the forward of a trusted ``autograd.Function`` like any other function."""
     from torch._dynamo.source import AttrSource
     from torch._dynamo.variables.base import VariableTracker
     from torch._dynamo.variables.misc import AutogradFunctionContextVariable
 
-    def call(self: Any, tx: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    def call(self: Variable, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]) -> Variable:
         if self.fn_cls not in trust:
             return with_its_backward(self, tx, args, kwargs)
         forward = self.fn_cls.forward
@@ -140,7 +143,7 @@ def _numbers_are_read(as_symbols: Function) -> Function:
     """The whole number, or list of numbers, that a tensor holds, as it is in this call."""
     from torch._dynamo.variables.base import VariableTracker
 
-    def numbers(self: Any, tx: Any, *args: object, **kwargs: object) -> Any:
+    def numbers(self: Variable, tx: Translator, *args: object, **kwargs: object) -> Variable:
         node = self.as_proxy().node
         whole = not (node.meta["example_value"].is_floating_point() or node.meta["example_value"].is_complex())
         read = read_of(node) if whole and not args and not kwargs else None
@@ -158,7 +161,7 @@ def _gradients_may_have_a_graph(method_backward: Function) -> Function:
 
     create = GradModeVariable.create
 
-    def backward(self: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
+    def backward(self: Variable, tx: Translator, *args: Variable, **kwargs: Variable) -> Variable:
         wanted = kwargs.get("create_graph", args[2] if len(args) > 2 else None)
         if wanted is None or not wanted.is_python_constant() or not wanted.as_python_constant():
             return method_backward(self, tx, *args, **kwargs)
@@ -172,14 +175,14 @@ def _masks_are_counted(get_fake_value: Function) -> Function:
     """The shape that entries taken by a mask have in this call."""
     from torch._dynamo.utils import run_node
 
-    def found(node: Any, tx: Any, *args: object, **kwargs: object) -> Any:
+    def found(node: fx.Node, tx: Translator, *args: object, **kwargs: object) -> Variable:
         masks = reads.masks_of(node) if "example_value" not in node.meta else []
         counts = [read_of(mask, torch.count_nonzero) for mask in masks]
         counted = [read for read in counts if read is not None]
         if not masks or len(counted) < len(counts):
             return get_fake_value(node, tx, *args, **kwargs)
         count = int(counted[0].value)
-        like = torch.fx.map_arg((node.args, node.kwargs), lambda n: _with_places(n, count if n in masks else None))
+        like = fx.map_arg((node.args, node.kwargs), lambda n: _with_places(n, count if n in masks else None))
         with torch.no_grad(), torch_private.modes_disabled():
             shapes = run_node(tx.output, node, *like, None)
         torch_private.reads_of_this_graph().extend(counted)
@@ -194,7 +197,7 @@ def _masks_are_counted(get_fake_value: Function) -> Function:
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
 
 
-def _with_places(node: Any, count: int | None) -> Tensor:
+def _with_places(node: fx.Node, count: int | None) -> Tensor:
     """A tensor like the value of a node, with so many places that are not zero."""
     value = node.meta["example_value"]
     zero = torch.zeros((), dtype=value.dtype, device=value.device).expand(value.shape)
