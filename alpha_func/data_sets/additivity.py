@@ -156,8 +156,8 @@ class AdditivityCheck:
         self._loss, self._additivity = loss, Additivity(loss, weigh, passed)
         self._count, self._done = 0, False
 
-    def __call__(self, params: Tree, args: Args, kwargs: Kwargs, value: Tensor) -> None:
-        """The next batch, and its loss.
+    def __call__(self, params: Tree, args: Args, kwargs: Kwargs, value: Tensor | None) -> None:
+        """The next batch, and its loss, where it is known.
 
         Raises:
             ValueError: the loss is a sum where a mean was stated, or a mean where a sum was.

@@ -84,7 +84,8 @@ class OtherSamples:
         total = self._on_all.total(params, direction, batches)
         if not total.complete:
             raise KeyboardInterrupt
-        return total.quadratic
+        quadratic: Quadratic = total.result
+        return quadratic
 
 
 def _row(quadratic: Quadratic, steps: float, lr: float) -> list[float]:

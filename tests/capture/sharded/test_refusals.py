@@ -104,7 +104,7 @@ def test_other_ways_of_spreading_a_module_are_refused_by_name():
 
 def test_a_number_to_be_reduced_is_this_ranks_own():
     numbers = [distribute_tensor(torch.tensor(1.0), mesh_of("rank"), [Replicate()]) for _ in range(3)]
-    with pytest.raises(TypeError, match=r"quadratic.value is a DTensor"):
+    with pytest.raises(TypeError, match=r"result.value is a DTensor"):
         all_reduce(Quadratic(*numbers), 1.0)
 
 
