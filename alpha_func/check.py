@@ -26,7 +26,7 @@ _KINKED = (
 
 @dataclass(frozen=True)
 class QuadraticCheck:
-    """One quadratic by three routes, in float64; print it.
+    """One quadratic computed in three ways, in float64; print it.
 
     Attributes:
         quadratic: by the strategy that is checked.
@@ -93,7 +93,7 @@ def check_quadratic(
     """Compare ``quadratic_along(loss)`` with extrapolated differences of L(θ + αd) and with an independent route.
 
     Everything runs in float64: parameters, direction, arguments, and the state of a module from ``functional_loss``.
-    A difference that meets a kink does not converge, and is told apart from an error: ``smooth`` is then False.
+    Finite differences across a kink do not converge. That is not counted as an error: ``smooth`` is then False.
 
     Args:
         loss: as for ``quadratic_along``; of a captured loss, what would run is checked, by the same backend.

@@ -90,16 +90,16 @@ def data_parallel_quadratic(
 ) -> Callable[..., Any]:
     """``accumulate`` over the shards of all ranks, and ``all_reduce``.
 
-    A rank whose data or loss raises, or where Ctrl-C is pressed, tells the others before it raises: none waits for the
-    timeout, and none goes on with a part of the sum. Ranks that differ are refused before their data is gone through:
-    in the parameters (values, names, shapes, order), in the direction (such as that of a rank's own gradient), in the
-    verb, reduction, weight, strategy or the modes of layers.
+    A rank whose data or loss raises, or where Ctrl-C is pressed, tells the others before it raises: no rank waits for
+    the timeout, and none continues with a part of the sum. Ranks that differ are refused before their data is gone
+    through: in the parameters (values, names, shapes, order), in the direction (such as that of a rank's own gradient),
+    in the verb, reduction, weight, strategy or the modes of layers.
 
     Of sharded parameters (DTensors, of a captured loss) all ranks take their batches together, whatever ``lockstep``
     says, and one that has fewer takes part without weight. Ranks that share the shards of one model, as in tensor
     parallelism, are given the same batches.
 
-    A weight that is guessed (see ``accumulate``) is checked between the batches of a rank, not between ranks: give it.
+    A guessed weight (see ``accumulate``) is checked between the batches of a rank, not between ranks: pass ``weight``.
 
     Args:
         loss, verb, weight, reduction, strategy: as for ``accumulate``; a module under DistributedDataParallel is

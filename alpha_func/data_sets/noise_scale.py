@@ -107,10 +107,10 @@ def noise_scale(
         loss: as for ``quadratic_along``; capture it.
         size: of the pieces whose gradients are compared, in examples. Larger pieces cost less and tell less: the noise
             of a piece is that of an example over its size.
-        whole: whether the batch is all that there is, the data set that batches are drawn from: its gradient is then G
-            itself, and nothing is uncertain. Otherwise it is a sample, whose own noise is taken out.
-        chunk_size: as many pieces at a time. Each takes the memory of a sweep over the whole batch; every piece keeps
-            a gradient.
+        whole: whether the batch is the whole data set: its gradient is then G itself, without uncertainty. Otherwise it
+            is a sample, and its own noise is subtracted.
+        chunk_size: the number of pieces at a time. Each takes the memory of a sweep over the whole batch; every piece
+            keeps a gradient.
         strategy: as for ``quadratic_along``.
 
     Returns:
@@ -121,8 +121,8 @@ def noise_scale(
     Raises:
         TypeError, ValueError: an argument is not as above, or a layer makes examples depend on each other.
 
-    The error bars are of the gradients' noise; H is taken as known. Along another direction than −g the best step is
-    another one: for an optimizer's own step, see ``two_batch``.
+    The error bars account for the noise of the gradients; H is taken as known. All of this is for the direction −g: for
+    an optimizer's own step, see ``two_batch``.
 
     >>> import torch
     >>> loss = lambda x, y: ((x - y) ** 2).mean() / 2

@@ -26,8 +26,8 @@ class LightningObserver(Callback):
     """Measures the steps of a Lightning run, as an ``Observer`` does.
 
     The loss is what ``training_step`` returns for the batch and its index, with ``self.log`` and ``self.log_dict``
-    silent while it is measured. A ``training_step`` that does more than compute a loss (metrics that keep state, manual
-    optimization) is not for that: give ``loss``. The numbers are in ``trainer.callback_metrics`` as ``alpha_func/...``,
+    silent while it is measured. If ``training_step`` does more than compute a loss (metrics that keep state, manual
+    optimization), pass ``loss``. The numbers are in ``trainer.callback_metrics`` as ``alpha_func/...``,
     α* in the progress bar too.
 
     Args:
@@ -41,8 +41,8 @@ class LightningObserver(Callback):
 
     Raises:
         ImportError: lightning is not installed, where this module is imported.
-        ValueError: when training starts, the module optimizes by itself, or has torchmetrics, and no ``loss`` is given;
-            or it has several optimizers, and ``optimizer`` says not which.
+        ValueError: when training starts, the module uses manual optimization, or has torchmetrics, and no ``loss`` is
+            given; or it has several optimizers, and ``optimizer`` does not say which.
     """
 
     def __init__(

@@ -168,9 +168,9 @@ def from_optimizer(
     """The step of a torch.optim optimizer as a pure function: d = θ⁺ − θ, its own code doing the arithmetic.
 
     Args:
-        optimizer: the class, such as ``torch.optim.AdamW``; any whose ``step`` needs no closure and which keeps what
-            it remembers in its ``state``, as all of torch.optim do.
-        groups: options of their own for some leaves: a pattern (``fnmatch``) over the leaf's name to a dict of options,
+        optimizer: the class, such as ``torch.optim.AdamW``; any whose ``step`` needs no closure and which keeps
+            everything that it remembers in its ``state``, as all of torch.optim do.
+        groups: options for some of the leaves: a pattern (``fnmatch``) over the leaf's name to a dict of options,
             the first that matches winning. A name is the keys that lead to the leaf joined by dots, ``"0.bias"``.
             ``"optimizer"`` among the options is another class for these leaves, which then takes none of the
             options above: ``{"*.bias": {"optimizer": torch.optim.AdamW, "lr": 3e-4}}`` beside ``torch.optim.Muon``,
@@ -182,8 +182,8 @@ def from_optimizer(
         are pure. α is a multiple of the optimizer's step. A step costs the optimizer's own and a copy of its operands.
 
     Raises:
-        TypeError, ValueError: no optimizer class, one that needs a closure or sparse gradients, or an option that the
-            class itself refuses; a pattern that matches no leaf, at the first call.
+        TypeError, ValueError: ``optimizer`` is not an optimizer class, or one that needs a closure or sparse gradients,
+            or an option that the class itself refuses; a pattern that matches no leaf, at the first call.
 
     >>> import torch
     >>> init, update = from_optimizer(torch.optim.SGD, lr=0.1, momentum=0.9)
@@ -219,7 +219,7 @@ def from_live_optimizer(
     Args:
         optimizers: the optimizer of a training loop, or several that share its parameters out.
         params: by name, the parameters to be stepped: tensors of the optimizers' ``param_groups``, those that have a
-            gradient. The rest stay out, as ``optimizer.step()`` leaves them alone.
+            gradient. The rest are left out, as ``optimizer.step()`` does.
 
     Returns:
         The direction, and the state before the step by the names in ``params``; it shares memory with the optimizer's

@@ -22,7 +22,7 @@ Memory = Any  # a rule's own: what it keeps from step to step
 
 
 class RuleState(NamedTuple):
-    """What a rule knows of the steps so far: the last α, and a tree of numbers of its own."""
+    """What a rule remembers of the steps so far: the last α, and a tree of its own numbers."""
 
     alpha: Number
     memory: Memory
