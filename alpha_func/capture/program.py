@@ -143,7 +143,7 @@ def program_of(
 def raise_its_own_error(loss: Callable[..., Tensor], call: LossCall) -> None:
     """Raise the error that the loss itself raises, or that its value is not a loss, where there is one."""
 
-    def copied(leaf: object) -> Any:  # a loss may differentiate within, or write to what is not a leaf of a graph
+    def copied(leaf: object) -> object:  # a loss may differentiate within, or write to what is not a leaf of a graph
         return leaf.detach().requires_grad_(leaf.requires_grad).clone() if isinstance(leaf, Tensor) else leaf
 
     with aside(), torch.enable_grad():

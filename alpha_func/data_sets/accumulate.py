@@ -101,7 +101,7 @@ def accumulate(
 class Accumulated:
     """What ``accumulate`` returns: a function of the parameters, a direction (or several) and the batches."""
 
-    def __init__(self, loss: Callable[..., Tensor], weigh: Weighing, along: Callable[..., Any]):
+    def __init__(self, loss: Callable[..., Tensor], weigh: Weighing, along: Callable[..., object]):
         self._loss, self._weigh, self._along = loss, weigh, along
         self._passed: Passed = set()
 
@@ -128,7 +128,7 @@ class Accumulated:
         weigh = self._weigh.fresh()
         check = AdditivityCheck(self._loss, weigh, self._passed)
         earlier = _Sum(None, None, 0.0, 0)
-        recent: list[tuple[float, Any]] = []
+        recent: list[tuple[float, object]] = []
         complete, together = True, has_shards(params)
         try:
             for batch in _shown(batches) if progress else batches:
@@ -158,7 +158,7 @@ class _Sum(NamedTuple):
     weight: float
     batches: int
 
-    def plus(self, recent: list[tuple[float, Any]]) -> "_Sum":
+    def plus(self, recent: list[tuple[float, object]]) -> "_Sum":
         """With more batches, added up at once: that is cheaper than one by one."""
         kind, total, weight = self.kind, self.total, self.weight + sum(w for w, _ in recent)
         found = [result for _, result in recent if result is not None]

@@ -204,5 +204,5 @@ def _shapes(given: tuple[Any, ...]) -> tuple[object, ...]:
     return tuple(leaf.shape for leaf in tree.leaves(given) if isinstance(leaf, Tensor))
 
 
-def _copied(leaf: object) -> Any:
+def _copied(leaf: object) -> object:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf  # a part would keep the whole batch alive

@@ -44,7 +44,7 @@ _NO_DATA = 0.0  # where others say what kind of result they have
 _FEW = WIDTH - 2  # numbers of a result go with the weight and the kind
 
 
-def all_reduce(result: Any, weight: float | None, group: Group = None) -> Any:
+def all_reduce(result: object, weight: float | None, group: Group = None) -> Any:
     """The quadratic of the data of all ranks, from that of each rank's shard; or what else is linear in the loss.
 
         q = Σ_r w_r·q_r / Σ_r w_r, or Σ_r q_r for a loss that is a sum
@@ -126,7 +126,7 @@ def data_parallel_quadratic(
             check_params(params)
             return params, operands(params, direction)
 
-        def own() -> tuple[Any, float | None]:
+        def own() -> tuple[object, float | None]:
             if has_shards(params):
                 mine: Iterable[object] = all_take_part(batches, of_ranks)
             else:
@@ -227,9 +227,9 @@ def _settings(weigh: Weighing, strategy: StrategyLike | None) -> str:
     return f"{'mean' if weigh.mean else 'sum'}, {weight}, {name}"
 
 
-def _reduced(where: str, own: Callable[[], tuple[Any, float | None]], group: Group) -> Any:
+def _reduced(where: str, own: Callable[[], tuple[object, float | None]], group: Group) -> object:
     """Σ w·result / Σ w over the ranks; numbers that are few go with the exchange that says how ranks fare."""
-    result: Any = None
+    result: object = None
     mine = torch.zeros(0, dtype=torch.float64)
 
     def said() -> list[float]:
@@ -262,7 +262,7 @@ def _reduced(where: str, own: Callable[[], tuple[Any, float | None]], group: Gro
     return with_numbers(result, each.sum(0) / whole)
 
 
-def _on_cpu(leaf: Any) -> Any:
+def _on_cpu(leaf: object) -> object:
     return leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf
 
 

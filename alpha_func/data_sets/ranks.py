@@ -162,10 +162,10 @@ def all_take_part(batches: Iterable[object], group: Group = None) -> Iterator[An
             yield batch
 
 
-def _zeros_like_one_of(batch: object, group: Group) -> Any:
+def _zeros_like_one_of(batch: object, group: Group) -> object:
     """A batch of zeros, as large as that of the first rank which has one."""
 
-    def described(leaf: object) -> Any:
+    def described(leaf: object) -> object:
         return ("a tensor", tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf
 
     leaves, structure = tree.flatten(batch) if batch is not _OVER else (None, None)
@@ -206,7 +206,7 @@ def _fixed(device: torch.device) -> Tensor:
 
 def gathered_objects(own: object, group: Group) -> list[Any]:
     """What every rank has, small and picklable."""
-    every: list[Any] = [None] * dist.get_world_size(group)
+    every: list[object] = [None] * dist.get_world_size(group)
     attempt(lambda: dist.all_gather_object(every, own, group=group))
     return every
 

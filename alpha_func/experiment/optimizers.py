@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -153,7 +153,7 @@ def _example(name: str) -> str:
     return ":".join([name, "lr=0.01", *(f"{option}={values.get(option, '0.1')}" for option in KINDS[name].options)])
 
 
-def _value(text: str, option: str, value: str) -> Any:
+def _value(text: str, option: str, value: str) -> object:
     numbers = [_number(text, part) for part in value.split("/")]
     if len(numbers) != (2 if option == "betas" else 1):
         raise InputError(

@@ -27,7 +27,7 @@ class Supervised(nn.Module):
         return self.criterion(outputs, targets)
 
 
-def _shifted(shift: Tensor, leaf: object) -> Any:
+def _shifted(shift: Tensor, leaf: object) -> object:
     return leaf + shift if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) else leaf
 
 

@@ -249,7 +249,7 @@ def _changes(beginning: Beginning | None) -> Iterator[tuple[dict[str, object], d
             yield now, changes
 
 
-def _fresh(value: object) -> Any:
+def _fresh(value: object) -> object:
     """The stand-in of one evaluation, which may write to it."""
     if isinstance(value, Tensor):
         return value if value.grad_fn is not None else value.clone()

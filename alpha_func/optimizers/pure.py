@@ -163,7 +163,7 @@ class Direction:
 
 
 def from_optimizer(
-    optimizer: type[Optimizer], *, groups: Mapping[str, Options] | None = None, **options: Any
+    optimizer: type[Optimizer], *, groups: Mapping[str, Options] | None = None, **options: object
 ) -> Direction:
     """The step of a torch.optim optimizer as a pure function: d = θ⁺ − θ, its own code doing the arithmetic.
 

@@ -157,7 +157,7 @@ def step_group(
         entries[i] = dict(worker.state.get(copy, {}))
 
 
-def _copied(value: object) -> Any:
+def _copied(value: object) -> object:
     if isinstance(value, Tensor):
         return value.clone()
     return tree.map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)

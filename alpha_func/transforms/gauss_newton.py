@@ -80,7 +80,7 @@ def _pushed(
         t = func.vjp(lambda u: back(u)[0], [torch.zeros_like(leaf) for leaf in z])[1](direction)[0]
     whole = kept[0]
 
-    def rebuilt(leaves: list[Tensor]) -> Any:
+    def rebuilt(leaves: list[Tensor]) -> object:
         given = iter(leaves)
         return tree.map(lambda leaf: next(given) if _moves(leaf) else leaf, whole)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ _OTHERWISE: dict[str, Function] = {
 _BY_KEYWORD = {"addcdiv": "value", "addcmul": "value"}  # the fourth argument
 
 
-def _tensor_by_tensor(one: Function, keyword: str | None, *args: Any, **kwargs: Any) -> list[Any]:
+def _tensor_by_tensor(one: Function, keyword: str | None, *args: object, **kwargs: object) -> list[object]:
     """``one`` of the i-th entries of all lists, and of what is no list."""
     count = max(len(arg) for arg in args if isinstance(arg, (list, tuple)))
     found = []

@@ -37,7 +37,7 @@ def changes(trust: Collection[object]) -> list[tuple[object, str, Function]]:
     return found
 
 
-def _own_globals(of_module: Callable[[object, str], object]) -> Callable[[Any, str], Any]:
+def _own_globals(of_module: Callable[[object, str], object]) -> Callable[[object, str], object]:
     """Read a function's globals where they are: Dynamo takes the module of their ``__name__``, which for code that was
     exec'd is another one, or none.
     """

@@ -86,7 +86,7 @@ class Disturbed(fx.Interpreter):
         result = super().run_node(n)
         return result if n in self._on_its_way else tree.map(self._disturbed, result)
 
-    def _disturbed(self, value: object) -> Any:
+    def _disturbed(self, value: object) -> object:
         if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
             return value
         disturbed = value * self._factors(value)
