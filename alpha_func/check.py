@@ -19,7 +19,9 @@ from alpha_func.verified.differences import differences
 __all__ = ["QuadraticCheck", "check_quadratic"]
 
 _TOLERANCE = 1e-6  # what extrapolated differences resolve of a second derivative in float64
-_KINKED = "a kink (ReLU, max-pooling) or a value that is not finite lies within the differences: they prove nothing"
+_KINKED = (
+    "the finite differences prove nothing: a kink (ReLU, max-pooling) or a value that is not finite lies between them"
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class QuadraticCheck:
                     found.append(f"{name} is {got:.9g}, by {route} {expected:.9g}")
         if not self.smooth:
             if self.other is None:
-                found.append("no other route runs on this loss: these numbers have not been checked")
+                found.append("these numbers have not been checked: no independent method runs on this loss")
             flat = float(self.quadratic.slope) == float(self.quadratic.curvature) == 0
             if flat and self.change > float(self.tolerance.value):
                 found.append(f"slope and curvature are 0, but the loss changes by {self.change:.3g} along the line")

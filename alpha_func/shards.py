@@ -168,9 +168,9 @@ def attempt(collective: Callable[[], T]) -> T:
         return collective()
     except RuntimeError as error:
         raise DistributedError(
-            f"rank {dist.get_rank()} waited for the others, and one did not come: it failed or hangs, as its own "
-            "output may say, or it took fewer batches of a loss that itself communicates (lockstep=True says so); the "
-            f"process group cannot be used again ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+            f"rank {dist.get_rank()} waited for another rank that never arrived: that rank failed (see its own "
+            "output), hangs, or took fewer batches of a loss that itself communicates (lockstep=True reports this); "
+            f"the process group cannot be used again ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         ) from error
 
 

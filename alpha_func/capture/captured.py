@@ -1,32 +1,28 @@
-"""A captured loss: the programs that it is, looked up at every call, and what answers for it."""
+"""A captured loss, and what answers for it: its programs, by the guards of each or frozen."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
-from alpha_func.capture.program import LossCall, Program, program_of, raise_its_own_error, require_apart
+from alpha_func.capture.program import LossCall, Program
+from alpha_func.capture.programs import Programs
 from alpha_func.capture.running.engine import Captured
 from alpha_func.capture.running.first_use import FirstUse
 from alpha_func.capture.running.schemes import Schemes
 from alpha_func.capture.sharded.engine import ByPlacement, Sharded, has_shards
 from alpha_func.capture.sharded.made import AT_USE, Gathering
-from alpha_func.capture.tracing.outside import is_outside, outside, plain, stand_in
-from alpha_func.capture.tracing.recording import MAX_RECORDINGS, Recorder, Recording
-from alpha_func.capture.tracing.refusal import refuse_autocast, tried
-from alpha_func.capture.trust import Trusted, names_of, require_right, require_trust
-from alpha_func.errors import CaptureError, StrategyError, warn
-from alpha_func.losses.draws import ALONE
+from alpha_func.capture.tracing.recording import MAX_RECORDINGS
+from alpha_func.capture.tracing.refusal import refuse_autocast
+from alpha_func.capture.trust import Trusted, require_right, require_trust
+from alpha_func.errors import StrategyError, warn
 from alpha_func.losses.kinds import refuse_kinds
 from alpha_func.losses.layouts import Layouts
-from alpha_func.losses.memory import addresses
 from alpha_func.losses.module_loss import LossOfLoss
 from alpha_func.losses.signature import Key, signature
-from alpha_func.torch_private import is_batchedtensor
 from alpha_func.transforms.engine import Engine, Uncaptured
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import require_callable
@@ -53,8 +49,7 @@ class CapturedLoss(LossOfLoss):
         self._first_use = FirstUse(strict)
         self._unverified = unverified
         self._trust, self._checked = trust, checked
-        self._recorder = Recorder(loss, trust)
-        self._stand_ins = Layouts[dict[str, Any]]()  # calls without values, for the guards to look at
+        self._programs = Programs(loss, unverified=unverified, trust=trust)
         self._gathering = gathering
         self._sharded = Sharded(loss, backend=backend, strict=strict, unverified=unverified, gathering=gathering)
         self.captured = 0  # how often a program was
@@ -115,77 +110,21 @@ class CapturedLoss(LossOfLoss):
 
     def lookup(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Program, list[Tensor]]:
         """The program for these arguments and its inputs: parameters, state now, tensor arguments."""
-        refuse_autocast()
-        flat = type(params) is dict and is_outside()
-        if flat:
-            names, tensors = [*params, len(args), *kwargs], [*params.values(), *args, *kwargs.values()]
-            known = self._stand_ins.find(names, tensors)
-            found = None if known is None else self._recorder.known(known, valued=False)
-            if found is not None and found[0].lowered is not None:
-                program, state = self._program(*found, params)
-                return program, [*params.values(), *state, *tensors[len(params) :]]
-        leaves, structure = tree.flatten((params, args, kwargs))
-        _refuse_kinds(leaves, args, kwargs)
-        count = len(tree.leaves(params))
-        with outside():
-            # The guards are given aliases: no two tensors are one object then, and none is a module's.
-            aliases = [
-                plain(leaf).requires_grad_(i < count or leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
-                for i, leaf in enumerate(leaves)
-            ]
-            call = tree.unflatten(aliases, structure)
-            recording, inputs = self._recorded(call)
-            program, state = self._program(recording, inputs, call[0])
-        if recording.by_value and any(isinstance(leaf, Tensor) and is_batchedtensor(leaf) for leaf in leaves):
-            recording.require_one_reading(self._recorder.names(*tree.unflatten(leaves, structure)))
-        if flat and known is None:
-            self._stand_ins.keep(names, tensors, lambda: self._recorder.names(*tree.map(stand_in, call)))
-        return program, [*leaves[:count], *state, *[leaf for leaf in leaves[count:] if isinstance(leaf, Tensor)]]
+        return self._programs(params, args, kwargs, self._has_captured)
 
     def _schemes(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Schemes, list[Tensor]]:
         program, inputs = self.lookup(params, args, kwargs)
         return program.schemes, inputs
 
-    def _recorded(self, call: LossCall) -> tuple[Recording, Sequence[object]]:
-        """The recording of a call, lowered, and its inputs."""
-        try:
-            recording, inputs = self._recorder(*call)
-            if recording.lowered is None:
-                with ALONE:
-                    if recording.lowered is None:
-                        allowed = names_of(self._trust)
-                        recording.lowered = program_of(
-                            self.loss, recording, inputs, call, unverified=self._unverified, trusted=allowed
-                        )
-                        self._count()
-                        if self._trust and not self._checked:
-                            require_right(self.loss, self.over, *call)
-            return recording, inputs
-        except CaptureError as error:
-            raise_its_own_error(self.loss, call)
-            params, by = tree.map(Tensor.detach, call[0]), partial(Uncaptured, self.loss)
-            with torch.random.fork_rng(devices=[]):
-                message = tried(str(error), lambda strategy: by(strategy).quadratic(params, params, *call[1:]))
-            raise CaptureError(message) from error
-
-    def _program(self, recording: Recording, inputs: Sequence[object], params: Tree) -> tuple[Program, list[Tensor]]:
-        """The program of a recording, and the tensors that it reads besides its arguments."""
-        program, state = recording.lowered
-        held = [inputs[i] for i in state]
-        if held:  # guards know layouts, and not where a tensor is
-            where = addresses([*tree.leaves(params), *held])
-            if where is None or where != program.apart:
-                require_apart(self.loss, params, held, [recording.sources[i] for i in state])
-                program.apart = where
-        return program, held
-
-    def _count(self) -> None:
+    def _has_captured(self, call: LossCall) -> None:
         self.captured += 1
         if self.captured == 2 * MAX_RECORDINGS:
             warn(
-                f"captured {self.captured} programs of one loss, of which at most {MAX_RECORDINGS} are kept: something "
-                "that it reads changes at every call (a shape, a number; pass it as a tensor argument)"
+                f"the loss has been captured {self.captured} times, and at most {MAX_RECORDINGS} programs are kept: "
+                "something that it reads changes at every call, such as a shape or a number; pass a number as a tensor"
             )
+        if self._trust and not self._checked:
+            require_right(self.loss, self.over, *call)
 
 
 class FrozenLoss(CapturedLoss):
@@ -283,19 +222,12 @@ def capture(
     return CapturedLoss(loss, backend=backend, strict=strict, unverified=unverified, gathering=gathering, trust=trusted)
 
 
-def _refuse_kinds(leaves: list[Any], args: Args, kwargs: Kwargs) -> None:
-    """At every call: Dynamo's guards on a nested tensor end the process."""
-    for leaf in leaves:
-        if isinstance(leaf, Tensor) and (leaf.is_nested or leaf.is_quantized):
-            refuse_kinds(args, kwargs)
-
-
 def _operators(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> set[str]:
     assert isinstance(loss, CapturedLoss)
     program = loss.program(params, *args, **kwargs)
     if program.schemes.misled:
         raise StrategyError(
-            "PyTorch's second derivatives of the program are not those of its values, as differences have shown; leave "
-            "out strategy= to have the library's own"
+            "PyTorch's second derivatives of this program disagree with finite differences of its values: "
+            "leave out strategy=, and the captured loss uses derivative rules of its own"
         )
     return program.active

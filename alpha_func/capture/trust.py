@@ -85,15 +85,17 @@ def require_right(
             slope = _slope(loss_in_double(loss), params, direction, args, kwargs)
             of_program = _slope(captured(loss_in_double(loss)), params, direction, args, kwargs)
         except (AlphaFuncError, RuntimeError) as error:
-            raise CaptureError(f"what is trusted cannot be checked: {error}") from error
+            raise CaptureError(f"trust= cannot be checked: {error}") from error
     found = list(check.parts)
     scale = float(tree.norm(direction)) * 1e-3 + abs(slope)
     if not abs(float(check.quadratic.slope) - slope) <= _TOLERANCE * scale:
-        found.append(f"slope is {float(check.quadratic.slope):.9g}, by the loss's own gradient {slope:.9g}")
+        found.append(f"slope is {float(check.quadratic.slope):.9g}, and by the loss's own gradient {slope:.9g}")
     if not abs(of_program - slope) <= _TOLERANCE * scale:  # what a forward detaches, a program takes for constant
-        found.append(f"slope of the program is {of_program:.9g}, by the loss's own gradient {slope:.9g}")
+        found.append(f"slope of the program is {of_program:.9g}, and by the loss's own gradient {slope:.9g}")
     if found:
-        raise CaptureError(f"what is trusted is not right here: {'; '.join(found)}; leave it out of trust=")
+        raise CaptureError(
+            f"trust= names a function or operator whose derivatives are wrong here: {'; '.join(found)}; leave it out"
+        )
 
 
 def _generator(params: Tree) -> torch.Generator:

@@ -167,5 +167,5 @@ def _checked(
         if len(bad):
             raise ValueError(f"{name} of example {int(bad[0])} is {float(numbers[bad[0]])}: leave such examples out")
     if len(s) < 2:
-        raise ValueError("quadratics has fewer than 2 examples of positive weight: their noise cannot be seen")
+        raise ValueError("quadratics has fewer than 2 examples of positive weight: their noise cannot be estimated")
     return s, c, w

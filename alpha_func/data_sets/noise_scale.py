@@ -193,7 +193,8 @@ def _cut(
     examples = size_of(*batch)
     if examples % size or examples // size < 3:
         raise ValueError(
-            f"batch has {examples} examples and size is {size}: expected at least 3 pieces of one size, for their noise"
+            f"batch has {examples} examples and size is {size}: expected at least 3 pieces of equal size, to estimate "
+            "their noise"
         )
     layers = coupled_layers(loss)
     if layers:

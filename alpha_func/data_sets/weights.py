@@ -83,7 +83,7 @@ def weighing(loss: Callable[..., Tensor], weight: Weight | str | None, reduction
     if reduction not in (None, *REDUCTIONS):
         raise ValueError(f"reduction {reduction!r} is unknown: choose from {', '.join(REDUCTIONS)}, or leave it out")
     if isinstance(weight, str) and weight != "examples":
-        raise ValueError(f"weight {weight!r} is unknown: say 'examples', or give a function weight(*batch)")
+        raise ValueError(f"weight {weight!r} is unknown: pass 'examples', or a function weight(*batch)")
     if weight is not None and not isinstance(weight, str) and not callable(weight):
         raise TypeError(f"weight must be callable as weight(*batch), or 'examples', got {type(weight).__name__}")
     criterion = criterion_of(loss)

@@ -57,7 +57,7 @@ class OwnLoss(nn.Module):
         found = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
         if found is None:
             raise TypeError(
-                f"the module's output, a {type(output).__name__}, holds no loss: "
-                "pass the targets that make the module compute one (labels=...), or a criterion to functional_loss"
+                f"the module's output, a {type(output).__name__}, has no loss: pass the "
+                "targets from which the module computes one (labels=...), or pass a criterion to functional_loss"
             )
         return found

@@ -21,7 +21,7 @@ def refuse_undifferentiable(argument: str, module: nn.Module) -> None:
             )
         if any(is_lazy(parameter) for parameter in part._parameters.values() if parameter is not None):
             raise ValueError(
-                f"{what} is a {type(part).__name__} whose parameters have no shape yet: call it on its inputs once"
+                f"{what} is a {type(part).__name__} whose parameters have no shape yet: call it once on its inputs"
             )
         if any(map(_is_quantised, _held(part))):
             raise TypeError(f"{what} is a quantised {type(part).__name__}, which has no derivative: {_QUANTISED}")
@@ -40,7 +40,7 @@ def refuse_kinds(args: Args, kwargs: Kwargs) -> None:
             raise TypeError(f"{name} is a quantised tensor ({value.dtype}): {_QUANTISED}")
 
 
-_QUANTISED = "compute in floating point (dequantize(), or the module before its conversion)"
+_QUANTISED = "compute in floating point (call dequantize(), or use the module before its conversion)"
 
 
 def _held(module: nn.Module) -> list[Any]:

@@ -193,12 +193,12 @@ def _put_back_draws(before: list[tuple[str, Any, Callable[[], None]]]) -> list[s
 
 _NORMALISATIONS = ("native_layer_norm", "native_group_norm", "native_batch_norm")
 _STATISTICS = (
-    "the loss uses the statistics that {of} returns ({func}{here}): PyTorch takes them for constants, through which no "
-    "derivative passes; use torch.var_mean, which it differentiates"
+    "the loss uses the statistics that {of} returns ({func}{here}): PyTorch treats them as constants, and every "
+    "derivative through them would be zero; use torch.var_mean, which can be differentiated"
 )
 ANOTHER_WAY = (
     "the loss reads the memory of parameter {name} other than through its argument: {what} a tensor of shape "
-    "{shape}, a view, a list or a closure that holds the weight; its part in every derivative would be zero; "
+    "{shape}, a view, a list or a closure that holds the weight; every derivative through it would be zero; "
     "read it as the module's own attribute in the forward (self.layer.weight, model.parameters()), or hold a clone if "
     "it is constant"
 )
@@ -206,6 +206,6 @@ _WRITES = (
     "the loss changes {what}, of shape {shape}, in place ({of}{here}): it is not a pure function; change a clone of it"
 )
 _DRAWS = (
-    "the loss draws from {}, which no seed of functional_loss sets: it has another value at every call; draw with "
-    "torch (torch.rand), or pass the draw as an argument"
+    "the loss draws from {}, which the seed of functional_loss does not set, so its value changes from call to call: "
+    "draw with torch (torch.rand), or pass the random numbers as an argument"
 )

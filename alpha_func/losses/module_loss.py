@@ -85,7 +85,7 @@ def functional_loss(
     if criterion is not None and not callable(criterion):
         raise TypeError(f"criterion must be callable as criterion(outputs, targets), got {type(criterion).__name__}")
     if loss_of is not None and (criterion is not None or not callable(loss_of)):
-        got = "a criterion beside it" if criterion is not None else type(loss_of).__name__
+        got = "a criterion as well" if criterion is not None else type(loss_of).__name__
         raise TypeError(f"loss_of must be callable as loss_of(module, *batch), without a criterion, got {got}")
     if isinstance(module, nn.parallel.DistributedDataParallel):
         module = module.module  # what it adds, communication, does not belong to the loss

@@ -17,8 +17,8 @@ from alpha_func.losses.module_loss import ModuleLoss, module_loss_of
 SHIFT = "shift"  # the keyword of ``Supervised``
 
 _APART = (
-    "curvature={!r} is of the outputs of a module and a criterion on them, and this loss, {}, does not tell them "
-    "apart: make it by functional_loss(module, criterion)"
+    "curvature={!r} needs a module and a criterion on its outputs, and this loss, {}, does not keep them apart: "
+    "make it by functional_loss(module, criterion)"
 )
 _NO_LIKELIHOOD = (
     "curvature='fisher' needs a criterion that is the negative log-likelihood of its targets in natural parameters, "
@@ -42,7 +42,7 @@ def parted(loss: Callable[..., Tensor], curvature: str) -> Parted:
     """
     source = module_loss_of(loss)
     if source is None or not isinstance(source.model, Supervised):
-        what = "a function" if source is None else "the module's own or of loss_of"
+        what = "a function" if source is None else "one of the module's own or of loss_of"
         raise ValueError(_APART.format(curvature, what))
     return Parted(ModuleLoss(_Outputs(source.model.module), source.names, source.seed), source.model.criterion)
 

@@ -23,7 +23,7 @@ from alpha_func.losses.draws import seeded_rng
 from alpha_func.losses.restoring import restored
 
 _UNCAPTURED = (
-    "a DTensor ({placements}), which PyTorch's derivatives are not right for: capture the loss, "
+    "a DTensor ({placements}), for which PyTorch's derivatives are not correct: capture the loss, "
     "quadratic_along(capture(loss))(params, direction, *batch)"
 )
 
@@ -49,8 +49,8 @@ def refuse_unknown(module: object) -> None:
     """Refuse a module that is spread over processes in a way that does not say what the whole is."""
     if type(module).__module__.startswith("torch.distributed.pipelining"):
         raise TypeError(
-            f"module is a {type(module).__name__}, a stage of a pipeline, which has a part of the loss alone: shard "
-            "the whole module by torch.distributed.fsdp.fully_shard"
+            f"module is a {type(module).__name__}, one stage of a pipeline, which does not compute the whole loss: "
+            "shard the whole module by torch.distributed.fsdp.fully_shard"
         )
     if not isinstance(module, nn.Module):
         return
@@ -120,7 +120,7 @@ class Standing:
 
 
 @contextmanager
-def plain(module: nn.Module, standing: Standing) -> Iterator[None]:
+def unsharded(module: nn.Module, standing: Standing) -> Iterator[None]:
     """Within, the module is the one that it was before it was sharded; not for two threads at a time."""
     undo: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
 

@@ -56,5 +56,5 @@ def _unhashable(args: Args, kwargs: Kwargs) -> str:
         except TypeError:
             name = path.removeprefix("[1]") if path.startswith("[1]") else "args" + path.removeprefix("[0]")
             kind = type(leaf).__name__
-            return f"{name} is a {kind}: a captured loss takes tensors and hashable values; pass torch.as_tensor of it"
+            return f"{name} is a {kind}: a captured loss takes tensors and hashable values; pass torch.as_tensor(it)"
     return "the arguments hold a container that cannot be hashed: pass dicts, lists and tuples"

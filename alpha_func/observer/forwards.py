@@ -130,7 +130,9 @@ class Watch:
             self._tell()
             self.begin(args)
         except Exception as error:  # a forward of the loop's is never ended; its batch then has no beginning
-            logger.warning("the beginning of a forward was not kept: %s: %s", type(error).__name__, error)
+            logger.warning(
+                "the state at the beginning of a forward could not be kept: %s: %s", type(error).__name__, error
+            )
             self.disarm()
 
 

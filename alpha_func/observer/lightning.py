@@ -117,7 +117,7 @@ class LightningObserver(Callback):
     def _chosen(self, trainer: Any) -> list[int]:
         if self._which is None and len(trainer.optimizers) > 1:
             raise ValueError(
-                f"the module has {len(trainer.optimizers)} optimizers: say which by "
+                f"the module has {len(trainer.optimizers)} optimizers: choose one by "
                 "LightningObserver(optimizer=0, loss=...), one callback for each that has a loss of its own"
             )
         which = 0 if self._which is None else self._which
@@ -167,8 +167,8 @@ def _nothing(*args: object, **kwargs: object) -> None:
 def _require_a_loss(module: Any) -> None:
     if not module.automatic_optimization:
         raise ValueError(
-            "the module's training_step takes its steps itself (manual optimization), and is not a loss: give "
-            "LightningObserver(loss=...), the loss alone as a function of (module, batch)"
+            "the module's training_step steps the optimizer itself (manual optimization), so it is not a loss: pass "
+            "LightningObserver(loss=...), a function of (module, batch) that only computes the loss"
         )
     metric = required("torchmetrics", "lightning").Metric
     found = [name for name, part in nn.Module.named_modules(module) if isinstance(part, metric)]

@@ -60,7 +60,9 @@ class CSVLog:
         if not found:
             self._writer.writerow(columns)
         elif found != columns:
-            raise ValueError(f"{self._path} has the columns {found}, expected {columns}: append to a file of them")
+            raise ValueError(
+                f"{self._path} has the columns {found}, expected {columns}: append to a file that has these columns"
+            )
         self._columns = columns
 
     def _text(self, value: object) -> Any:

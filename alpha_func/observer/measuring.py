@@ -144,7 +144,7 @@ class Meter:
         """Measure by double backward from now on."""
         self._strategy = BY_DOUBLE_BACKWARD
         self._transforms.clear()
-        logger.warning("the loss is measured without a captured program from here on, by double backward: %s", why)
+        logger.warning("from here on, the loss is measured by double backward, without a captured program: %s", why)
 
     @contextmanager
     def _at(self, theta: Mapping[str, Tensor], batch: Batch) -> Iterator[tuple[Any, Any]]:
@@ -240,8 +240,8 @@ def _patient(first: bool) -> Iterator[None]:
         PATIENCE,
         logger.warning,
         [
-            "the first measured step captures the loss as a program, which has taken %g seconds so far: later steps "
-            "use it; strategy='reverse_over_reverse' measures without one, and capture_within= bounds it",
+            "the first measured step is capturing the loss, which has taken %g seconds so far; later steps reuse the "
+            "program. strategy='reverse_over_reverse' measures without one, and capture_within= limits the time",
             PATIENCE,
         ],
     )

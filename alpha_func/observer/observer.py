@@ -16,15 +16,15 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from alpha_func.errors import ObserverError
 from alpha_func.observer import setup
 from alpha_func.observer.batches import Batch, handed_over
+from alpha_func.observer.due import Due
 from alpha_func.observer.failures import Failures
 from alpha_func.observer.forwards import Watch
 from alpha_func.observer.meters import meter_for
 from alpha_func.observer.pending import Pending
 from alpha_func.observer.record import StepRecord
-from alpha_func.observer.recording import Recorder
+from alpha_func.observer.recording import StepRecorder
 from alpha_func.observer.snapshot import gradients, trained
 from alpha_func.observer.steps import Steps
 from alpha_func.observer.underway import Underway
@@ -126,11 +126,9 @@ class Observer:
         kind, self._ranks = meter_for(given, over_ranks=over_ranks, strategy=strategy, trust_radius=trust_radius)
         setup.check_criterion(criterion)
         setup.check_parameters(module, self._optimizers)
-        self._is_due, self._logs = setup.schedule(every), setup.callables(log)
-        if measure_on is not None and not callable(measure_on):
-            setup.as_batch(measure_on)
+        self._logs = setup.callables(log)
+        self._given = setup.given_batches(measure_on)
         self._module, self._criterion = module, criterion
-        self._measure_on = measure_on
         setup.check_seconds(capture_within)
         self._meter = kind(
             module,
@@ -141,10 +139,10 @@ class Observer:
             capture_within=capture_within,
             third=trust_radius,
         )
-        self._recorder = Recorder(self._optimizers, self._meter, after=loss_after)
+        self._recorder = StepRecorder(self._optimizers, self._meter, after=loss_after)
         self.step, self.last = start, None
         self._failures = Failures(start, together=self._ranks > 1)
-        self._due: tuple[int, bool] = (-1, False)
+        self._due = Due(every, self._failures, otherwise=self._ranks > 1)
         others = [criterion] if isinstance(criterion, nn.Module) else []
         self._watch = Watch(module, others=others, on_call=self._forward_begins)
         self._pending = Pending(self._watch, self._gradients)
@@ -180,7 +178,7 @@ class Observer:
         """
         if self._criterion is not None:
             setup.check_supervised(args, kwargs)
-        if self._measure_on is not None or not self._to_be_measured() or self._underway.evaluated:
+        if self._given is not None or not self._due(self.step) or self._underway.evaluated:
             return
         try:
             self._pending.add(handed_over(args, kwargs, loss))
@@ -193,7 +191,7 @@ class Observer:
         A call of the module, or of any part of it, says so by itself; only a loop that computes its loss without one
         need do it.
         """
-        if self._measure_on is None and self._to_be_measured():
+        if self._given is None and self._due(self.step):
             self._watch.begin()
 
     def close(self) -> None:
@@ -216,22 +214,12 @@ class Observer:
         """As ``close``."""
         self.close()
 
-    def _to_be_measured(self) -> bool:
-        """Whether the next step is; asked once a step."""
-        if self._due[0] != self.step:
-            try:
-                self._due = self.step, bool(self._is_due(self.step))
-            except Exception as error:
-                self._due = self.step, self._ranks > 1
-                self._failures.before_measuring(self.step, error)
-        return self._due[1]
-
     def _forget(self) -> None:
         """Wait for the next step."""
         self._pending.forget()
         self._watch.disarm()
         self._underway.forget()
-        if self._to_be_measured():
+        if self._due(self.step):
             self._pending.begin()
             if self._watches:
                 self._watch.arm()
@@ -245,7 +233,7 @@ class Observer:
 
     def step_begins(self) -> None:
         """Keep θ."""
-        if not self._to_be_measured():
+        if not self._due(self.step):
             return
         begun = time.perf_counter()
         try:
@@ -276,11 +264,11 @@ class Observer:
             self._failures.raise_held()
             if self._underway.before is None or why_not is not None:
                 return False
-            batches.extend(self._batches_of_step())
+            batches.extend(self._pending.of_step() if self._given is None else [self._given(self.step)])
             return True
 
         try:
-            if self._to_be_measured() and self._meter.all_are(ready):
+            if self._due(self.step) and self._meter.all_are(ready):
                 self._measure(batches)
             elif self._underway.before is not None:
                 logger.info("step %d has no record: %s", self.step, why_not or "another rank did not take it")
@@ -292,21 +280,9 @@ class Observer:
 
     def _measure(self, batches: list[Batch]) -> None:
         begun = time.perf_counter()
-        taken = self._underway.taken(self.step, batches, self._watch, own=self._measure_on is None)
+        taken = self._underway.taken(self.step, batches, self._watch, own=self._given is None)
         record = self._recorder.record(taken)
         seconds = self._seconds + time.perf_counter() - begun
         self.last = record._replace(more={**record.more, "seconds": seconds, "ranks": self._ranks})
         for log in self._logs:
             self._failures.guarded(log, log, self.last)
-
-    def _batches_of_step(self) -> list[Batch]:
-        if self._measure_on is not None:
-            asked = self._measure_on(self.step) if callable(self._measure_on) else self._measure_on
-            return [setup.as_batch(asked)]
-        if not self._pending.batches:
-            raise ObserverError(
-                "the step has no batch to be measured on: call observer.batch(inputs, targets) before "
-                "optimizer.step(), or say Observer(..., measure_on=...)"
-            )
-        self._pending.assign()
-        return list(self._pending.batches)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
+from alpha_func.errors import ObserverError
 from alpha_func.observer.batches import Batch
 from alpha_func.observer.forwards import Watch
 from alpha_func.shards import local
@@ -45,6 +46,16 @@ class Pending:
     def assign(self) -> None:
         """Give the beginnings of forwards to batches that were handed over before them."""
         self.batches = [batch if batch.beginning else self._begun(batch) for batch in self.batches]
+
+    def of_step(self) -> list[Batch]:
+        """The batches that the step which is taken now is measured on."""
+        if not self.batches:
+            raise ObserverError(
+                "the step has no batch to be measured on: call observer.batch(inputs, targets) before "
+                "optimizer.step(), or pass Observer(..., measure_on=...)"
+            )
+        self.assign()
+        return list(self.batches)
 
     def drop_abandoned(self) -> None:
         """Drop the batches whose gradient is gone: their step was never taken."""

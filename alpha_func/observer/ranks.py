@@ -79,6 +79,6 @@ def _mean(own: Tensor) -> Tensor:
     return own / dist.get_world_size()
 
 
-def ranks() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

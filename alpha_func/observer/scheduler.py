@@ -79,8 +79,8 @@ class AlphaLR(LRScheduler):
             )
         if observer.optimizers != setup.bare_optimizers(optimizer):
             raise ValueError(
-                "observer watches other optimizers than this one: make it as Observer(model, criterion, optimizer) "
-                "with the optimizer that is to be scheduled, and no other"
+                "observer watches different optimizers: make it by Observer(model, criterion, optimizer), with the "
+                "optimizer that is scheduled and no other"
             )
         (bare,) = observer.optimizers
         if type(bare) not in PROPORTIONAL:
@@ -90,7 +90,9 @@ class AlphaLR(LRScheduler):
                 f"a learning rate of it: use one of {names}"
             )
         if not float(optimizer.param_groups[0]["lr"]) > 0:
-            raise ValueError("the first group's lr is 0: the rule's rate is its, give it a positive one")
+            raise ValueError(
+                "the lr of the first parameter group is 0: give it a positive one, which the rule then sets"
+            )
         self._observer, self._rule = observer, rule
         self._state = rule.init()
         self._seen: StepRecord | None = observer.last

@@ -17,7 +17,7 @@ def bare_module(module: Any) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     if isinstance(module, nn.DataParallel):
-        raise TypeError("module is wrapped in DataParallel: pass its .module, one process measures its batch")
+        raise TypeError("module is wrapped in DataParallel, which is not supported: pass its .module")
     module = getattr(module, "_orig_mod", module)
     if isinstance(module, nn.parallel.DistributedDataParallel):
         module = module.module
@@ -33,7 +33,7 @@ def bare_optimizers(optimizer: Any) -> list[Optimizer]:
     """The optimizer, or each of several, itself."""
     given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
     if not given or len({id(each) for each in given}) < len(given):
-        raise ValueError(f"optimizer must be one, or several that differ, got {len(given)} of them")
+        raise ValueError(f"optimizer must be one optimizer, or a list of different ones, got {len(given)} of them")
     return [bare_optimizer(each) for each in given]
 
 
@@ -66,7 +66,7 @@ def check_parameters(module: nn.Module, optimizers: Sequence[Optimizer]) -> None
         raise ValueError(
             f"{len(foreign)} of the {len(held)} parameters of optimizer (of shapes {', '.join(map(str, foreign[:3]))}"
             f"{', ...' if len(foreign) > 3 else ''}) are not parameters of module: pass the module that the optimizer "
-            "was made for; where it trains several (a criterion with parameters, say), one module that holds them all"
+            "trains; if it trains several (such as a criterion with parameters), pass one module that contains them all"
         )
     if not any(param.requires_grad for param in trained(module, optimizers).values()):
         raise ValueError("optimizer has no parameter of module with requires_grad=True: unfreeze at least one")
@@ -78,8 +78,8 @@ def check_criterion(criterion: Any) -> None:
     >>> check_criterion(nn.MarginRankingLoss())
     Traceback (most recent call last):
     TypeError: criterion must be callable as criterion(outputs, targets), and MarginRankingLoss.forward(input1, \
-input2, target) is not (missing a required argument: 'target'): bind what else it needs, in a function of (outputs, \
-targets)
+input2, target) is not (missing a required argument: 'target'): pass a function of (outputs, targets) that supplies \
+the rest
     """
     if criterion is None:
         return
@@ -96,7 +96,7 @@ targets)
         name = f"{type(criterion).__name__}.forward" if module else getattr(criterion, "__name__", "it")
         raise TypeError(
             f"criterion must be callable as criterion(outputs, targets), and {name}({', '.join(signature.parameters)}) "
-            f"is not ({error}): bind what else it needs, in a function of (outputs, targets)"
+            f"is not ({error}): pass a function of (outputs, targets) that supplies the rest"
         ) from None
 
 
@@ -116,20 +116,14 @@ def check_seconds(seconds: Any) -> None:
         raise ValueError(f"capture_within must be a positive number of seconds, or None, got {seconds!r}")
 
 
-def schedule(every: Any) -> Callable[[int], bool]:
-    """``every`` as a function of the step.
-
-    >>> [step for step in range(9) if schedule(4)(step)]
-    [0, 4, 8]
-    """
-    if isinstance(every, int) and not isinstance(every, bool) and every > 0:
-        return lambda step: step % every == 0
-    if callable(every):
-        return every
-    raise ValueError(
-        f"every must be a positive number of steps, or a function of the step that is true where it is to be measured, "
-        f"got {every!r}"
-    )
+def given_batches(measure_on: object) -> Callable[[int], Batch] | None:
+    """``measure_on`` as a function of the step; None where the steps are measured on their own batches."""
+    if measure_on is None:
+        return None
+    if callable(measure_on):
+        return lambda step: as_batch(measure_on(step))
+    as_batch(measure_on)  # what is not one is refused at once
+    return lambda step: as_batch(measure_on)
 
 
 def as_batch(value: object) -> Batch:

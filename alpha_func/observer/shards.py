@@ -47,7 +47,9 @@ class MeterOfShards(Meter):
 
     def give_up_programs(self, why: str) -> None:
         """Refused: nothing else measures them."""
-        raise CaptureError(f"only a captured program measures sharded parameters, and this loss has none: {why}")
+        raise CaptureError(
+            f"sharded parameters can only be measured by a captured program, and this loss has none: {why}"
+        )
 
     def judged(
         self,

@@ -13,8 +13,8 @@ from alpha_func.tree import Tree
 
 T = TypeVar("T")
 _REMEDY = (
-    "the optimizer's step was differentiated, and it is constant to PyTorch: give from_optimizer differentiable=True, "
-    "or detach the gradients for a direction that is held fixed"
+    "the optimizer's step was differentiated, and PyTorch treats it as a constant: pass from_optimizer "
+    "differentiable=True, or detach the gradients to hold the direction fixed"
 )
 
 

@@ -50,7 +50,7 @@ def taylor_along(loss: Callable[..., Tensor], *, order: int = 3) -> Callable[...
         raise TypeError(f"order must be a whole number, got {type(order).__name__}")
     if order < 2:
         raise ValueError(
-            f"order is {order}: give at least 2, the quadratic; loss(params) and torch.func.grad give less"
+            f"order is {order}: expected at least 2, the quadratic; for less, use loss(params) or torch.func.grad"
         )
     engine = engine_of(loss, None)
 
@@ -103,7 +103,7 @@ def quadratic_in_span(
         products = gram(given)
         i = dependent(products, given)
         if i is not None:
-            why = "is a combination of those before it, to rounding" if products[i, i] else "is zero"
+            why = "is a linear combination of those before it, to rounding" if products[i, i] else "is zero"
             raise ValueError(f"directions[{i}] {why}: leave it out")
         found = [accumulated(number) for number in engine.span(params, given, args, kwargs)]
         dtype = reduce(torch.promote_types, (number.dtype for number in found))
@@ -126,9 +126,11 @@ def gram(directions: Sequence[Tree]) -> Tensor:
 
 def _directions(params: Tree, directions: Sequence[Tree]) -> list[Tree]:
     if not isinstance(directions, (list, tuple)):
-        raise TypeError(f"directions must be a list or tuple of trees as params, got {type(directions).__name__}")
+        raise TypeError(
+            f"directions must be a list or tuple of trees with the structure of params, got {type(directions).__name__}"
+        )
     if not directions:
-        raise ValueError("directions is empty: give at least one tree of the structure of params")
+        raise ValueError("directions is empty: pass at least one tree with the structure of params")
     return [aligned(params, d, f"directions[{i}]") for i, d in enumerate(directions)]
 
 

@@ -41,6 +41,11 @@ class GroupedQuadratic(NamedTuple):
     squared_norms: dict[str, Tensor]
     interactions: dict[str, dict[str, Tensor]]
 
+    @staticmethod
+    def linear_in_loss() -> tuple[str, ...]:
+        """The fields that of a sum of losses are sums. The norms are of the direction alone."""
+        return "value", "slopes", "curvatures", "interactions"
+
     @property
     def quadratic(self) -> Quadratic:
         """The quadratic of the whole direction."""
@@ -177,7 +182,7 @@ def _patterns(groups: Groups | None) -> dict[str, list[str]] | None:
     if not found or not all(isinstance(p, str) for given in found.values() for p in given):
         raise TypeError(
             f"groups must be a dict of name to pattern or patterns, or a list of patterns, got {groups!r}; "
-            "leave it out to have a group a layer"
+            "leave it out to have one group for each layer"
         )
     return found
 
@@ -193,7 +198,7 @@ def _members(patterns: dict[str, list[str]] | None, names: list[str]) -> dict[st
         if not owners:
             raise ValueError(f"groups leave out {name!r}: give a pattern that matches it, or leave groups out")
         if len(owners) > 1:
-            raise ValueError(f"groups {owners[0]!r} and {owners[1]!r} both match {name!r}: a leaf belongs to one")
+            raise ValueError(f"groups {owners[0]!r} and {owners[1]!r} both match {name!r}: a leaf belongs to one group")
         members.setdefault(owners[0], []).append(i)
     empty = [group for group in patterns or () if group not in members]
     if empty:

@@ -92,10 +92,10 @@ def _moves(leaf: object) -> bool:
 
 
 _ONCE = (
-    "{} is an autograd.Function whose backward is marked once_differentiable: torch.func would take what the direction "
-    "does through it for zero; write a backward that can be differentiated, or the function in torch operators"
+    "{} is an autograd.Function whose backward is marked once_differentiable: torch.func would treat the derivative "
+    "through it as zero; write a backward that can be differentiated, or write the function in torch operators"
 )
 _OTHERWISE = (
-    "the criterion depends on the parameters, or draws, other than through the outputs of the module, so that the two "
-    "cannot be told apart: {}"
+    "the criterion depends on the parameters, or draws, other than through the outputs of the module, so the two "
+    "cannot be separated: {}"
 )

@@ -60,20 +60,20 @@ class Guard:
         self._looked_at: set[Any] = set()
         self._judged: set[frozenset[str]] = set()
 
-    def __call__(self, loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> "Seen":
+    def __call__(self, loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> "GuardedCall":
         """Look at one call of the loss."""
         if self._name is None:  # the caller's own strategy
-            return Seen(None)
+            return GuardedCall(None)
         if self._operators is not None:
             names = self._operators(loss, params, args, kwargs)
             self.judge(names, "primitive")
-            return Seen(None, names)
+            return GuardedCall(None, names)
         try:
             key = key_of(loss, params, args, kwargs)
         except RuntimeError:
             refuse_kinds(args, kwargs)  # a nested tensor, which has no shape
             raise
-        seen = Seen(self)
+        seen = GuardedCall(self)
         if key in self._looked_at:
             if self._name == "forward_over_forward":  # there is no graph to see it in
                 seen.see(derivative_nodes(loss, params, args, kwargs))
@@ -106,22 +106,22 @@ class Guard:
         if once and name in _DIFFERENTIATE_A_BACKWARD:
             raise StrategyError(
                 f"{', '.join(once)} is an autograd.Function whose backward is marked once_differentiable: torch.func "
-                f"takes its derivative for zero, and so would strategy {name!r}; write a backward that can be "
-                "differentiated, or the function in torch operators"
+                f"treats its derivative as zero, and so would strategy {name!r}; write a backward that can be "
+                "differentiated, or write the function in torch operators"
             )
         own = sorted(operator_of(n) for n in names if n.endswith(OWN_JVP))
         if own and name == "forward_over_forward":
             raise StrategyError(
-                f"{', '.join(own)} is an autograd.Function with a jvp of its own: torch.func takes its derivative for "
+                f"{', '.join(own)} is an autograd.Function with a jvp of its own: torch.func treats its derivative as "
                 f"zero, and so would strategy {name!r}; use strategy='reverse_over_reverse', or write the function in "
                 "torch operators"
             )
         symmetric = sorted(operator_of(n) for n in names & _SYMMETRIC)
         if symmetric and name != "reverse_over_reverse":
             raise StrategyError(
-                f"{', '.join(symmetric)} takes its matrix for symmetric, and strategy {name!r} gives another number "
-                "than the gradient does where its direction is not; use strategy='reverse_over_reverse' or "
-                "capture(loss), which take the symmetric part"
+                f"{', '.join(symmetric)} treats its matrix as symmetric, and along a direction that is not symmetric "
+                f"strategy {name!r} disagrees with the gradient; use strategy='reverse_over_reverse' or capture(loss), "
+                "which take the symmetric part"
             )
         wrong = sorted(n for n in names if n in known and known[n].get(name) in _WRONG)
         if wrong:
@@ -142,7 +142,7 @@ class Guard:
         )
 
 
-class Seen:
+class GuardedCall:
     """What is seen of one call, before it and on the way.
 
     Attributes:
@@ -200,7 +200,7 @@ def formulas(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwar
     return nodes_of(value), Plainly.of(value, leaves)
 
 
-def unverified(value: Tensor) -> bool:
+def has_unverified(value: Tensor) -> bool:
     """Whether a value has been made by an operator that the table does not know, an autograd.Function for one."""
     return not nodes_of(value) <= table("derivative").keys() | _BOOKKEEPING
 
@@ -246,12 +246,12 @@ class _Sealed(torch.autograd.Function):
 
 
 _HIDDEN = (
-    "{}, which is none of its arguments: autograd does not know of it, and its part in every derivative would be zero; "
-    "pass it as an argument, or, for a checkpoint, use_reentrant=False or capture(loss)"
+    "{}, which is not one of its arguments: autograd does not see it, and every derivative through it would be zero; "
+    "pass it as an argument; for a checkpoint, use use_reentrant=False or capture(loss)"
 )
 _THIRD = (
-    "a curvature through {} is differentiated: PyTorch's third derivative of it is wrong, silently; "
-    "capture(loss) first, which writes it in simpler operators"
+    "a curvature through {} is being differentiated, and PyTorch's third derivative of it is silently wrong: "
+    "use capture(loss), which writes it in simpler operators"
 )
 
 

@@ -67,7 +67,7 @@ def lr_and_momentum(
         d, δ = aligned(params, direction, "direction"), aligned(params, previous, "previous")
         first = dependent(gram([d, δ]), [d, δ])
         if first == 0:
-            raise ValueError("direction is zero: there is no step to find a learning rate of")
+            raise ValueError("direction is zero: a step of length zero has no best learning rate")
         alone = first == 1
         found = span(params, [d] if alone else [d, δ], *args, **kwargs)
         c = found.minimizer(damping=damping)

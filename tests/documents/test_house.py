@@ -47,6 +47,11 @@ def test_every_room_has_its_mirror_among_the_tests():
     assert missing == []
 
 
+def test_a_module_has_at_most_300_lines():
+    lines = {path.relative_to(PACKAGE): path.read_text().count("\n") for path in PACKAGE.rglob("*.py")}
+    assert {str(path): n for path, n in lines.items() if n > 300} == {}
+
+
 def test_the_name_of_a_test_is_under_70_characters():
     nodes = (node for path in TESTS for node in ast.walk(ast.parse(path.read_text())))
     names = [node.name for node in nodes if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]

@@ -142,7 +142,7 @@ def over_batches(rank, ranks):
     found = {
         "data_parallel_quadratic": data_parallel_quadratic(captured)(params, d, batches),
         "microbatched": all_reduce(cut, weight),
-        "accumulate": all_reduce(total.quadratic, total.weight),
+        "accumulate": all_reduce(total.result, total.weight),
     }
     alpha = optimal_alpha(captured)(params, d, *batch)  # of the whole batch, on every rank
     return {name: [float(x) for x in q] for name, q in found.items()}, expected, float(alpha)

@@ -160,9 +160,9 @@ def observed(kind, **options):
 BAD = {
     "no observer": (lambda: (parts()[1], None, greedy()), TypeError, "observer must be an Observer of the optimizer"),
     "no rule": (lambda: (*parts()[1:], 0.5), TypeError, r"rule must be a StepRule such as .*cdat\(2.0\), got float"),
-    "other optimizer": (other_optimizer, ValueError, "observer watches other optimizers than this one"),
+    "other optimizer": (other_optimizer, ValueError, "observer watches different optimizers"),
     "Rprop": (lambda: observed(torch.optim.Rprop, lr=0.1), ValueError, "Rprop is not known to be proportional"),
-    "rate 0": (lambda: observed(torch.optim.SGD, lr=0.0), ValueError, "the first group's lr is 0"),
+    "rate 0": (lambda: observed(torch.optim.SGD, lr=0.0), ValueError, "the lr of the first parameter group is 0"),
 }
 
 

@@ -74,7 +74,7 @@ def test_gauss_newton_is_the_same_by_both_ways_on(name):
     try:
         parted(case.loss, "gauss_newton")
     except ValueError:
-        pytest.skip("the loss does not tell module and criterion apart")
+        pytest.skip("the loss does not keep module and criterion apart")
     try:
         plain = quadratic_along(case.loss, curvature="gauss_newton")(case.params, case.direction, *case.args)
     except REFUSED as error:

@@ -185,7 +185,9 @@ def test_a_wrong_rule_is_found_by_the_proof_of_gauss_newton(monkeypatch):
     right = RULES[aten._log_softmax.default].second
     plant(monkeypatch, aten._log_softmax.default, second=lambda b, *x: b.call(aten.mul.Tensor, right(b, *x), 2))
     case = case_of("cross entropy")
-    with pytest.warns(CaptureWarning, match="the Gauss-Newton program .* To blame is the rule of aten._log_softmax"):
+    with pytest.warns(
+        CaptureWarning, match="the Gauss-Newton program .* The cause is the derivative rule of aten._log_softmax"
+    ):
         got = quadratic_along(capture(case.loss), curvature="gauss_newton")(case.params, case.direction, *case.args)
     assert_close(got.curvature, dense_gauss_newton(case), 1e-12)
 
@@ -202,8 +204,12 @@ def no_criterion():
 
 
 REFUSED = {
-    "a function": (lambda p: p.sum(), "gauss_newton", "this loss, a function, does not tell them apart: make it by"),
-    "a module's own": (no_criterion()[0], "gauss_newton", "this loss, the module's own or of loss_of, does not tell"),
+    "a function": (lambda p: p.sum(), "gauss_newton", "this loss, a function, does not keep them apart: make it by"),
+    "a module's own": (
+        no_criterion()[0],
+        "gauss_newton",
+        "this loss, one of the module's own or of loss_of, does not keep",
+    ),
     "no such matrix": (case_of("mse").loss, "ggn", "curvature 'ggn' is unknown: choose from hessian, gauss_newton"),
     "fisher of a huber": (case_of("huber").loss, "fisher", r"needs a criterion that is the negative .*; got HuberLoss"),
     "fisher of an own": (case_of("own").loss, "fisher", "got <lambda>"),
@@ -240,7 +246,7 @@ def test_a_criterion_that_reads_the_parameters_is_refused(way):
     case = line(
         net, lambda z, y: (z - y).square().mean() + net.weight.square().sum(), torch.randn(6, 4), torch.randn(6, 3)
     )
-    with pytest.raises((StrategyError, CaptureError), match="so that the two cannot be told apart"):
+    with pytest.raises((StrategyError, CaptureError), match="so the two cannot be separated"):
         quadratic_along(way(case.loss), curvature="gauss_newton")(case.params, case.direction, *case.args)
 
 

@@ -23,7 +23,7 @@ Program = fx.GraphModule
 def culprit(
     write: Callable[[], Program], operators: set[Any], backend: str, is_right: Callable[[Program, Program], bool]
 ) -> str:
-    """The name of what is to blame.
+    """The name of the cause.
 
     Args:
         write: writes the scheme anew, by the rules and laws that are there.
@@ -52,12 +52,12 @@ def culprit(
         return next(wrong, f"backend {backend!r}")
     laws = LAWS.seen()
     if right_without(laws, []):
-        return "law " + _names(_one_of(laws, lambda some: right_without(some, [])))
+        return "the rewrite law " + _names(_one_of(laws, lambda some: right_without(some, [])))
     ruled = [operator for operator in operators if operator in RULES]
     # PyTorch's own derivatives of whole normalisations are wrong when they are differentiated again.
     for suspects in ([o for o in ruled if o not in (LAYER, BATCH)], [LAYER], [BATCH]):
         if right_without([], suspects):
-            return "the rule of " + _names(_one_of(suspects, lambda some: right_without([], some)))
+            return "the derivative rule of " + _names(_one_of(suspects, lambda some: right_without([], some)))
     return "the sweep"
 
 

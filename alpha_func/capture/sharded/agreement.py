@@ -61,15 +61,15 @@ class Agreement:
                 self._most([bad, float(dist.get_rank()), 0.0, 0.0, *[0.0] * _ROOM])
             raise
         mark = float(int.from_bytes(sha256(f"{where}: {found.text}".encode()).digest()[:6], "big"))
-        said = [*found.most, *[0.0] * (_ROOM - len(found.most))]
-        bad, rank, high, low, *most = self._most([0.0, -1.0, mark, -mark, *said])
+        numbers = [*found.most, *[0.0] * (_ROOM - len(found.most))]
+        bad, rank, high, low, *most = self._most([0.0, -1.0, mark, -mark, *numbers])
         if bad:
             what = "was interrupted (Ctrl-C)" if bad == _INTERRUPTED else "failed: its own error says why"
             raise DistributedError(f"rank {int(rank)} {what}; nothing was gathered")
         if high != -low:
             raise DistributedError(
-                f"ranks are about to gather different parameters, or in another order, at {where}: let "
-                "every rank make the same calls with the same module, one direction and batches of one kind"
+                f"at {where}, the ranks are about to gather different parameters, or in a different order: every rank "
+                "must make the same calls, with the same module, the same direction and batches of the same kind"
             )
         return most[: len(found.most)], rest
 

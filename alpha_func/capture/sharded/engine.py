@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from alpha_func import shards, torch_private, tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.sharded import proof
 from alpha_func.capture.sharded.agreement import Agreement, Found
 from alpha_func.capture.sharded.lookup import Lookup
@@ -24,22 +25,22 @@ from alpha_func.shards import layout, local, together
 from alpha_func.taylor import Taylor
 from alpha_func.torch_private import plain_beneath
 from alpha_func.transforms.directions import DirectionFunction
-from alpha_func.transforms.engine import Args, Engine, Form, Kwargs
+from alpha_func.transforms.engine import Engine, SpanNumbers
 from alpha_func.transforms.strategies import Products, Step
 from alpha_func.tree import Tree
 
 _PROVEN = 2  # calls: at the values of the first, and away from those of the second
 _NOT_FORMED = (
-    "the parameters are sharded (DTensors), of which {what} is not formed here: take the gradient by backward() of the "
-    "module, as the loop does, and then quadratic_along(capture(loss))(params, direction, *batch)"
+    "{what} of sharded parameters (DTensors) is not implemented: compute the gradient by backward() of the module, as "
+    "a training loop does, and then quadratic_along(capture(loss))(params, direction, *batch)"
 )
 _TRANSFORMED = (
-    "params are sharded (DTensors), and vmap or grad over them would gather within a transform: call quadratic_along "
-    "outside of torch.func, once for each direction"
+    "params are sharded (DTensors), and cannot be gathered inside vmap or grad: call quadratic_along outside of "
+    "torch.func, once for each direction"
 )
 _GIVEN_UP = (
-    "the sweep of a captured loss of sharded parameters was given up, as it parts from PyTorch's forward derivatives: "
-    "{}; these answer instead, right and about three times slower. Please report it"
+    "the sweep of a captured loss of sharded parameters disagrees with PyTorch's forward derivatives and is not used: "
+    "{}; PyTorch's are used instead, which are correct and about three times slower. Please report it"
 )
 
 
@@ -128,14 +129,13 @@ class Sharded(Engine):
         """What one rank does alone: nothing in it communicates."""
         if self._backend != "eager":
             raise CaptureError(
-                f"backend {self._backend!r} does not gather sharded parameters (DTensors): "
-                "leave it out, capture(loss) runs operator by operator"
+                f"backend {self._backend!r} does not gather sharded parameters (DTensors): leave out backend="
             )
         program, inputs = self._lookup(params, args, kwargs)
         if program.schemes.unswept:
             raise CaptureError(
                 f"the second forward derivative of {', '.join(program.schemes.unswept)} has not been verified, and any "
-                "other route needs the parameters whole: write it in simpler operators"
+                "other way needs whole parameters: write it in simpler operators"
             )
         layouts = tuple(map(layout, inputs))
         if layouts not in program.of_shards:
@@ -195,7 +195,7 @@ class ByPlacement(Engine):
         """By the engine of the parameters' kind."""
         return self._of(params).products(params, directions, args, kwargs)
 
-    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Form:
+    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> SpanNumbers:
         """By the engine of the parameters' kind."""
         return self._of(params).span(params, directions, args, kwargs)
 

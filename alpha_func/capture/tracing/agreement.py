@@ -76,8 +76,8 @@ def require_agreement(
         spread = spread_of(program, seed, operands, got)
         if not abs(float(got) - float(expected)) <= _FAR * spread:  # so for a NaN
             raise CaptureError(
-                f"the program's value is {float(got):.9g}, the loss's own {float(expected):.9g}, on the same inputs: "
-                "the loss reads something that changes from call to call, or an operator is lowered wrongly; "
+                f"the program's value is {float(got):.9g}, and the loss's own is {float(expected):.9g}, on the same "
+                "inputs: the loss reads something that changes from call to call, or an operator is lowered wrongly; "
                 f"make it a function of its arguments, or {EAGER}"
             )
 

@@ -98,8 +98,8 @@ class Recording:
             if all(same_in_a_batch(*pair) for pair in found):
                 return
         raise CaptureError(
-            "under vmap the examples of the batch differ in a number that the loss reads, or in how many places of a "
-            "mask are true, and one program runs for all of them: loop over the examples, or use torch.where"
+            "one program runs for all examples under vmap, and here they differ in a number that the loss reads, or in "
+            "how many places of a mask are true: loop over the examples, or use torch.where"
         )
 
     @property
@@ -204,7 +204,7 @@ class Recorder:
                     if recording.reads_the_same(self.names(*call), self._function):
                         return recording, inputs
                     if known is None:
-                        raise CaptureError(f"the loss reads a number that is another one at once; {EAGER}") from None
+                        raise CaptureError(f"the loss reads a number that changes between two reads; {EAGER}") from None
                     self._others = [*self._others[-MAX_RECORDINGS + 1 :], frame]  # it may be right again
             except limit_reached:  # Dynamo drops none of its graphs
                 pass

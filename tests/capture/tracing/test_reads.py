@@ -83,7 +83,7 @@ def test_a_frozen_loss_counts_as_well():
 def test_a_batch_whose_examples_read_several_values_is_refused(loss):
     captured = capture(loss)
     masks = torch.stack([MASK, FEWER])
-    with pytest.raises(CaptureError, match="examples of the batch differ"):
+    with pytest.raises(CaptureError, match="one program runs for all examples under vmap"):
         torch.func.vmap(lambda mask: quadratic_along(captured)(P, P, mask).curvature)(masks)
 
 
