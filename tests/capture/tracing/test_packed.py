@@ -145,7 +145,7 @@ def test_under_vmap_examples_of_other_lengths_are_refused():
     both, lengths = torch.stack([batch(2), batch(2) + 1]), torch.tensor([[3, 2], [2, 3]])
     truth = [double_backward(captured.loss, params, d, x, n)[0].curvature for x, n in zip(both, lengths, strict=True)]
     torch.testing.assert_close(quadratic(both, lengths), torch.stack(truth), rtol=1e-11, atol=0)
-    with pytest.raises(CaptureError, match="examples of the batch differ in a number"):
+    with pytest.raises(CaptureError, match="differ in a number"):
         quadratic(both, torch.tensor([[3, 2], [2, 2]]))
 
 
