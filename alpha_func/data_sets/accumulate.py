@@ -139,7 +139,7 @@ class Accumulated:
         point_out = PointedOut(self._loss, weigh, self._passed)
         earlier = _Sum(torch.zeros(self._order + 1, dtype=torch.float64), 0.0, 0)
         recent: list[tuple[float, Quadratic | Taylor | None]] = []
-        complete, together = True, has_shards(params)
+        complete, together = True, has_shards(params, self._loss)
         try:
             for batch in _shown(batches) if progress else batches:
                 args, kwargs = arguments(batch.batch if isinstance(batch, Idle) else batch)

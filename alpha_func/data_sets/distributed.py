@@ -107,7 +107,7 @@ def data_parallel_quadratic(
             return params, aligned(params, direction, "direction")
 
         def numbers() -> list[float]:
-            if has_shards(params):
+            if has_shards(params, loss):
                 mine: Iterable[object] = all_take_part(batches, of_ranks)
             else:
                 mine = in_lockstep(batches, of_ranks) if lockstep else batches
