@@ -39,6 +39,11 @@ class Quadratic(NamedTuple):
     slope: Tensor
     curvature: Tensor
 
+    @staticmethod
+    def linear_in_loss() -> tuple[str, ...]:
+        """The fields that of a sum of losses are sums."""
+        return "value", "slope", "curvature"
+
     @property
     def alpha(self) -> Tensor:
         """α* = −slope / curvature, where q is stationary; a multiple of d.

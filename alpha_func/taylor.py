@@ -38,6 +38,11 @@ class Taylor(NamedTuple):
     curvature: Tensor
     higher: tuple[Tensor, ...]
 
+    @staticmethod
+    def linear_in_loss() -> tuple[str, ...]:
+        """The fields that of a sum of losses are sums."""
+        return "value", "slope", "curvature", "higher"
+
     @property
     def derivatives(self) -> tuple[Tensor, ...]:
         """h, h′, ..., h⁽ᵏ⁾."""

@@ -15,8 +15,7 @@ from torch import Tensor, fx
 
 from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
-from alpha_func.capture.builder.active import active_nodes, operator_name
-from alpha_func.capture.builder.active import unverified as unverified_in
+from alpha_func.capture.builder.active import active_nodes, operator_name, unverified_operators
 from alpha_func.capture.running.schemes import Schemes
 from alpha_func.capture.tracing.agreement import aside, require_agreement
 from alpha_func.capture.tracing.recording import Recording
@@ -174,7 +173,7 @@ def _seed(loss: Callable[..., Tensor], graph: fx.Graph) -> int | None:
 
 
 def _require_verified(graph: fx.Graph, params: int, trusted: Collection[str]) -> None:
-    found = [name for name in unverified_in(graph, params) if name not in trusted]
+    found = [name for name in unverified_operators(graph, params) if name not in trusted]
     if found:
         raise CaptureError(
             f"{', '.join(found)} cannot be captured: it has no decomposition into simpler operators and no verified "

@@ -22,7 +22,7 @@ from alpha_func.quadratic import Quadratic
 from alpha_func.taylor import Taylor
 from alpha_func.torch_private import peek_interpreter_stack
 from alpha_func.transforms.directions import DirectionFunction
-from alpha_func.transforms.engine import Engine, Form, engine_of
+from alpha_func.transforms.engine import Engine, SpanNumbers, engine_of
 from alpha_func.transforms.strategies import Products, Step, StrategyLike
 from alpha_func.transforms.validation import require_callable, scalar_loss
 from alpha_func.tree import Tree
@@ -139,7 +139,7 @@ class Chunked(Engine):
         )
         return Taylor(found[0], found[1], found[2], tuple(found[3:]))
 
-    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Form:
+    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> SpanNumbers:
         """Value, slopes and curvature, summed in float64."""
         found = self._summed(
             lambda some, options: self._each.span(params, directions, some, options),

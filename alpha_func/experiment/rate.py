@@ -11,7 +11,7 @@ from alpha_func import tree
 from alpha_func.experiment.optimizers import Algorithm
 from alpha_func.experiment.rules import RULES, step_rule_of
 from alpha_func.experiment.settings import Experiment
-from alpha_func.experiment.steppers import Measured
+from alpha_func.experiment.steppers import MeasuredStep
 from alpha_func.quadratic import Quadratic
 from alpha_func.step_rules import StepRule
 
@@ -48,7 +48,7 @@ class Rate:
         if self._rule is not None:
             self._known = tree.unflatten(state["known"], tree.structure(self._rule.init()))
 
-    def choose(self, measured: Measured) -> None:
+    def choose(self, measured: MeasuredStep) -> None:
         """The rate of the step that was measured; the last one where the dtype cannot hold the rule's."""
         if self._rule is None:
             return
@@ -57,6 +57,6 @@ class Rate:
         if abs(lr := float(alpha)) / measured.unit <= torch.finfo(measured.quadratic.value.dtype).max:
             self.lr = lr
 
-    def gained(self, measured: Measured, loss_after: Tensor) -> None:
+    def gained(self, measured: MeasuredStep, loss_after: Tensor) -> None:
         """What the loss is where the step ended, for a rule that asks for it."""
         self._gain_ratio = float(measured.quadratic.gain_ratio(loss_after, self.lr / measured.unit))

@@ -18,7 +18,7 @@ from alpha_func.experiment.optimizers import Algorithm
 from alpha_func.experiment.other_samples import OtherSamples
 from alpha_func.experiment.rate import Rate
 from alpha_func.experiment.settings import CAPTURED, Experiment
-from alpha_func.experiment.steppers import Measured, Stateful, SteepestDescent, Stepper
+from alpha_func.experiment.steppers import MeasuredStep, Stateful, SteepestDescent, Stepper
 from alpha_func.losses.module_loss import functional_loss
 from alpha_func.observer.record import StepRecord, agreeing, divided
 from alpha_func.quadratic import Quadratic, gain_ratio
@@ -163,7 +163,12 @@ def _stepper(
 
 
 def _record(
-    batch: Minibatch, algorithm: Algorithm, measured: Measured, others: dict[str, float], lr: float, loss_after: Tensor
+    batch: Minibatch,
+    algorithm: Algorithm,
+    measured: MeasuredStep,
+    others: dict[str, float],
+    lr: float,
+    loss_after: Tensor,
 ) -> StepRecord:
     leaves = norms(measured.direction.values())
     numbers = torch.stack([*measured.quadratic, measured.slope, loss_after, *leaves])
@@ -217,7 +222,7 @@ def line_steps(experiment: Experiment, steps: int) -> set[int]:
     return {0} | {observed[min(last, round((last + 1) ** fraction))] for fraction in fractions}
 
 
-def _line(record: StepRecord, loss: Loss, params: Tree, measured: Measured) -> Line:
+def _line(record: StepRecord, loss: Loss, params: Tree, measured: MeasuredStep) -> Line:
     """h(α) from behind θ to beyond α*, and to the learning rate unless that is out of all proportion."""
     alpha, lr = record.alpha_lr, record.lr
     reach = abs(alpha) if math.isfinite(alpha) and alpha else lr

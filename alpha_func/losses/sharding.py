@@ -121,7 +121,7 @@ class Standing:
 
 
 @contextmanager
-def plain(module: nn.Module, standing: Standing) -> Iterator[None]:
+def unsharded(module: nn.Module, standing: Standing) -> Iterator[None]:
     """Within, the module is the one that it was before it was sharded; not for two threads at a time."""
     undo: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
 

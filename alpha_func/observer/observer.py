@@ -24,7 +24,7 @@ from alpha_func.observer.forwards import Watch
 from alpha_func.observer.meters import meter_for
 from alpha_func.observer.pending import Pending
 from alpha_func.observer.record import StepRecord
-from alpha_func.observer.recording import Recorder
+from alpha_func.observer.recording import StepRecorder
 from alpha_func.observer.snapshot import gradients, trained
 from alpha_func.observer.steps import Steps
 from alpha_func.observer.underway import Underway
@@ -139,7 +139,7 @@ class Observer:
             capture_within=capture_within,
             third=trust_radius,
         )
-        self._recorder = Recorder(self._optimizers, self._meter, after=loss_after)
+        self._recorder = StepRecorder(self._optimizers, self._meter, after=loss_after)
         self.step, self.last = start, None
         self._failures = Failures(start, together=self._ranks > 1)
         self._due = Due(every, self._failures, otherwise=self._ranks > 1)

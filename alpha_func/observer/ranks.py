@@ -97,6 +97,6 @@ observer.batch on every rank as often
     return least > 0
 
 
-def ranks() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

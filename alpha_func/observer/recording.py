@@ -48,12 +48,12 @@ class Taken(NamedTuple):
     autocast: torch.dtype | None
 
 
-class Recorder:
+class StepRecorder:
     """Makes records of steps, and says once where another loss was trained than is measured."""
 
     def __init__(self, optimizers: Sequence[Optimizer], meter: Meter, *, after: bool):
         self._optimizers, self._meter, self._after = optimizers, meter, after
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._clipped: Trained | None = None
 
     def record(self, taken: Taken) -> StepRecord:
@@ -118,8 +118,8 @@ class Recorder:
         )
 
     def _say(self, what: str, level: int, text: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
+        if what not in self._logged:
+            self._logged.add(what)
             logger.log(level, text)
 
     def _explain(self, error: Exception, theta: dict[str, Tensor], batches: Sequence[Batch]) -> None:

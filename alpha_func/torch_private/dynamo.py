@@ -27,6 +27,7 @@ STRICT: dict[str, Any] = {
     "assume_dunder_attributes_remain_unchanged": False,
     "assume_static_by_default": True,
     "automatic_dynamic_shapes": False,
+    "enable_dynamo_decompositions": False,  # into prims of Inductor's, and with other numerics
     "fail_on_recompile_limit_hit": True,
     "guard_nn_modules_using_dict_tags": False,
     "replay_side_effects": True,
@@ -138,8 +139,8 @@ def _talk() -> set[Any]:
     """What a loss may say on the way, which is not part of its value; packages add methods, too (``warning_once``)."""
     levels = ("debug", "info", "warn", "error", "exception", "critical", "log")
     owners = (vars(logging), vars(logging.Logger))
-    said = [value for names in owners for name, value in names.items() if name.startswith(levels)]
-    return {print, warnings.warn, *filter(callable, said)}
+    talkers = [value for names in owners for name, value in names.items() if name.startswith(levels)]
+    return {print, warnings.warn, *filter(callable, talkers)}
 
 
 @cache

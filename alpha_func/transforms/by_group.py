@@ -41,6 +41,11 @@ class GroupedQuadratic(NamedTuple):
     squared_norms: dict[str, Tensor]
     interactions: dict[str, dict[str, Tensor]]
 
+    @staticmethod
+    def linear_in_loss() -> tuple[str, ...]:
+        """The fields that of a sum of losses are sums. The norms are of the direction alone."""
+        return "value", "slopes", "curvatures", "interactions"
+
     @property
     def quadratic(self) -> Quadratic:
         """The quadratic of the whole direction."""

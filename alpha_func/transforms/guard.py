@@ -60,20 +60,20 @@ class Guard:
         self._looked_at: set[Any] = set()
         self._judged: set[frozenset[str]] = set()
 
-    def __call__(self, loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> "Seen":
+    def __call__(self, loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> "GuardedCall":
         """Look at one call of the loss."""
         if self._name is None:  # the caller's own strategy
-            return Seen(None)
+            return GuardedCall(None)
         if self._operators is not None:
             names = self._operators(loss, params, args, kwargs)
             self.judge(names, "primitive")
-            return Seen(None, names)
+            return GuardedCall(None, names)
         try:
             key = key_of(loss, params, args, kwargs)
         except RuntimeError:
             refuse_kinds(args, kwargs)  # a nested tensor, which has no shape
             raise
-        seen = Seen(self)
+        seen = GuardedCall(self)
         if key in self._looked_at:
             if self._name == "forward_over_forward":  # there is no graph to see it in
                 seen.see(derivative_nodes(loss, params, args, kwargs))
@@ -142,7 +142,7 @@ class Guard:
         )
 
 
-class Seen:
+class GuardedCall:
     """What is seen of one call, before it and on the way.
 
     Attributes:
@@ -200,7 +200,7 @@ def formulas(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwar
     return nodes_of(value), Plainly.of(value, leaves)
 
 
-def unverified(value: Tensor) -> bool:
+def has_unverified(value: Tensor) -> bool:
     """Whether a value has been made by an operator that the table does not know, an autograd.Function for one."""
     return not nodes_of(value) <= table("derivative").keys() | _BOOKKEEPING
 

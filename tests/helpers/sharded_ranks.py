@@ -162,7 +162,7 @@ def over_batches(rank, ranks):
     found = {
         "data_parallel_quadratic": data_parallel_quadratic(captured)(params, d, batches),
         "microbatched": all_reduce(cut, weight),
-        "accumulate": all_reduce(total.quadratic, total.weight),
+        "accumulate": all_reduce(total.result, total.weight),
     }
     with torch.inference_mode():
         alpha = optimal_alpha(captured)(params, d, *batch)  # of the whole batch, on every rank

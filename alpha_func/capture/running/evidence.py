@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, func, fx
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.rewrites.in_double import program_in_double
 from alpha_func.capture.running.binding import bind
 from alpha_func.capture.running.points import NoEvidence, Point, recordable, values_of
@@ -24,8 +25,8 @@ from alpha_func.capture.tracing.outside import values
 from alpha_func.capture.tracing.roundings import seeded
 from alpha_func.losses.in_double import doubled, loss_in_double
 from alpha_func.losses.looking import hides
-from alpha_func.transforms.engine import Args, Kwargs, Uncaptured
-from alpha_func.transforms.guard import known_wrong, twice_exact, unverified
+from alpha_func.transforms.engine import Uncaptured
+from alpha_func.transforms.guard import has_unverified, known_wrong, twice_exact
 from alpha_func.transforms.tower import derivatives_along
 from alpha_func.transforms.validation import scalar_loss
 from alpha_func.tree import Tree
@@ -157,7 +158,7 @@ class Witness:
         with torch.enable_grad(), _no_checkpoints():
             leaves = [leaf.clone().requires_grad_() for leaf in at.inputs[: self.count]]
             value = self._value(leaves, at.inputs[self.count :])
-            if unverified(value) and hides(lambda x: self._value(x, at.inputs[self.count :]), leaves):
+            if has_unverified(value) and hides(lambda x: self._value(x, at.inputs[self.count :]), leaves):
                 raise NoEvidence("an autograd.Function reads a tensor that is not one of its arguments", lasting=True)
             self.is_known_wrong = known_wrong(value)
             grads = _gradient(value, leaves)

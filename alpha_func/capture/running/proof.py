@@ -19,7 +19,7 @@ from typing import NamedTuple
 from torch import Tensor, fx
 
 from alpha_func.capture.running.backends import Runnable
-from alpha_func.capture.running.difference import Doubt, Roundings, Shaken, finite, floors, parted
+from alpha_func.capture.running.difference import Doubt, Roundings, Shaken, finite, first_doubt, floors
 from alpha_func.capture.running.evidence import GRADIENT, OF_PROGRAM, Numbers, Witness
 from alpha_func.capture.running.points import NoEvidence, Point, values_of
 from alpha_func.capture.running.vote import Side, vote
@@ -117,14 +117,14 @@ class Case:
             return found
         spreads = (Roundings(lambda p: self._numbers(p, point), candidate.written),)
         got, tolerance = self._numbers(candidate.run, point), _NEAR * coarsest(point.inputs)
-        found = parted(got, exact, tolerance, spreads, floors(exact, point, witness.count))
+        found = first_doubt(got, exact, tolerance, spreads, floors(exact, point, witness.count))
         if found is not None or (route is self._second_order and route is not None):
             return found
         own = self._evidence(witness, self._second_order, away) if self._second_order else None
         if own is not None and not away:  # at a tie its second derivatives may be others
             own = {name: x for name, x in own.items() if name != "curvature"}
         own = own or self._evidence(witness, self._first_order, away)
-        found = parted(got, own or {}, tolerance, spreads, floors(exact, point, witness.count))
+        found = first_doubt(got, own or {}, tolerance, spreads, floors(exact, point, witness.count))
         in_double = witness.in_double, point.in_double()
         if found is None or (self.votes and witness.is_known_wrong and _is_right(*in_double, exact, own or {})):
             return None
@@ -151,7 +151,10 @@ class Case:
             spreads = Roundings(lambda p: self._numbers(p, point), written), Shaken(route, witness, point, expected)
             if route is not self._second_order and witness is self._witness:
                 expected = self._with_first_order(expected, away)
-            against, found = expected, parted(got, expected, tolerance, spreads, floors(expected, point, witness.count))
+            against, found = (
+                expected,
+                first_doubt(got, expected, tolerance, spreads, floors(expected, point, witness.count)),
+            )
             if found is None:
                 # A tie explains that the loss's own derivatives are others, and nothing does away from one.
                 if own is None or witness is not self._witness or not (away and votes):

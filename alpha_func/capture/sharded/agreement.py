@@ -61,8 +61,8 @@ class Agreement:
                 self._most([bad, float(dist.get_rank()), 0.0, 0.0, *[0.0] * _ROOM])
             raise
         mark = float(int.from_bytes(sha256(f"{where}: {found.text}".encode()).digest()[:6], "big"))
-        said = [*found.most, *[0.0] * (_ROOM - len(found.most))]
-        bad, rank, high, low, *most = self._most([0.0, -1.0, mark, -mark, *said])
+        numbers = [*found.most, *[0.0] * (_ROOM - len(found.most))]
+        bad, rank, high, low, *most = self._most([0.0, -1.0, mark, -mark, *numbers])
         if bad:
             what = "was interrupted (Ctrl-C)" if bad == _INTERRUPTED else "failed: its own error says why"
             raise DistributedError(f"rank {int(rank)} {what}; nothing was gathered")

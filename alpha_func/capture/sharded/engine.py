@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alpha_func import shards, torch_private, tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.running.points import Point
 from alpha_func.capture.sharded import proof
 from alpha_func.capture.sharded.agreement import Agreement, Found
@@ -28,7 +29,7 @@ from alpha_func.shards import layout, local, together
 from alpha_func.taylor import Taylor
 from alpha_func.torch_private import plain_beneath
 from alpha_func.transforms.directions import DirectionFunction
-from alpha_func.transforms.engine import Args, Engine, Form, Kwargs
+from alpha_func.transforms.engine import Engine, SpanNumbers
 from alpha_func.transforms.strategies import Products, Step
 from alpha_func.tree import Tree
 
@@ -207,7 +208,7 @@ class ByPlacement(Engine):
         """By the engine of the parameters' kind."""
         return self._of(params).products(params, directions, args, kwargs)
 
-    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Form:
+    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> SpanNumbers:
         """By the engine of the parameters' kind."""
         return self._of(params).span(params, directions, args, kwargs)
 

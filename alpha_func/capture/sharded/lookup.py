@@ -15,7 +15,7 @@ from alpha_func.capture.tracing.refusal import refuse_autocast
 from alpha_func.losses.draws import ALONE
 from alpha_func.losses.kinds import refuse_kinds
 from alpha_func.losses.module_loss import ModuleLoss
-from alpha_func.losses.sharding import Standing, plain, refuse_partial, reshard, stand_in
+from alpha_func.losses.sharding import Standing, refuse_partial, reshard, stand_in, unsharded
 from alpha_func.shards import local
 from alpha_func.tree import Tree
 
@@ -51,7 +51,7 @@ class Lookup:
                 tree.map(lambda leaf: stand_in(leaf).detach().requires_grad_(), params),
                 *tree.map(_alias, (args, kwargs)),
             )
-            with plain(model, standing) if model is not None else nullcontext():
+            with unsharded(model, standing) if model is not None else nullcontext():
                 recording, inputs = self._recorder(*call)
                 if recording.lowered is None:
                     recording.lowered = program_of(

@@ -60,7 +60,7 @@ def require_value(
                 with seeded(made.seed):
                     yield [together(partial(run, *inputs))]
 
-        parted = _parted(agree, [got], [expected], _NEAR_IN_VALUE * eps, disturbed_values)
+        parted = _apart(agree, [got], [expected], _NEAR_IN_VALUE * eps, disturbed_values)
     if parted:
         raise CaptureError(
             f"the captured program and the module's own forward on its shards have different values ({parted}): the "
@@ -97,16 +97,16 @@ def doubt(made: Made, agree: Agreement, point: Point, *, away: bool, narrow: boo
         try:
             line = together(lambda: made.line_in_double(*operands))
         except NotImplementedError:  # an operator without forward derivatives, on every rank alike
-            parted = _parted_from_differences(made, agree, exact, point)
+            parted = _apart_from_differences(made, agree, exact, point)
         else:
-            parted = _parted(agree, exact, line, _ROUNDED if narrow else _EXACT, in_double)
+            parted = _apart(agree, exact, line, _ROUNDED if narrow else _EXACT, in_double)
         if not parted and narrow:
             got, near = together(lambda: made.sweep(*operands)), _NEAR * max(coarsest(operands), made.rounding)
-            parted = _parted(agree, got, exact, near, lambda: disturbed_sweeps(made.written(), operands))
+            parted = _apart(agree, got, exact, near, lambda: disturbed_sweeps(made.written(), operands))
     return parted or None
 
 
-def _parted(
+def _apart(
     agree: Agreement,
     got: Numbers,
     expected: Numbers,
@@ -131,7 +131,7 @@ def _parted(
     return found[0] if found else "on another rank"
 
 
-def _parted_from_differences(made: Made, agree: Agreement, exact: Numbers, point: Point) -> str:
+def _apart_from_differences(made: Made, agree: Agreement, exact: Numbers, point: Point) -> str:
     """The same against differences of the sum of all ranks' values, of which all know the same."""
     inputs, d = list(map(doubled, point.inputs)), list(map(doubled, point.direction or ()))
     value = made.value_in_double()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from alpha_func.calls import Function
-from alpha_func.capture.tracing import compositions, groups, zeros_and_ties
+from alpha_func.capture.tracing import compositions, groups, lists, zeros_and_ties
 from alpha_func.torch_private import get_decompositions, registered
 
 aten = torch.ops.aten
@@ -85,5 +85,5 @@ def decompositions() -> dict[Any, Function]:
 
 @cache
 def _decompositions() -> dict[Any, Function]:
-    ours = compositions.BY_OPERATOR, groups.BY_OPERATOR, zeros_and_ties.BY_OPERATOR
+    ours = compositions.BY_OPERATOR, groups.BY_OPERATOR, lists.BY_OPERATOR, zeros_and_ties.BY_OPERATOR
     return {operator: way for table in (get_decompositions(_LOWERED), *ours) for operator, way in table.items()}

@@ -63,7 +63,7 @@ def test_a_frozen_shard_is_named_as_the_modules():
 def test_gradients_and_products_are_refused(case, verb):
     loss, params, d, batch = case
     operands = (params,) if verb is grad_and_quadratic else (params, d)
-    with pytest.raises(RuntimeError, match=r"StrategyError|take the gradient by backward\(\) of the module"):
+    with pytest.raises(RuntimeError, match=r"StrategyError|compute the gradient by backward\(\) of the module"):
         verb(capture(loss))(*operands, *batch)
 
 
@@ -121,7 +121,7 @@ def test_other_ways_of_spreading_a_module_are_refused_by_name():
 
 def test_a_number_to_be_reduced_is_this_ranks_own():
     numbers = [distribute_tensor(torch.tensor(1.0), mesh_of("rank"), [Replicate()]) for _ in range(3)]
-    with pytest.raises(TypeError, match=r"quadratic.value is a DTensor"):
+    with pytest.raises(TypeError, match=r"result.value is a DTensor"):
         all_reduce(Quadratic(*numbers), 1.0)
 
 
