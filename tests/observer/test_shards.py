@@ -49,7 +49,7 @@ def test_a_clipped_gradient_is_known_by_slopes_alone(found):
     assert 0 < clipped["gradient_factor"] < 1
 
 
-def test_a_loop_in_bfloat16_agrees_and_ranks_of_other_batches_have_no_record(found):
+def test_a_loop_in_bfloat16_agrees_and_ranks_that_differ_have_no_record(found):
     assert found[3] == [True, None, None, True]
 
 

@@ -115,7 +115,7 @@ def test_other_ways_of_spreading_a_module_are_refused_by_name():
     with pytest.raises(TypeError, match=r"module is under FSDP1 .*fully_shard"):
         functional_loss(nn.Sequential(FullyShardedDataParallel(nn.Linear(4, 2), device_id=torch.device("cpu"))))
     stage = PipelineStage(nn.Linear(4, 2), 0, 4, torch.device("cpu"))
-    with pytest.raises(TypeError, match=r"module is a PipelineStage, a stage of a pipeline.*fully_shard"):
+    with pytest.raises(TypeError, match=r"module is a PipelineStage, one stage of a pipeline.*fully_shard"):
         functional_loss(stage)
 
 
