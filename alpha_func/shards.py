@@ -5,6 +5,7 @@ tensor this rank's part of it, and its placements on a mesh of processes say whi
 imported for any of this: where nobody has, there is no DTensor.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -17,6 +18,8 @@ from alpha_func.errors import DistributedError
 from alpha_func.torch_private import plain_beneath
 
 T = TypeVar("T")
+# What a backend says of a rank that is lost; Gloo's errors have no class of their own.
+_LOST = re.compile(r"gloo|pair closure|connection|socket|timed? ?out", re.IGNORECASE)
 
 
 class Layout(NamedTuple):
@@ -44,8 +47,7 @@ class Layout(NamedTuple):
     @property
     def device(self) -> torch.device:
         """Where it is computed with, wherever shards are kept."""
-        kind = self.mesh.device_type
-        return torch.device(kind) if kind == "cpu" else torch.device(kind, torch.accelerator.current_device_index())
+        return device_of(self.mesh)
 
     @property
     def copies(self) -> int:
@@ -111,14 +113,24 @@ def alike(x: Tensor, y: Tensor) -> bool:
     return (a.device_mesh, a.placements) == (b.device_mesh, b.placements)  # type: ignore[attr-defined]
 
 
-def groups(layouts: Iterable[Layout | None]) -> list[Any]:
-    """The process groups of their meshes, one for each dimension of a mesh."""
+def meshes(tensors: Iterable[Any]) -> list[Any]:
+    """The meshes of the DTensors among them."""
+    return list(dict.fromkeys(tensor.device_mesh for tensor in tensors if is_sharded(tensor)))
+
+
+def device_of(mesh: Any) -> torch.device:
+    """Where this rank of a mesh computes."""
+    kind = mesh.device_type
+    return torch.device(kind) if kind == "cpu" else torch.device(kind, torch.accelerator.current_device_index())
+
+
+def groups(meshes: Iterable[Any]) -> list[Any]:
+    """The process groups of meshes, one for each dimension of a mesh."""
     found: dict[str, Any] = {}
-    for place in layouts:
-        if place is not None:
-            for dimension in range(place.mesh.ndim):
-                group = place.mesh.get_group(dimension)
-                found.setdefault(group.group_name, group)
+    for mesh in meshes:
+        for dimension in range(mesh.ndim):
+            group = mesh.get_group(dimension)
+            found.setdefault(group.group_name, group)
     return list(found.values())
 
 
@@ -169,19 +181,29 @@ def attempt(collective: Callable[[], T]) -> T:
     except RuntimeError as error:
         raise DistributedError(
             f"rank {dist.get_rank()} waited for another rank that never arrived: that rank failed (see its own "
-            "output), hangs, or took fewer batches of a loss that itself communicates (lockstep=True reports this); "
+            "output), hangs, does not make this call (an Observer is to be made on every rank), or took fewer batches "
+            "of a loss that itself communicates (lockstep=True reports this); "
             f"the process group cannot be used again ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         ) from error
 
 
 def together(run: Callable[[], T]) -> T:
-    """What all ranks compute together; where an operator has no derivative, on all alike, its own error."""
-    try:
-        return attempt(run)
-    except DistributedError as error:
-        if isinstance(error.__cause__, NotImplementedError | torch.OutOfMemoryError):
-            raise error.__cause__ from None
-        raise
+    """What all ranks compute and gather together: a rank that is lost is a DistributedError, any other error itself."""
+    own: list[RuntimeError] = []
+
+    def computed() -> T | None:
+        try:
+            return run()
+        except RuntimeError as error:
+            if isinstance(error, dist.DistError) or _LOST.search(str(error)):
+                raise
+            own.append(error)
+            return None
+
+    found = attempt(computed)
+    if own:
+        raise own[0]
+    return found  # type: ignore[return-value]
 
 
 def _dtensors() -> Any:

@@ -123,11 +123,13 @@ class _Strictly:
         self._torchdynamo_orig_backend = callback._torchdynamo_orig_backend
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
-        from torch._dynamo import config
+        from torch._dynamo import config, guards
 
         known = {name: value for name, value in STRICT.items() if hasattr(config, name)}
         with ExitStack() as stack:
             stack.enter_context(config.patch(**known, recompile_limit=self._limit, ignore_logging_functions=_talk()))
+            if hasattr(guards, "profile_guard_manager"):  # flushes the caches of the processor, for a log
+                stack.enter_context(patch.object(guards, "profile_guard_manager", lambda *_: 0.0))
             for owner, name, ours in self._changes:
                 stack.enter_context(patch.object(owner, name, ours(getattr(owner, name))))
             stack.enter_context(warnings.catch_warnings())

@@ -75,8 +75,11 @@ class Witness:
         self._args, self._kwargs = tree.map(
             lambda v: recordable(values(v)) if isinstance(v, Tensor) else v, (args, kwargs)
         )
-        self._primitives = bind(primitives).forward
         self.is_known_wrong = False  # until the loss's own gradient is found to be made by a formula that is wrong
+
+    @cached_property
+    def _primitives(self) -> Callable[..., Tensor]:
+        return bind(self._graph).forward
 
     @property
     def count(self) -> int:
@@ -98,12 +101,13 @@ class Witness:
 
     def of_loss_frugally(self, at: Point) -> Numbers:
         """The same, where double backward keeps little."""
-        if not self._keeps_little:
+        if not self.keeps_little:
             raise NoEvidence("memory", lasting=False)
         return self.of_loss(at)
 
     @cached_property
-    def _keeps_little(self) -> bool:
+    def keeps_little(self) -> bool:
+        """Whether a backward pass has room for the values of the program."""
         kept = (node.meta.get("val") for node in self._graph.graph.nodes)
         return sum(leaf.nbytes for leaf in tree.leaves(list(kept)) if isinstance(leaf, Tensor)) <= _ROOM
 
@@ -146,7 +150,7 @@ class Witness:
 
     def slope(self, at: Point) -> Numbers:
         """Value and slope of the loss, by its gradient where that keeps little: forward mode parts from it at ties."""
-        if self._keeps_little:
+        if self.keeps_little:
             found = self.gradient(at)
             return {"value": found["value"], "slope": found["slope"]}
         leaves, rest, d = tuple(at.inputs[: self.count]), at.inputs[self.count :], tuple(at.direction or ())
