@@ -5,6 +5,7 @@ tensor this rank's part of it, and its placements on a mesh of processes say whi
 imported for any of this: where nobody has, there is no DTensor.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard, TypeVar, cast
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor, Placement
 
 T = TypeVar("T")
+# What a backend says of a rank that is lost; Gloo's errors have no class of their own.
+_LOST = re.compile(r"gloo|pair closure|connection|socket|timed? ?out", re.IGNORECASE)
 
 
 class Layout(NamedTuple):
@@ -48,8 +51,7 @@ class Layout(NamedTuple):
     @property
     def device(self) -> torch.device:
         """Where it is computed with, wherever shards are kept."""
-        kind = self.mesh.device_type
-        return torch.device(kind) if kind == "cpu" else torch.device(kind, torch.accelerator.current_device_index())
+        return device_of(self.mesh)
 
     @property
     def copies(self) -> int:
@@ -112,14 +114,24 @@ def alike(x: Tensor, y: Tensor) -> bool:
     return (a.device_mesh, a.placements) == (b.device_mesh, b.placements)
 
 
-def groups(layouts: Iterable[Layout | None]) -> "list[ProcessGroup]":
-    """The process groups of their meshes, one for each dimension of a mesh."""
+def meshes(tensors: Iterable[object]) -> "list[DeviceMesh]":
+    """The meshes of the DTensors among them."""
+    return list(dict.fromkeys(tensor.device_mesh for tensor in tensors if is_sharded(tensor)))
+
+
+def device_of(mesh: "DeviceMesh") -> torch.device:
+    """Where this rank of a mesh computes."""
+    kind = mesh.device_type
+    return torch.device(kind) if kind == "cpu" else torch.device(kind, torch.accelerator.current_device_index())
+
+
+def groups(meshes: "Iterable[DeviceMesh]") -> "list[ProcessGroup]":
+    """The process groups of meshes, one for each dimension of a mesh."""
     found: dict[str, ProcessGroup] = {}
-    for place in layouts:
-        if place is not None:
-            for dimension in range(place.mesh.ndim):
-                group = place.mesh.get_group(dimension)
-                found.setdefault(group.group_name, group)
+    for mesh in meshes:
+        for dimension in range(mesh.ndim):
+            group = mesh.get_group(dimension)
+            found.setdefault(group.group_name, group)
     return list(found.values())
 
 
@@ -169,16 +181,26 @@ def attempt(collective: Callable[[], T]) -> T:
     except RuntimeError as error:
         raise DistributedError(
             f"rank {dist.get_rank()} waited for another rank that never arrived: that rank failed (see its own "
-            "output), hangs, or took fewer batches of a loss that itself communicates (lockstep=True reports this); "
+            "output), hangs, does not make this call (an Observer is to be made on every rank), or took fewer batches "
+            "of a loss that itself communicates (lockstep=True reports this); "
             f"the process group cannot be used again ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         ) from error
 
 
 def together(run: Callable[[], T]) -> T:
-    """What all ranks compute together; where an operator has no derivative, on all alike, its own error."""
-    try:
-        return attempt(run)
-    except DistributedError as error:
-        if isinstance(error.__cause__, NotImplementedError | torch.OutOfMemoryError):
-            raise error.__cause__ from None
-        raise
+    """What all ranks compute and gather together: a rank that is lost is a DistributedError, any other error itself."""
+    own: list[RuntimeError] = []
+
+    def computed() -> T | None:
+        try:
+            return run()
+        except RuntimeError as error:
+            if isinstance(error, dist.DistError) or _LOST.search(str(error)):
+                raise
+            own.append(error)
+            return None
+
+    found = attempt(computed)
+    if own:
+        raise own[0]
+    return found  # type: ignore[return-value]

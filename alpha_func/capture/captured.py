@@ -69,7 +69,7 @@ class CapturedLoss(LossOfLoss):
         """The loss, by its program."""
         if torch.compiler.is_dynamo_compiling():  # a loss of a loss is captured whole
             return self.loss(params, *args, **kwargs)
-        if has_shards(params):
+        if has_shards(params, self.loss):
             return self._sharded.value(params, args, kwargs)
         program, inputs = self.lookup(params, args, kwargs)
         return program(*inputs)
@@ -80,7 +80,7 @@ class CapturedLoss(LossOfLoss):
         if strategy is not None:
             return by_strategy
         whole = Captured(self.loss, self._schemes, self.backend, self._first_use, by_strategy)
-        return ByPlacement(whole, self._sharded)
+        return ByPlacement(self.loss, whole, self._sharded)
 
     def program(self, params: Tree, *args: object, **kwargs: object) -> Program:
         """The program of this call, captured now if it has not been; print it to read it."""

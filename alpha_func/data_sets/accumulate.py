@@ -129,7 +129,7 @@ class Accumulated:
         check = AdditivityCheck(self._loss, weigh, self._passed)
         earlier = _Sum(None, None, 0.0, 0)
         recent: list[tuple[float, object]] = []
-        complete, together = True, has_shards(params)
+        complete, together = True, has_shards(params, self._loss)
         try:
             for batch in _shown(batches) if progress else batches:
                 args, kwargs = arguments(batch.batch if isinstance(batch, Idle) else batch)

@@ -127,7 +127,7 @@ def data_parallel_quadratic(
             return params, operands(params, direction)
 
         def own() -> tuple[object, float | None]:
-            if has_shards(params):
+            if has_shards(params, loss):
                 mine: Iterable[object] = all_take_part(batches, of_ranks)
             else:
                 mine = in_lockstep(batches, of_ranks) if lockstep else batches

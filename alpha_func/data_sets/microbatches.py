@@ -73,7 +73,7 @@ class MicrobatchedLoss(LossOfLoss):
     def check(self, params: Tree) -> Callable[..., None]:
         """A function that refuses a chunk, given its arguments and value, whose loss is not made of its examples'."""
         # Within a transform there are no values to compare; of shards, no rank has any by itself.
-        if peek_interpreter_stack() is not None or has_shards(params):
+        if peek_interpreter_stack() is not None or has_shards(params, self.loss):
             return lambda args, kwargs, value=None: None
         additivity = Additivity(self.loss, self.weigh.fresh(), self._passed)
 

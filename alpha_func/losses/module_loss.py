@@ -197,8 +197,10 @@ class ModuleLoss:
         if params.keys() != self.expected:
             raise ValueError(_name_mismatch(params.keys(), self.expected))
         if self.spread:
-            for name, value in (*params.items(), *self.model.named_parameters()):
+            for name, value in params.items():
                 refuse_uncaptured(f"params[{name!r}]", value)
+            for name, value in self.model.named_parameters():
+                refuse_uncaptured(f"module's parameter {name.removeprefix('module.')!r}", value)
 
     def _look(self, params: Mapping[str, Tensor], args: Args, kwargs: Kwargs) -> None:
         """Call it once to see what it reads and writes; clones of the parameters show what reads the module's own."""

@@ -262,12 +262,12 @@ class Observer:
         """Measure."""
         batches: list[Batch] = []
 
-        def ready() -> bool:
+        def ready() -> int:
             self._failures.raise_held()
             if self._underway.before is None or why_not is not None:
-                return False
+                return 0
             batches.extend(self._pending.of_step() if self._given is None else [self._given(self.step)])
-            return True
+            return len(batches)
 
         try:
             if self._due(self.step) and self._meter.all_are(ready):

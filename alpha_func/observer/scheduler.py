@@ -6,7 +6,7 @@ A record's quadratic has α in steps that were taken at learning rate η; per le
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.optim import Optimizer
@@ -110,6 +110,13 @@ class AlphaLR(LRScheduler):
             return rates
         first, *_ = bases = [float(lr) for lr in self.base_lrs]
         return [float(alpha) * base / first for base in bases]
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """A copy would follow the records of another optimizer, or of none."""
+        raise TypeError(
+            "AlphaLR cannot be pickled or copied, as it reads an Observer of this very optimizer: save state_dict(), "
+            "make another AlphaLR with the same rule, and load_state_dict"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands, in plain numbers; the optimizer keeps the rates themselves."""

@@ -169,7 +169,7 @@ def of_dynamo(where: str) -> Any:
         return None
 
 
-def allowed_in_graph(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def allowed_in_graph(function: Function) -> Function:
     """``function``, a call of which is a node of Dynamo's graph."""
     from torch._dynamo import allow_in_graph
 

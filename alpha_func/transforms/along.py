@@ -11,7 +11,7 @@ from torch import Tensor
 from alpha_func import tree
 from alpha_func.span import SpanQuadratic
 from alpha_func.taylor import Taylor
-from alpha_func.torch_private import peek_interpreter_stack
+from alpha_func.torch_private import is_functorch_wrapped_tensor
 from alpha_func.transforms.engine import engine_of
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import LOSS_SIGNATURE, accumulated, aligned, check_params, require_callable
@@ -139,7 +139,7 @@ def dependent(products: Tensor, directions: Sequence[Tree]) -> int | None:
 
     By the pivots of Cholesky's factor of the cosines: sin² of the angle to the span of those before.
     """
-    if peek_interpreter_stack() is not None:
+    if is_functorch_wrapped_tensor(products):
         return None
     rows: list[list[float]] = []
     lengths = products.detach().diagonal().sqrt().tolist()

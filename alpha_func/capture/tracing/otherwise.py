@@ -13,14 +13,10 @@ from types import FunctionType
 from typing import Any
 from unittest.mock import patch
 
-import torch
-from torch import Tensor, fx
-
-from alpha_func import torch_private, tree
+from alpha_func import torch_private
 from alpha_func.calls import Args, Function, Kwargs
-from alpha_func.capture.tracing import reads
 from alpha_func.capture.tracing.before_recording import left_out
-from alpha_func.capture.tracing.reads import read_of
+from alpha_func.capture.tracing.reading import READING
 
 Variable = Any  # TorchDynamo's, which stands for a value: a VariableTracker
 Translator = Any  # TorchDynamo's, of a frame: an InstructionTranslator
@@ -30,7 +26,7 @@ def changes(trust: Collection[object]) -> list[tuple[object, str, Function]]:
     """The owner, the name of its method, and ours of that, as far as a release has it; ``trust``: functions that are
     recorded as their forward."""
     found = []
-    for where, name, ours in _CHANGES:
+    for where, name, ours in (*_CHANGES, *READING):
         owner = torch_private.of_dynamo(where)
         if hasattr(owner, name):
             found.append((owner, name, partial(ours, trust) if ours is _trusted_are_their_forward else ours))
@@ -139,22 +135,6 @@ def _trusted_are_their_forward(trust: Collection[object], with_its_backward: Fun
     return call
 
 
-def _numbers_are_read(as_symbols: Function) -> Function:
-    """The whole number, or list of numbers, that a tensor holds, as it is in this call."""
-    from torch._dynamo.variables.base import VariableTracker
-
-    def numbers(self: Variable, tx: Translator, *args: object, **kwargs: object) -> Variable:
-        node = self.as_proxy().node
-        whole = not (node.meta["example_value"].is_floating_point() or node.meta["example_value"].is_complex())
-        read = read_of(node) if whole and not args and not kwargs else None
-        if read is None:
-            return as_symbols(self, tx, *args, **kwargs)
-        torch_private.reads_of_this_graph().append(read)
-        return VariableTracker.build(tx, getattr(read.value, as_symbols.__name__.removeprefix("method_"))())
-
-    return numbers
-
-
 def _gradients_may_have_a_graph(method_backward: Function) -> Function:
     """What ``backward(create_graph=True)`` adds to ``.grad`` with its derivatives: Dynamo adds it without."""
     from torch._dynamo.variables.ctx_manager import GradModeVariable
@@ -171,57 +151,17 @@ def _gradients_may_have_a_graph(method_backward: Function) -> Function:
     return backward
 
 
-def _masks_are_counted(get_fake_value: Function) -> Function:
-    """The shape that entries taken by a mask have in this call."""
-    from torch._dynamo.utils import run_node
-
-    def found(node: fx.Node, tx: Translator, *args: object, **kwargs: object) -> Variable:
-        masks = reads.masks_of(node) if "example_value" not in node.meta else []
-        counts = [read_of(mask, torch.count_nonzero) for mask in masks]
-        counted = [read for read in counts if read is not None]
-        if not masks or len(counted) < len(counts):
-            return get_fake_value(node, tx, *args, **kwargs)
-        count = int(counted[0].value)
-        like = fx.map_arg((node.args, node.kwargs), lambda n: _with_places(n, count if n in masks else None))
-        with torch.no_grad(), torch_private.modes_disabled():
-            shapes = run_node(tx.output, node, *like, None)
-        torch_private.reads_of_this_graph().extend(counted)
-        node.meta[reads.COUNT] = count
-        with_grad = torch.is_grad_enabled() and any(n.meta["example_value"].requires_grad for n in node.all_input_nodes)
-        with tx.fake_mode:
-            return tree.map(lambda like: _entries(like, with_grad), shapes)
-
-    return found
-
-
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
-
-
-def _with_places(node: fx.Node, count: int | None) -> Tensor:
-    """A tensor like the value of a node, with so many places that are not zero."""
-    value = node.meta["example_value"]
-    zero = torch.zeros((), dtype=value.dtype, device=value.device).expand(value.shape)
-    if count is None:
-        return zero
-    return (torch.arange(zero.numel(), device=value.device) < count).reshape(value.shape).to(value.dtype)
-
-
-def _entries(like: Tensor, with_grad: bool) -> Tensor:
-    entries = torch.empty(like.shape, dtype=like.dtype, device=like.device)
-    return entries.requires_grad_(with_grad and like.is_floating_point())
 
 
 _CHANGES: list[tuple[str, str, Function]] = [
     ("symbolic_convert.InliningInstructionTranslator", "get_globals_source_and_value", _own_globals),
     ("symbolic_convert.InstructionTranslatorBase", "setup_or_before_with", _locks_are_entered),
-    ("variables.builder", "get_fake_value", _masks_are_counted),
     ("variables.builtin.SetAttrBuiltinVariable", "_call_setattr", _flags_may_be_set),
     ("variables.functions.SkipFunctionVariable", "call_function", _some_are_left_out),
     ("variables.functions.UserFunctionVariable", "call_function", _some_are_left_out),
     ("variables.misc.AutogradFunctionVariable", "call_apply", _trusted_are_their_forward),
     ("variables.tensor.TensorVariable", "method_backward", _gradients_may_have_a_graph),
-    ("variables.tensor.TensorVariable", "method_item", _numbers_are_read),
     ("variables.tensor.TensorVariable", "method_requires_grad_", _inputs_may_require_grad),
-    ("variables.tensor.TensorVariable", "method_tolist", _numbers_are_read),
     ("variables.torch.TorchInGraphFunctionVariable", "call_function", _leaves_may_be_made),
 ]
