@@ -22,7 +22,9 @@ from alpha_func.losses.in_double import doubled, loss_in_double
 from alpha_func.tree import Tree
 
 Trusted = type[torch.autograd.Function] | torch._ops.OpOverload | torch._ops.OpOverloadPacket
-_TOLERANCE = 1e-9  # in float64, of two ways to the same gradient
+# Of two ways to the same gradient, in float64; a model of float32 may cast to that within (softmax in transformers).
+_TOLERANCE = {torch.float64: 1e-9}
+_OF_OTHERS = 1e-5
 
 
 def require_trust(trust: Collection[Trusted] | Trusted) -> frozenset[Trusted]:
@@ -88,10 +90,11 @@ def require_right(
         except (AlphaFuncError, RuntimeError) as error:
             raise CaptureError(f"trust= cannot be checked: {error}") from error
     found = list(check.parts)
-    scale = float(tree.norm(direction)) * 1e-3 + abs(slope)
-    if not abs(float(check.quadratic.slope) - slope) <= _TOLERANCE * scale:
+    tolerance = max(_TOLERANCE.get(leaf.dtype, _OF_OTHERS) for leaf in tree.leaves(params))
+    reach = tolerance * (float(tree.norm(direction)) * 1e-3 + abs(slope))
+    if not abs(float(check.quadratic.slope) - slope) <= reach:
         found.append(f"slope is {float(check.quadratic.slope):.9g}, and by the loss's own gradient {slope:.9g}")
-    if not abs(of_program - slope) <= _TOLERANCE * scale:  # what a forward detaches, a program takes for constant
+    if not abs(of_program - slope) <= reach:  # what a forward detaches, a program takes for constant
         found.append(f"slope of the program is {of_program:.9g}, and by the loss's own gradient {slope:.9g}")
     if found:
         raise CaptureError(
