@@ -121,8 +121,8 @@ class Guard:
         library = sorted(operator_of(n) for n in names if n.startswith(_OF_LIBRARY))
         if library and name == "forward_over_forward":
             raise StrategyError(
-                f"{', '.join(library)} is an operator of torch.library: torch.func takes its forward derivative for zero, "
-                f"and so would strategy {name!r}; use strategy='reverse_over_reverse', or capture(loss, trust=...)"
+                f"{', '.join(library)} is an operator of torch.library: torch.func takes its forward derivative for "
+                f"zero, and so would strategy {name!r}; use strategy='reverse_over_reverse', or capture(loss, trust=...)"
             )
         symmetric = sorted(operator_of(n) for n in names & _SYMMETRIC)
         if symmetric and name != "reverse_over_reverse":
