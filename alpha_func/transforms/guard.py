@@ -122,7 +122,7 @@ class Guard:
         if library and name == "forward_over_forward":
             raise StrategyError(
                 f"{', '.join(library)} is an operator of torch.library: torch.func treats its forward derivative as "
-                f"zero, and so would strategy {name!r}; use strategy='reverse_over_reverse', or capture(loss, trust=...)"
+                f"zero, and so would strategy {name!r}; use strategy='reverse_over_reverse' or capture(loss, trust=...)"
             )
         symmetric = sorted(operator_of(n) for n in names & _SYMMETRIC)
         if symmetric and name != "reverse_over_reverse":

@@ -285,9 +285,9 @@ def test_a_third_derivative_through_a_norm_is_refused_unless_captured(name):
     ):
         with pytest.raises(StrategyError, match=r"curvature through native_\w+_norm is being differentiated.*capture"):
             differentiate()
-    with pytest.raises(StrategyError, match="is differentiated"):
+    with pytest.raises(StrategyError, match="is being differentiated"):
         torch.func.grad(lambda p: tree.norm(hvp(case.loss)(p, case.direction, *case.args)))(case.params)
-    with pytest.raises(StrategyError, match="is differentiated"):
+    with pytest.raises(StrategyError, match="is being differentiated"):
         torch.func.grad(lambda p: grad_and_quadratic(case.loss)(p, *case.args).quadratic.alpha)(case.params)
     along, expected = slope_of_the_curvature(case)
     got = tree.vdot(torch.func.grad(curvature(capture(case.loss), case))(case.params), along)
