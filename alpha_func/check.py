@@ -27,7 +27,7 @@ _KINKED = (
 
 @dataclass(frozen=True)
 class QuadraticCheck:
-    """One quadratic by three routes, in float64; print it.
+    """One quadratic computed in three ways, in float64; print it.
 
     Attributes:
         quadratic: by the strategy that is checked.
@@ -94,7 +94,7 @@ def check_quadratic(
     """Compare ``quadratic_along(loss)`` with extrapolated differences of L(θ + αd) and with an independent route.
 
     Everything runs in float64: parameters, direction, arguments, and the state of a module from ``functional_loss``.
-    A difference that meets a kink does not converge, and is told apart from an error: ``smooth`` is then False.
+    Finite differences across a kink do not converge. That is not counted as an error: ``smooth`` is then False.
 
     An operator whose second derivative was never verified (an ``autograd.Function``, a custom operator), of which a
     verb warns, is verified by a check that agrees and is smooth: under this strategy, as long as the process lives.

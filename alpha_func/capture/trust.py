@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.tracing.agreement import aside
 from alpha_func.errors import AlphaFuncError, CaptureError
 from alpha_func.losses.in_double import doubled, loss_in_double
@@ -26,7 +27,7 @@ _TOLERANCE = {torch.float64: 1e-9}
 _OF_OTHERS = 1e-5
 
 
-def require_trust(trust: Any) -> frozenset[Any]:
+def require_trust(trust: Collection[Trusted] | Trusted) -> frozenset[Trusted]:
     """The functions and operators that are trusted.
 
     Raises:
@@ -42,12 +43,12 @@ def require_trust(trust: Any) -> frozenset[Any]:
     return frozenset(found)
 
 
-def is_operator(value: Any) -> bool:
+def is_operator(value: object) -> bool:
     """Whether a value is an operator of torch.ops."""
     return isinstance(value, (torch._ops.OpOverload, torch._ops.OpOverloadPacket))
 
 
-def names_of(trust: Collection[Any]) -> set[str]:
+def names_of(trust: Collection[object]) -> set[str]:
     """The names of the trusted operators, as a program has them."""
     names = set[str]()
     for each in trust:
@@ -62,8 +63,8 @@ def require_right(
     loss: Callable[..., Tensor],
     captured: Callable[[Callable[..., Tensor]], Any],
     params: Tree,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    args: Args,
+    kwargs: Kwargs,
 ) -> None:
     """Refuse a loss whose derivatives are not those of its values, at these arguments.
 
@@ -106,7 +107,7 @@ def _generator(params: Tree) -> torch.Generator:
     return torch.Generator(devices.pop() if len(devices) == 1 else "cpu").manual_seed(0)
 
 
-def _slope(loss: Callable[..., Tensor], params: Tree, direction: Tree, args: Any, kwargs: Any) -> float:
+def _slope(loss: Callable[..., Tensor], params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> float:
     """dᵀg by one backward pass of a loss that takes float64."""
     at, d, args, kwargs = tree.map(doubled, (params, direction, args, kwargs))
     at = tree.map(lambda leaf: leaf.detach().requires_grad_(), at)

@@ -67,7 +67,7 @@ class Guard:
     def __init__(self, strategy: Strategy, operators: Operators | None = None):
         self.name = strategy.name if strategy.is_known else None
         self._operators = operators
-        self._looked_at: set[Any] = set()
+        self._looked_at: set[object] = set()
         self._judged: set[frozenset[str]] = set()
 
     def __call__(self, loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> "GuardedCall":
@@ -129,8 +129,8 @@ class Guard:
         library = sorted(operator_of(n) for n in names if n.startswith(_OF_LIBRARY))
         if library and name == "forward_over_forward":
             raise StrategyError(
-                f"{', '.join(library)} is an operator of torch.library: torch.func takes its forward derivative for "
-                f"zero, and strategy {name!r} as well; use strategy='reverse_over_reverse', or capture(loss, trust=...)"
+                f"{', '.join(library)} is an operator of torch.library: torch.func treats its forward derivative as "
+                f"zero, and so would strategy {name!r}; use strategy='reverse_over_reverse' or capture(loss, trust=...)"
             )
         symmetric = sorted(operator_of(n) for n in names & _SYMMETRIC)
         if symmetric and name != "reverse_over_reverse":

@@ -41,7 +41,7 @@ def linear_cross_entropy(
     *,
     linear_bias: Tensor | None = None,
     ignore_index: int | None = None,
-    options: Any = None,
+    options: object = None,
     **kwargs: Any,
 ) -> Tensor:
     """``F.linear_cross_entropy`` without its chunks, which are an operator of their own."""
@@ -107,7 +107,7 @@ def not_checkpointed(module: object, *args: object, **kwargs: object) -> Any:
     yield
 
 
-def not_hooked(model: Any) -> None:
+def not_hooked(model: object) -> None:
     """What transformers does at a model's first forward: its hooks keep hidden states for who asks for them."""
 
 
@@ -119,7 +119,7 @@ def left_out() -> dict[Function, Function]:
     return instead if found is None else {**instead, found: not_hooked}
 
 
-BEFORE_RECORDING: dict[Any, Function] = {
+BEFORE_RECORDING: dict[object, Function] = {
     F.gaussian_nll_loss: gaussian_nll_loss,
     torch.bincount: bincount,
     torch.corrcoef: corrcoef,

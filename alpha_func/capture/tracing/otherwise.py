@@ -18,8 +18,11 @@ from alpha_func.calls import Args, Function, Kwargs
 from alpha_func.capture.tracing.before_recording import left_out
 from alpha_func.capture.tracing.reading import READING
 
+Variable = Any  # TorchDynamo's, which stands for a value: a VariableTracker
+Translator = Any  # TorchDynamo's, of a frame: an InstructionTranslator
 
-def changes(trust: Collection[Any]) -> list[tuple[Any, str, Function]]:
+
+def changes(trust: Collection[object]) -> list[tuple[object, str, Function]]:
     """The owner, the name of its method, and ours of that, as far as a release has it; ``trust``: functions that are
     recorded as their forward."""
     found = []
@@ -30,14 +33,14 @@ def changes(trust: Collection[Any]) -> list[tuple[Any, str, Function]]:
     return found
 
 
-def _own_globals(of_module: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+def _own_globals(of_module: Callable[[object, str], object]) -> Callable[[object, str], object]:
     """Read a function's globals where they are: Dynamo takes the module of their ``__name__``, which for code that was
     exec'd is another one, or none.
     """
     from torch._dynamo.source import DictGetItemSource, GlobalSource
     from torch._dynamo.variables.builder import VariableBuilder
 
-    def found(translator: Any, name: str) -> Any:
+    def found(translator: Translator, name: str) -> Any:
         names = translator.f_globals
         module = sys.modules.get(names.get("__name__", ""))
         if module is not None and vars(module) is names:
@@ -52,7 +55,7 @@ def _locks_are_entered(enter: Callable[..., None]) -> Callable[..., None]:
     """Record what runs under a lock: no other thread is in a recording."""
     from torch._dynamo.variables.ctx_manager import NullContextVariable
 
-    def entered(self: Any, *args: Any) -> None:
+    def entered(self: Any, *args: object) -> None:
         if isinstance(getattr(self.stack[-1], "value", None), _LOCKS):
             self.stack[-1] = NullContextVariable()
         enter(self, *args)
@@ -66,7 +69,7 @@ def _some_are_left_out(call_function: Function) -> Function:
 
     instead = left_out()
 
-    def call(self: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+    def call(self: Variable, tx: Translator, args: Args, kwargs: Kwargs) -> Variable:
         function = getattr(self, "fn", None) or getattr(self, "value", None)
         ours = instead.get(function) if isinstance(function, FunctionType) else None
         if ours is None:
@@ -79,7 +82,7 @@ def _some_are_left_out(call_function: Function) -> Function:
 def _inputs_may_require_grad(of_intermediates: Function) -> Function:
     """Record ``requires_grad_`` of an input, which is an alias here."""
 
-    def requires_grad_(self: Any, tx: Any, *args: object, **kwargs: object) -> Any:
+    def requires_grad_(self: Variable, tx: object, *args: object, **kwargs: object) -> Variable:
         source, self.source = self.source, None
         try:
             return of_intermediates(self, tx, *args, **kwargs)
@@ -92,7 +95,7 @@ def _inputs_may_require_grad(of_intermediates: Function) -> Function:
 def _flags_may_be_set(set_attribute: Function) -> Function:
     """Record ``x.requires_grad = True`` as ``x.requires_grad_()``."""
 
-    def assign(self: Any, tx: Any, owner: Any, name: Any, value: Any) -> Any:
+    def assign(self: object, tx: Translator, owner: Variable, name: Variable, value: Variable) -> Variable:
         if not owner.is_tensor() or not name.is_python_constant() or name.as_python_constant() != "requires_grad":
             return set_attribute(self, tx, owner, name, value)
         owner.call_method(tx, "requires_grad_", [value], {})
@@ -104,7 +107,7 @@ def _flags_may_be_set(set_attribute: Function) -> Function:
 def _leaves_may_be_made(call_function: Function) -> Function:
     """Record ``torch.zeros(..., requires_grad=True)`` as the two calls that it is."""
 
-    def call(self: Any, tx: Any, args: Args, kwargs: Kwargs) -> Any:
+    def call(self: Variable, tx: Translator, args: Args, kwargs: Kwargs) -> Variable:
         wanted = kwargs.get("requires_grad")
         if wanted is None or not wanted.is_python_constant() or not wanted.as_python_constant():
             return call_function(self, tx, args, kwargs)
@@ -114,13 +117,13 @@ def _leaves_may_be_made(call_function: Function) -> Function:
     return call
 
 
-def _trusted_are_their_forward(trust: Collection[Any], with_its_backward: Function) -> Function:
+def _trusted_are_their_forward(trust: Collection[object], with_its_backward: Function) -> Function:
     """Record the forward of a trusted ``autograd.Function`` like any other function."""
     from torch._dynamo.source import AttrSource
     from torch._dynamo.variables.base import VariableTracker
     from torch._dynamo.variables.misc import AutogradFunctionContextVariable
 
-    def call(self: Any, tx: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    def call(self: Variable, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]) -> Variable:
         if self.fn_cls not in trust:
             return with_its_backward(self, tx, args, kwargs)
         forward = self.fn_cls.forward
@@ -138,7 +141,7 @@ def _gradients_may_have_a_graph(method_backward: Function) -> Function:
 
     create = GradModeVariable.create
 
-    def backward(self: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
+    def backward(self: Variable, tx: Translator, *args: Variable, **kwargs: Variable) -> Variable:
         wanted = kwargs.get("create_graph", args[2] if len(args) > 2 else None)
         if wanted is None or not wanted.is_python_constant() or not wanted.as_python_constant():
             return method_backward(self, tx, *args, **kwargs)

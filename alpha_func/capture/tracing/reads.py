@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from alpha_func import torch_private, tree
 from alpha_func.calls import Args, Kwargs
-from alpha_func.torch_private import TorchDispatchMode
+from alpha_func.torch_private import OpOverload, TorchDispatchMode
 
 aten = torch.ops.aten
 
@@ -31,7 +31,7 @@ class _NoDraws(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
+    def __torch_dispatch__(self, func: OpOverload, types: object, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise _NotAgainError
         return func(*args, **(kwargs or {}))
@@ -227,7 +227,7 @@ def _index(count: int, x: Tensor, indices: list[Tensor | None]) -> Tensor:
     return aten.index.Tensor(x, found)
 
 
-BY_COUNT: dict[Any, Callable[..., Tensor]] = {
+BY_COUNT: dict[OpOverload, Callable[..., Tensor]] = {
     aten.index.Tensor: _index,
     aten.masked_select.default: _masked_select,
     aten.nonzero.default: _nonzero,
