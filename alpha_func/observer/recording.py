@@ -77,8 +77,9 @@ class StepRecorder:
             self._explain(error, theta, batches)
             raise
         losses = self._meter.told(batches)
-        against = given(self._optimizers, before, taken.grads, d)
-        dtypes = {value.dtype for value in before.params.values()} | ({taken.autocast} if taken.autocast else set())
+        against = self._meter.agreed(given(self._optimizers, before, taken.grads, d))
+        dtypes = {value.dtype for value in before.params.values()} | self._meter.computes_in
+        dtypes |= {taken.autocast} if taken.autocast else set()
         verdict, parts = judged(
             self._meter, theta, d, batches, losses, parts, taken.grads, against,
             dtype=max(dtypes, key=_eps), end=end, own=taken.own, clipped=self._clipped,
@@ -123,7 +124,7 @@ class StepRecorder:
 
     def _explain(self, error: Exception, theta: dict[str, Tensor], batches: Sequence[Batch]) -> None:
         """Raise what the loss of the batches raises by itself, in words that say what to mend."""
-        if isinstance(error, AlphaFuncError | torch.OutOfMemoryError) or any_sharded(theta.values()):
+        if isinstance(error, AlphaFuncError | torch.OutOfMemoryError) or not self._meter.explains:
             return
         for batch in batches:
             try:

@@ -8,10 +8,18 @@ from torch import nn
 
 from alpha_func import capture, functional_loss, hvp, optimal_alpha, quadratic_along, tree
 from alpha_func.data_sets import accumulate, microbatched, per_example_quadratics
-from alpha_func.transforms import directional_sharpness, lr_and_momentum, quadratic_in_span, taylor_along
+from alpha_func.errors import CaptureError, StrategyError
+from alpha_func.transforms import (
+    directional_sharpness,
+    lr_and_momentum,
+    quadratic_by_group,
+    quadratic_in_span,
+    taylor_along,
+)
 from tests.data_sets.test_accumulate import pieces
 from tests.helpers.cases import mse_net
 from tests.helpers.ranks import VERBS, case, operand_of, start
+from tests.helpers.whole import a_third_of
 
 every_verb = pytest.mark.parametrize("name", VERBS)
 
@@ -136,3 +144,77 @@ def test_the_fisher_information_counts_targets_that_are_not_ignored():
     verb = partial(quadratic_along, curvature="fisher")
     got = accumulate(loss, verb=verb)(params, d, pieces((x, y)))
     assert_same(got, verb(loss)(params, d, x, y))
+
+
+WAYS = {
+    "plain": lambda loss, verb: verb(loss),
+    "captured": lambda loss, verb: verb(capture(loss)),
+    "chunks": lambda loss, verb: verb(microbatched(loss, 7)),
+    "batches": lambda loss, verb: lambda p, d, *batch: accumulate(loss, verb=verb)(p, d, pieces(batch)),
+    "examples": lambda loss, verb: lambda p, d, *batch: per_example_quadratics(loss, verb=verb)(p, d, batch),
+    "examples, plainly": lambda loss, verb: (
+        lambda p, d, *batch: per_example_quadratics(loss, verb=verb, strategy="reverse_over_reverse")(p, d, batch)
+    ),
+}
+
+
+class Once(torch.autograd.Function):
+    """A squared error whose backward has no derivative."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z, y):
+        return ((z - y) ** 2).mean()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        z, y = ctx.saved_tensors
+        return 2 * g * (z - y) / z.numel(), None
+
+
+def once(of):
+    return functional_loss(of.loss.model.module, Once.apply)[0]
+
+
+def groups(*patterns):
+    return partial(quadratic_by_group, groups=list(patterns))
+
+
+BAD_INPUT = {
+    "dependent directions": (
+        quadratic_in_span, lambda d: [d, tree.scale(2.0, d)], r"directions\[1\] is a linear combination"
+    ),
+    "a zero direction": (quadratic_in_span, lambda d: [tree.zeros_like(d), d], r"directions\[0\] is zero: leave it"),
+    "no direction": (quadratic_in_span, lambda d: [], r"directions is empty: pass at least one tree"),
+    "one tree for a list": (quadratic_in_span, lambda d: d, r"directions must be a list or tuple of trees"),
+    "groups that overlap": (groups("0*", "*weight", "*"), lambda d: d, r"groups '0\*' and '\*weight' both match"),
+    "groups that leave one out": (groups("0*"), lambda d: d, r"groups leave out '2.weight': give a pattern"),
+    "a group of nothing": (groups("q*", "*"), lambda d: d, r"pattern of 'q\*' matches no leaf"),
+    "another structure": (quadratic_along, lambda d: [d], r"direction must have the structure of params"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_operands_are_refused_by_name_in_every_way(name, way):
+    verb, operand, message = BAD_INPUT[name]
+    of = net()
+    with pytest.raises((TypeError, ValueError), match=message):
+        WAYS[way](of.loss, verb)(of.params, operand(of.direction), *of.args)
+
+
+@pytest.mark.parametrize(
+    ("name", "way"), a_third_of(["quadratic", "taylor", "span", "groups", "gauss_newton"], tuple(WAYS))
+)
+def test_a_criterion_without_a_second_derivative_is_refused_in_every_way(name, way):
+    of = net()
+    if way == "examples, plainly" and name == "taylor":
+        pytest.skip("it takes no strategy")
+    with pytest.raises((StrategyError, CaptureError), match=r"autograd\.Function"):
+        WAYS[way](once(of), VERBS[name])(of.params, operand_of(name, of), *of.args)

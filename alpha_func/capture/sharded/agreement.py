@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from alpha_func.errors import DistributedError
-from alpha_func.shards import attempt, groups, layout
+from alpha_func.shards import attempt, device_of, groups, meshes
 
 T = TypeVar("T")
 _INTERRUPTED = 2.0
@@ -76,8 +76,8 @@ class Agreement:
     @classmethod
     def of(cls, tensors: Iterable[Tensor]) -> "Agreement":
         """That of the ranks which have some tensors, DTensors among them, together."""
-        layouts = [place for place in map(layout, tensors) if place is not None]
-        return cls(groups(layouts), layouts[0].device)
+        found = meshes(tensors)
+        return cls(groups(found), device_of(found[0]))
 
     def mean(self, numbers: Sequence[float]) -> list[float]:
         """The means over all ranks."""
@@ -98,4 +98,4 @@ class Agreement:
         return most.tolist()
 
 
-_ROOM = 4  # numbers that a rank may say
+_ROOM = 5  # numbers that a rank may say

@@ -64,27 +64,25 @@ def require_value(
     if parted:
         raise CaptureError(
             f"the captured program and the module's own forward on its shards have different values ({parted}): the "
-            "loss reads something that changes from call to call, or the module is written for the shards of one rank "
-            "(local heads, attention over ranks); write it for a single process, and let parallelize_module shard it"
+            "loss reads something that changes from call to call, dropout draws the mask of each rank's own shard, or "
+            "the module is written for the shards of one rank (local heads, attention over ranks); write it for a "
+            "single process, and let parallelize_module shard it"
         )
 
 
-def doubt(
-    made: Made, agree: Agreement, inputs: Sequence[Tensor], direction: Sequence[Tensor], *, away: bool
-) -> str | None:
+def doubt(made: Made, agree: Agreement, point: Point, *, away: bool, narrow: bool) -> str | None:
     """What speaks against the sweep, the same on every rank; None where nothing does.
 
     Args:
         made: the programs.
         agree: with the other ranks.
-        inputs, direction: what is here of them.
+        point: what is here of inputs and direction.
         away: whether to compare away from the call's own values.
+        narrow: whether a rank has a tensor in less than double precision.
     """
-    point = Point(list(inputs), list(direction))
     if away:
         point = point.away(made.count)
     operands = [*point.inputs, *(point.direction or ())]
-    narrow = any(doubled(tensor) is not tensor for tensor in operands)
 
     def disturbed_sweeps(written: fx.GraphModule, given: list[Tensor]) -> Iterator[Numbers]:
         for run in disturbed(written, _RUNS, _SIZE):

@@ -42,6 +42,23 @@ def test_whole_parameters_do_not_go_into_a_sharded_module(case):
         loss({name: torch.zeros(p.shape) for name, p in params.items()}, *batch)
 
 
+def test_a_loss_that_cannot_be_captured_has_a_remedy_that_runs(case):
+    loss, params, d, batch = case
+    loss, _ = functional_loss(loss.model.module, loss_of=lambda model, x, y: model(x).sum() * (1 if x.sum() > 0 else 2))
+    with pytest.raises(RuntimeError, match=r"cannot be traced.* of sharded parameters only a captured loss") as raised:
+        quadratic_along(capture(loss))(params, d, *batch)
+    assert "uncaptured" not in str(raised.value)
+
+
+def test_a_frozen_shard_is_named_as_the_modules():
+    model, criterion, batch = net()
+    model.blocks.requires_grad_(False)
+    loss, params = functional_loss(sharded(model), criterion)
+    whole = {name: torch.zeros(p.shape, dtype=p.dtype) for name, p in params.items()}
+    with pytest.raises(TypeError, match=rf"module's parameter 'blocks.0.0.weight' is a DTensor .*{CAPTURE}"):
+        loss(whole, *batch)
+
+
 @pytest.mark.parametrize("verb", [grad_and_quadratic, hvp])
 def test_gradients_and_products_are_refused(case, verb):
     loss, params, d, batch = case
@@ -98,7 +115,7 @@ def test_other_ways_of_spreading_a_module_are_refused_by_name():
     with pytest.raises(TypeError, match=r"module is under FSDP1 .*fully_shard"):
         functional_loss(nn.Sequential(FullyShardedDataParallel(nn.Linear(4, 2), device_id=torch.device("cpu"))))
     stage = PipelineStage(nn.Linear(4, 2), 0, 4, torch.device("cpu"))
-    with pytest.raises(TypeError, match=r"module is a PipelineStage, a stage of a pipeline.*fully_shard"):
+    with pytest.raises(TypeError, match=r"module is a PipelineStage, one stage of a pipeline.*fully_shard"):
         functional_loss(stage)
 
 
