@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -25,7 +25,10 @@ from alpha_func.errors import DistributedError
 from alpha_func.shards import attempt, is_sharded
 from alpha_func.tree import Tree
 
-Group = Any  # a torch.distributed.ProcessGroup; None is the default group
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Group: TypeAlias = "ProcessGroup | None"  # None is the default group
 IDENTITY = 8  # numbers say what must be the same on all ranks
 WIDTH = IDENTITY + 4  # the most numbers that a rank says
 _WELL, _FAILED, _INTERRUPTED = 0.0, 1.0, 2.0
@@ -58,14 +61,14 @@ def exchange(where: str, own: Callable[[], Sequence[float]], group: Group = None
     """
     _require_member(group)
     try:
-        said = [_WELL, _number_of(where), *own()]
+        numbers = [_WELL, number_of(where), *own()]
     except DistributedError:  # the others know
         raise
     except BaseException as error:
         with suppress(DistributedError):  # the others are gone too: this rank's own error says more
             _gathered([_INTERRUPTED if isinstance(error, KeyboardInterrupt) else _FAILED], group)
         raise
-    table = _gathered(said, group)
+    table = _gathered(numbers, group)
     fares, places = table[:, 0], table[:, 1]
     for what, others in (
         ("failed: its own error says why", fares == _FAILED),
@@ -93,7 +96,7 @@ def agree(settings: str, vectors: Callable[[], tuple[Tree, Tree]], group: Group 
 def identity(settings: str, params: Tree, direction: Tree) -> list[float]:
     """Eight numbers that are the same on two ranks where params, direction and settings are."""
     layout = [(name, tuple(leaf.shape), str(leaf.dtype)) for name, leaf in tree.named_leaves(params)]
-    return [_number_of(settings), _number_of(str(layout)), *_seen(params), *_seen(direction)]
+    return [number_of(settings), number_of(str(layout)), *_seen(params), *_seen(direction)]
 
 
 def require_alike(identities: Tensor, group: Group) -> None:
@@ -159,17 +162,15 @@ def all_take_part(batches: Iterable[object], group: Group = None) -> Iterator[An
             yield batch
 
 
-def _zeros_like_one_of(batch: object, group: Group) -> Any:
+def _zeros_like_one_of(batch: object, group: Group) -> object:
     """A batch of zeros, as large as that of the first rank which has one."""
 
-    def described(leaf: object) -> Any:
+    def described(leaf: object) -> object:
         return ("a tensor", tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf
 
-    every: list[Any] = [None] * dist.get_world_size(group)
     leaves, structure = tree.flatten(batch) if batch is not _OVER else (None, None)
     own = None if leaves is None else [described(leaf) for leaf in leaves]
-    attempt(lambda: dist.all_gather_object(every, (own, structure), group=group))
-    found, structure = next(each for each in every if each[0] is not None)
+    found, structure = next(each for each in gathered_objects((own, structure), group) if each[0] is not None)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     made = [torch.zeros(x[1], dtype=x[2], device=device) if _is_described(x) else x for x in found]
     return tree.unflatten(made, structure)
@@ -203,7 +204,23 @@ def _fixed(device: torch.device) -> Tensor:
     return torch.randn(2, _BLOCK, generator=generator, dtype=torch.float64).to(device)
 
 
-def _number_of(text: str) -> float:
+def gathered_objects(own: object, group: Group) -> list[Any]:
+    """What every rank has, small and picklable."""
+    every: list[object] = [None] * dist.get_world_size(group)
+    attempt(lambda: dist.all_gather_object(every, own, group=group))
+    return every
+
+
+def gathered(own: Tensor, group: Group) -> Tensor:
+    """The vectors of all ranks, of one length, a row each, on the CPU."""
+    device = torch.accelerator.current_accelerator() if dist.get_backend(group) == "nccl" else None
+    own = own.to(device) if device is not None else own
+    every = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    attempt(lambda: dist.all_gather(every, own, group=group))
+    return torch.stack(every).cpu()
+
+
+def number_of(text: str) -> float:
     """48 bits of a text's hash, which a float64 holds."""
     return float(int.from_bytes(sha256(text.encode()).digest()[:6], "big"))
 
@@ -229,8 +246,4 @@ def _require_member(group: Group) -> None:
 
 
 def _gathered(numbers: list[float], group: Group) -> Tensor:
-    device = torch.accelerator.current_accelerator() if dist.get_backend(group) == "nccl" else None
-    own = torch.tensor(numbers + [0.0] * (WIDTH + 2 - len(numbers)), dtype=torch.float64, device=device)
-    every = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
-    attempt(lambda: dist.all_gather(every, own, group=group))
-    return torch.stack(every).cpu()
+    return gathered(torch.tensor(numbers + [0.0] * (WIDTH + 2 - len(numbers)), dtype=torch.float64), group)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from alpha_func.calls import Function
+from alpha_func.losses.criteria import as_module
 from alpha_func.losses.forms import Supervised
 from alpha_func.losses.module_loss import ModuleLoss, module_loss_of
 
@@ -51,10 +51,10 @@ def require_likelihood(criterion: Callable[..., Tensor]) -> None:
     """Refuse a criterion of which the Fisher information is not its own Hessian, whatever the targets.
 
     With p(y|z) ∝ exp(−ψ(z, y)) in natural parameters z, E_y ∇ψ∇ψᵀ = E_y ∇²ψ = ∇²ψ. For a squared error that is the
-    Gaussian of variance ½.
+    Gaussian of variance ½. Under class weights or pos_weight the three are not one: E_y ∇ψ∇ψᵀ has the square of the
+    weight, E_y ∇²ψ the weight, of the class that is drawn, and ∇²ψ that of the target.
     """
-    if criterion in (F.cross_entropy, F.binary_cross_entropy_with_logits, F.mse_loss):
-        return
+    criterion = as_module(criterion)
     name = type(criterion).__name__
     known = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss)
     kind = next((kind for kind in known if isinstance(criterion, kind)), None)

@@ -4,7 +4,7 @@ from torch import nn
 
 from alpha_func.observer import shards
 from alpha_func.observer.measuring import Meter
-from alpha_func.observer.ranks import MeterOverRanks, ranks
+from alpha_func.observer.ranks import MeterOverRanks, world_size
 from alpha_func.observer.shards import MeterOfShards
 from alpha_func.transforms.strategies import StrategyLike
 
@@ -36,5 +36,5 @@ def meter_for(
         return MeterOfShards, of_shards
     if over_ranks is None:
         over_ranks = isinstance(getattr(module, "_orig_mod", module), nn.parallel.DistributedDataParallel)
-    count = ranks() if over_ranks else 1
+    count = world_size() if over_ranks else 1
     return (MeterOverRanks if count > 1 else Meter), count

@@ -63,7 +63,7 @@ from alpha_func.torch_private.modules import (
     FSDP_MARKS,
     GLOBAL_BACKWARD_HOOKS,
     GLOBAL_HOOKS,
-    fsdp_computes_in,
+    fsdp_dtypes,
 )
 from alpha_func.torch_private.operators import (
     allocates,
@@ -111,7 +111,7 @@ __all__ = [
     "example_of",
     "fake_tensor",
     "forward_level",
-    "fsdp_computes_in",
+    "fsdp_dtypes",
     "get_decompositions",
     "get_mkldnn_enabled",
     "get_unwrapped",

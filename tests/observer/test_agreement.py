@@ -143,7 +143,7 @@ def test_two_observers_of_two_optimizers_say_that_the_step_is_a_joint_one(caplog
     for optimizer in optimizers:
         optimizer.step()
     assert [observer.last.agrees for observer in observers] == [True, False]
-    assert "give Observer every optimizer of the model in one list" in caplog.text
+    assert "pass Observer every optimizer of the model in one list" in caplog.text
 
 
 def test_two_observers_of_one_optimizer_measure_alike():

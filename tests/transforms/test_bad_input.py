@@ -354,7 +354,7 @@ class Returns(nn.Module):
 )
 def test_functional_loss_refuses_an_output_without_a_loss(output):
     loss, params = functional_loss(Returns(output))
-    message = rf"the module's output, a {type(output).__name__}, holds no loss: pass the targets.*or a criterion"
+    message = rf"the module's output, a {type(output).__name__}, has no loss: pass the targets.*or pass a criterion"
     with pytest.raises(TypeError, match=message):
         loss(params)
 

@@ -1,5 +1,7 @@
 """dᵀGd against the dense Jᵀ ∇²ψ J, by autograd in plain loops; and the losses that do not tell G."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import func, nn
@@ -248,6 +250,15 @@ def test_a_criterion_that_reads_the_parameters_is_refused(way):
     )
     with pytest.raises((StrategyError, CaptureError), match="so the two cannot be separated"):
         quadratic_along(way(case.loss), curvature="gauss_newton")(case.params, case.direction, *case.args)
+
+
+def test_a_criterion_by_function_and_options_has_the_fisher_of_its_module():
+    case = case_of("smoothed")
+    by_name = partial(F.cross_entropy, label_smoothing=0.1, ignore_index=1)
+    loss, params = functional_loss(case.loss.model.module, by_name)
+    operands = params, case.direction, *case.args
+    got, expected = (quadratic_along(x, curvature="fisher")(*operands) for x in (loss, case.loss))
+    assert torch.equal(got.curvature, expected.curvature)
 
 
 @pytest.mark.parametrize("kind", [nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss])

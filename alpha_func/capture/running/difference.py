@@ -104,7 +104,7 @@ def finite(numbers: Numbers) -> bool:
     return all(x.isfinite().all() for x in numbers.values())
 
 
-def parted(
+def first_doubt(
     got: Numbers, expected: Numbers, tolerance: float, spreads: Sequence[Spread], floors: dict[str, float]
 ) -> Doubt | None:
     """The first number that is farther from the evidence than roundings go."""

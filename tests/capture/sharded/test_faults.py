@@ -37,6 +37,11 @@ def test_ranks_may_have_batches_of_other_shapes(found):
         assert of_rank["another shape"] == pytest.approx(of_rank["whole"], rel=1e-10)
 
 
+def test_ranks_may_have_tensors_of_other_dtypes(found):
+    for of_rank in found:
+        assert of_rank["another dtype"] == pytest.approx(of_rank["whole"], rel=1e-6)
+
+
 def test_after_an_error_that_all_know_of_the_ranks_go_on(found):
     for of_rank in found:
         assert of_rank["whole again"] == of_rank["whole"]
