@@ -31,7 +31,7 @@ def test_an_observer_that_is_garbage_stays_while_a_loss_is_recorded(monkeypatch)
     loss, params = functional_loss(mlp([3, 2]), nn.MSELoss())
     abandoned_observer()
     quadratic_along(capture(loss))(params, params, torch.randn(4, 3), torch.randn(4, 2))
-    assert resting == [True]
+    assert set(resting) == {True}  # twice, where it is collected right after, and its hook gone
     assert gc.isenabled()
 
 
