@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.active import active_nodes, operator_name, unverified_operators
+from alpha_func.capture.builder.values import Operator
 from alpha_func.capture.running.schemes import Schemes
 from alpha_func.capture.tracing.agreement import aside, require_agreement
 from alpha_func.capture.tracing.recording import Recording
@@ -142,7 +143,7 @@ def program_of(
 def raise_its_own_error(loss: Callable[..., Tensor], call: LossCall) -> None:
     """Raise the error that the loss itself raises, or that its value is not a loss, where there is one."""
 
-    def copied(leaf: object) -> Any:  # a loss may differentiate within, or write to what is not a leaf of a graph
+    def copied(leaf: object) -> object:  # a loss may differentiate within, or write to what is not a leaf of a graph
         return leaf.detach().requires_grad_(leaf.requires_grad).clone() if isinstance(leaf, Tensor) else leaf
 
     with aside(), torch.enable_grad():
@@ -198,9 +199,9 @@ def _is_operator(node: fx.Node) -> bool:
     return node.op == "call_function" and isinstance(node.target, OpOverload)
 
 
-def _draws(operator: Any) -> bool:
+def _draws(operator: Operator) -> bool:
     return torch.Tag.nondeterministic_seeded in operator.tags
 
 
-def _short(operator: Any) -> str:
+def _short(operator: Operator) -> str:
     return str(operator.overloadpacket.__name__)

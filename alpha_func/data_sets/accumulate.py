@@ -55,14 +55,14 @@ def accumulate(
 
         q = Σ_b w_b·q_b / Σ_b w_b for a loss that is a mean        q = Σ_b q_b for one that is a sum
 
-    A loss of which that is not true is pointed out: one that is a sum where a mean was said is refused, one whose
-    examples depend on each other (BatchNorm in train mode, dropout, a contrastive loss) or whose weight is another
-    gives a BatchDependenceWarning; the numbers are then the weighted mean over batches as they came.
+    Losses for which that is not true are found. A sum that was declared a mean is refused. Where examples depend on
+    each other (BatchNorm in train mode, dropout, a contrastive loss), or the weight is wrong, a BatchDependenceWarning
+    is given; the numbers are then the weighted mean over the batches as they came.
 
-    What that costs, in forward passes without derivatives: where the weight is given or the criterion's own, one for
-    each new shape of batch and mode of the layers. Where it is not, one over 9/8 of every batch, which is compared
-    with examples of the first: captured, 1.3 times the whole for an MLP, 1.7 for a conv net, 2.7 for a net so small
-    that calls are all its cost (``python -m benchmarks.costs.data_sets``).
+    The check costs forward passes without derivatives. Where the weight is given, or is the criterion's own, there is
+    one for each new shape of batch and mode of the layers. Otherwise there is one over 9/8 of every batch, which is
+    compared with examples of the first: captured, the whole then costs 1.3 times as much for an MLP, 1.7 for a conv
+    net, and 2.7 for a net so small that calls are all its cost (``python -m benchmarks.costs.data_sets``).
 
     Args:
         loss: as for ``quadratic_along``; captured, it has one program for full batches and one for a ragged last.
@@ -85,7 +85,7 @@ def accumulate(
 
     Raises:
         TypeError, ValueError: an argument is not as above, there was no batch, the weights sum to zero, or the verb
-            gives what is no sum over examples (``optimal_alpha``, ``lr_and_momentum``).
+            gives something that is not a sum over examples (``optimal_alpha``, ``lr_and_momentum``).
         ImportError: ``progress`` needs rich, of alpha-func[observe].
 
     >>> import torch
@@ -101,7 +101,7 @@ def accumulate(
 class Accumulated:
     """What ``accumulate`` returns: a function of the parameters, a direction (or several) and the batches."""
 
-    def __init__(self, loss: Callable[..., Tensor], weigh: Weighing, along: Callable[..., Any]):
+    def __init__(self, loss: Callable[..., Tensor], weigh: Weighing, along: Callable[..., object]):
         self._loss, self._weigh, self._along = loss, weigh, along
         self._passed: Passed = set()
 
@@ -128,7 +128,7 @@ class Accumulated:
         weigh = self._weigh.fresh()
         check = AdditivityCheck(self._loss, weigh, self._passed)
         earlier = _Sum(None, None, 0.0, 0)
-        recent: list[tuple[float, Any]] = []
+        recent: list[tuple[float, object]] = []
         complete, together = True, has_shards(params, self._loss)
         try:
             for batch in _shown(batches) if progress else batches:
@@ -158,7 +158,7 @@ class _Sum(NamedTuple):
     weight: float
     batches: int
 
-    def plus(self, recent: list[tuple[float, Any]]) -> "_Sum":
+    def plus(self, recent: list[tuple[float, object]]) -> "_Sum":
         """With more batches, added up at once: that is cheaper than one by one."""
         kind, total, weight = self.kind, self.total, self.weight + sum(w for w, _ in recent)
         found = [result for _, result in recent if result is not None]

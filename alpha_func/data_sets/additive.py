@@ -43,7 +43,7 @@ quadratic_along, taylor_along, quadratic_in_span or quadratic_by_group, and of t
         raise ValueError(f"verb {name_of(verb)} takes no strategy: leave strategy= out")
     along = verb(loss) if strategy is None else verb(loss, strategy=strategy)
 
-    def measured(params: Tree, direction: Tree, *args: object, **kwargs: object) -> Any:
+    def measured(params: Tree, direction: Tree, *args: object, **kwargs: object) -> object:
         found = along(params, direction, *args, **kwargs)
         _require_linear(verb, type(found))
         return found

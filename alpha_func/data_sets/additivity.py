@@ -198,11 +198,11 @@ class AdditivityCheck:
         )
 
 
-def _shapes(given: tuple[Any, ...]) -> tuple[Any, ...]:
+def _shapes(given: tuple[Any, ...]) -> tuple[object, ...]:
     if tree.PLAIN.issuperset([type(value) for value in given]):  # mostly
         return tuple([value.shape for value in given])
     return tuple(leaf.shape for leaf in tree.leaves(given) if isinstance(leaf, Tensor))
 
 
-def _copied(leaf: object) -> Any:
+def _copied(leaf: object) -> object:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf  # a part would keep the whole batch alive

@@ -44,7 +44,7 @@ _NO_DATA = 0.0  # where others say what kind of result they have
 _FEW = WIDTH - 2  # numbers of a result go with the weight and the kind
 
 
-def all_reduce(result: Any, weight: float | None, group: Group = None) -> Any:
+def all_reduce(result: object, weight: float | None, group: Group = None) -> Any:
     """The quadratic of the data of all ranks, from that of each rank's shard; or what else is linear in the loss.
 
         q = Σ_r w_r·q_r / Σ_r w_r, or Σ_r q_r for a loss that is a sum
@@ -90,16 +90,16 @@ def data_parallel_quadratic(
 ) -> Callable[..., Any]:
     """``accumulate`` over the shards of all ranks, and ``all_reduce``.
 
-    A rank whose data or loss raises, or where Ctrl-C is pressed, tells the others before it raises: none waits for the
-    timeout, and none goes on with a part of the sum. Ranks that differ are refused before their data is gone through:
-    in the parameters (values, names, shapes, order), in the direction (such as that of a rank's own gradient), in the
-    verb, reduction, weight, strategy or the modes of layers.
+    A rank whose data or loss raises, or where Ctrl-C is pressed, tells the others before it raises: no rank waits for
+    the timeout, and none continues with a part of the sum. Ranks that differ are refused before their data is gone
+    through: in the parameters (values, names, shapes, order), in the direction (such as that of a rank's own gradient),
+    in the verb, reduction, weight, strategy or the modes of layers.
 
     Of sharded parameters (DTensors, of a captured loss) all ranks take their batches together, whatever ``lockstep``
     says, and one that has fewer takes part without weight. Ranks that share the shards of one model, as in tensor
     parallelism, are given the same batches.
 
-    A weight that is guessed (see ``accumulate``) is checked between the batches of a rank, not between ranks: give it.
+    A guessed weight (see ``accumulate``) is checked between the batches of a rank, not between ranks: pass ``weight``.
 
     Args:
         loss, verb, weight, reduction, strategy: as for ``accumulate``; a module under DistributedDataParallel is
@@ -126,7 +126,7 @@ def data_parallel_quadratic(
             check_params(params)
             return params, operands(params, direction)
 
-        def own() -> tuple[Any, float | None]:
+        def own() -> tuple[object, float | None]:
             if has_shards(params, loss):
                 mine: Iterable[object] = all_take_part(batches, of_ranks)
             else:
@@ -227,9 +227,9 @@ def _settings(weigh: Weighing, strategy: StrategyLike | None) -> str:
     return f"{'mean' if weigh.mean else 'sum'}, {weight}, {name}"
 
 
-def _reduced(where: str, own: Callable[[], tuple[Any, float | None]], group: Group) -> Any:
+def _reduced(where: str, own: Callable[[], tuple[object, float | None]], group: Group) -> object:
     """Σ w·result / Σ w over the ranks; numbers that are few go with the exchange that says how ranks fare."""
-    result: Any = None
+    result: object = None
     mine = torch.zeros(0, dtype=torch.float64)
 
     def said() -> list[float]:
@@ -262,7 +262,7 @@ def _reduced(where: str, own: Callable[[], tuple[Any, float | None]], group: Gro
     return with_numbers(result, each.sum(0) / whole)
 
 
-def _on_cpu(leaf: Any) -> Any:
+def _on_cpu(leaf: object) -> object:
     return leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf
 
 

@@ -204,9 +204,9 @@ def microbatched(
 ) -> MicrobatchedLoss:
     """The same loss, cut into chunks of at most ``size`` examples: for a batch whose activations do not fit in memory.
 
-    Equal to the loss of the whole batch to rounding. The transforms run it chunk by chunk: ``quadratic_along`` and
-    ``hvp`` as they do a batch each; ``grad_and_quadratic`` the gradient of every chunk and then, for the direction
-    that is made of their sum, the quadratic of every chunk.
+    Equal to the loss of the whole batch to rounding. The transforms run it chunk by chunk. ``quadratic_along`` and
+    ``hvp`` treat each chunk as a batch. ``grad_and_quadratic`` computes the gradient of every chunk, the direction from
+    their sum, and then the quadratic of every chunk.
 
     Args:
         loss: as for ``quadratic_along``. Capture first, and then cut: ``microbatched(capture(loss), 32)``.
@@ -220,8 +220,8 @@ def microbatched(
 
     Raises:
         TypeError, ValueError: an argument is not as above; at a call, the tensors of the batch have different first
-            dimensions, or the loss of a chunk is not made of its examples' (BatchNorm or dropout in train mode, a
-            contrastive loss, another weight).
+            dimensions, or the loss of a chunk is not the mean or sum of its examples' (BatchNorm or dropout in train
+            mode, a contrastive loss, another weight).
 
     >>> import torch
     >>> from alpha_func import quadratic_along

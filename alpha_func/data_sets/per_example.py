@@ -28,16 +28,16 @@ def per_example_quadratics(
 ) -> Callable[..., Any]:
     """The quadratic qᵢ of every example of a batch, each as a batch of one, along one direction.
 
-    For a loss that is a mean over examples their mean is the batch's quadratic; where it is a weighted mean (class
-    weights, ignored targets) it is not, which is pointed out at the first call: give ``alpha_interval`` the weights.
+    If the loss is a mean over examples, their mean is the batch's quadratic. If it is a weighted mean (class weights,
+    ignored targets), it is not, and the first call warns of it: pass the weights to ``alpha_interval``.
 
     Args:
-        loss: as for ``quadratic_along``. One that is not captured is captured here: a forward sweep under vmap has one
-            example's numbers to keep and no example's gradient.
+        loss: as for ``quadratic_along``; it is captured, if it is not yet: a forward sweep under vmap stores no
+            gradient of any example.
         verb: as for ``accumulate``.
         strategy: one in STRATEGIES instead, for a loss that cannot be captured; the ones that form Hd hold a gradient
             and a product of every example at a time.
-        chunk_size: as many examples at a time; None: all.
+        chunk_size: the number of examples at a time; None: all.
 
     Returns:
         ``(params, direction, batch) -> Quadratic`` of shape (examples,), or what the verb gives with that dimension

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -25,7 +25,10 @@ from alpha_func.errors import DistributedError
 from alpha_func.shards import attempt, is_sharded
 from alpha_func.tree import Tree
 
-Group = Any  # a torch.distributed.ProcessGroup; None is the default group
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Group: TypeAlias = "ProcessGroup | None"  # None is the default group
 IDENTITY = 8  # numbers say what must be the same on all ranks
 WIDTH = IDENTITY + 4  # the most numbers that a rank says
 _WELL, _FAILED, _INTERRUPTED = 0.0, 1.0, 2.0
@@ -159,10 +162,10 @@ def all_take_part(batches: Iterable[object], group: Group = None) -> Iterator[An
             yield batch
 
 
-def _zeros_like_one_of(batch: object, group: Group) -> Any:
+def _zeros_like_one_of(batch: object, group: Group) -> object:
     """A batch of zeros, as large as that of the first rank which has one."""
 
-    def described(leaf: object) -> Any:
+    def described(leaf: object) -> object:
         return ("a tensor", tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf
 
     leaves, structure = tree.flatten(batch) if batch is not _OVER else (None, None)
@@ -203,7 +206,7 @@ def _fixed(device: torch.device) -> Tensor:
 
 def gathered_objects(own: object, group: Group) -> list[Any]:
     """What every rank has, small and picklable."""
-    every: list[Any] = [None] * dist.get_world_size(group)
+    every: list[object] = [None] * dist.get_world_size(group)
     attempt(lambda: dist.all_gather_object(every, own, group=group))
     return every
 

@@ -6,7 +6,6 @@ optimizer's step at a learning rate of 1 without its momentum, θ₋ before the 
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, func
 
@@ -64,7 +63,7 @@ class Beyond:
         if self._best is not None:
             self.last = params
 
-    def _step(self, params: Tree, state: State | None, x: Tensor, y: Tensor) -> Any:
+    def _step(self, params: Tree, state: State | None, x: Tensor, y: Tensor) -> object:
         grads = self._gradient(params, x, y)
         if self._direction is None:
             return steepest_descent(grads)

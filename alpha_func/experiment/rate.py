@@ -15,6 +15,8 @@ from alpha_func.experiment.steppers import MeasuredStep
 from alpha_func.quadratic import Quadratic
 from alpha_func.step_rules import StepRule
 
+RunState = Mapping[str, Any]  # of a run, or a part of it: what it goes on from
+
 
 class Rate:
     """``lr``, and where a rule chooses it, what the rule knows of the steps so far.
@@ -37,13 +39,13 @@ class Rate:
         return self._rule is None
 
     @property
-    def state(self) -> dict[str, Any]:
+    def state(self) -> RunState:
         """Where it stands, in plain numbers."""
         known = [] if self._rule is None else [float(number) for number in tree.leaves(self._known)]
         return {"lr": self.lr, "known": known, "gain_ratio": self._gain_ratio}
 
     @state.setter
-    def state(self, state: Mapping[str, Any]) -> None:
+    def state(self, state: RunState) -> None:
         self.lr, self._gain_ratio = state["lr"], state["gain_ratio"]
         if self._rule is not None:
             self._known = tree.unflatten(state["known"], tree.structure(self._rule.init()))

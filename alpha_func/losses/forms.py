@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from alpha_func import tree
 
+Criterion = Callable[[Any, Any], Tensor]  # of outputs and targets
+
 
 class Supervised(nn.Module):
     """(inputs, targets) -> criterion(module(inputs), targets); the criterion's buffers are state like the module's."""
 
-    def __init__(self, module: nn.Module, criterion: Callable[[Any, Any], Tensor]):
+    def __init__(self, module: nn.Module, criterion: Criterion):
         super().__init__()
         self.module = module
         self.criterion = criterion
@@ -25,7 +27,7 @@ class Supervised(nn.Module):
         return self.criterion(outputs, targets)
 
 
-def _shifted(shift: Tensor, leaf: object) -> Any:
+def _shifted(shift: Tensor, leaf: object) -> object:
     return leaf + shift if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) else leaf
 
 

@@ -1,7 +1,5 @@
 """Modules and tensors that no loss can be differentiated through, refused by name before anything runs."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -43,7 +41,7 @@ def refuse_kinds(args: Args, kwargs: Kwargs) -> None:
 _QUANTISED = "compute in floating point (call dequantize(), or use the module before its conversion)"
 
 
-def _held(module: nn.Module) -> list[Any]:
+def _held(module: nn.Module) -> list[object]:
     """What a layer may hold its weight in: buffers, and the packed parameters of torch.ao."""
     return [*module._buffers.values(), *vars(module).values()]
 

@@ -29,14 +29,14 @@ _UNCAPTURED = (
 )
 
 
-def refuse_uncaptured(name: str, value: Any) -> None:
+def refuse_uncaptured(name: str, value: object) -> None:
     """Refuse a DTensor, under the name of the argument that it is in, where there is no program to gather it."""
     if shards.is_sharded(value):
         placements = ", ".join(map(str, value.placements))
         raise TypeError(f"{name} is {_UNCAPTURED.format(placements=placements)}")
 
 
-def refuse_partial(name: str, value: Any) -> None:
+def refuse_partial(name: str, value: object) -> None:
     """Refuse a DTensor of which every rank has a summand."""
     if shards.is_sharded(value) and any(placement.is_partial() for placement in value.placements):
         placements = ", ".join(map(str, value.placements))
@@ -149,7 +149,7 @@ def unsharded(module: nn.Module, standing: Standing) -> Iterator[None]:
             items.update(before)
 
 
-def _communicates(hook: Any) -> bool:
+def _communicates(hook: object) -> bool:
     """Whether torch.distributed put a hook there: that of ``fully_shard``, of ``parallelize_module``."""
     return str(getattr(hook, "__module__", "")).startswith("torch.distributed.")
 

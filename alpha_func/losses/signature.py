@@ -36,11 +36,11 @@ def signature(params: Tree, args: Args, kwargs: Kwargs) -> tuple[Key, list[Tenso
     return key, leaves, [leaf for leaf in rest if isinstance(leaf, Tensor)]
 
 
-def _kind(tensor: Tensor) -> tuple[Any, ...]:
+def _kind(tensor: Tensor) -> tuple[object, ...]:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
 
 
-def _value(leaf: object) -> Any:
+def _value(leaf: object) -> object:
     return (leaf.start, leaf.stop, leaf.step) if isinstance(leaf, slice) else leaf  # hashable from Python 3.12 on
 
 

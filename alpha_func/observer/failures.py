@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from alpha_func.errors import CaptureError, ObserverError, StrategyError
 
@@ -21,7 +20,7 @@ class Failures:
     def __init__(self, start: int, *, together: bool):
         self._start, self._together = start, together
         self._held: Exception | None = None
-        self._logged: set[Any] = set()
+        self._logged: set[object] = set()
 
     def before_measuring(self, step: int, error: Exception) -> None:
         """An error on the way to a measurement."""
@@ -47,7 +46,7 @@ class Failures:
                 "step %d was not measured, and training continues: %s: %s", step, type(error).__name__, error
             )
 
-    def guarded(self, log: Any, call: Callable[..., object], *args: Any) -> None:
+    def guarded(self, log: object, call: Callable[..., object], *args: object) -> None:
         """Call what belongs to a logger."""
         try:
             call(*args)

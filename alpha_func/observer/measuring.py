@@ -18,6 +18,7 @@ from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
 from alpha_func.capture.time_limit import within
 from alpha_func.errors import CaptureError, ImpureLossError, StrategyError
+from alpha_func.losses.forms import Criterion
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, Watched, functional_loss
 from alpha_func.observer.batches import Batch, each_tensor
@@ -71,7 +72,7 @@ class Meter:
     def __init__(
         self,
         module: nn.Module,
-        criterion: Callable[[Any, Any], Tensor] | None,
+        criterion: Criterion | None,
         loss_of: Callable[..., Tensor] | None,
         *,
         strategy: StrategyLike | None = None,

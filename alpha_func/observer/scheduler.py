@@ -39,15 +39,15 @@ class AlphaLR(LRScheduler):
     step is taken at the optimizer's own rate. α is the learning rate of the first group; the other groups keep the
     ratio to it that they began with.
 
-    The rate stays where there is nothing to go by: between measured steps (``Observer(every=10)``), after a step that
-    has no record, or one whose record says that another loss was trained (``agrees`` is False), and where the rule
-    gives no positive rate (d ascended). The record's gain ratio is passed on to the rule, for ``trusted``.
+    The rate does not change where there is no new measurement: between measured steps (``Observer(every=10)``), after a
+    step that has no record, or whose record says that another loss was trained (``agrees`` is False), and where the
+    rule gives no positive rate (d ascended). The record's gain ratio is passed on to the rule, for ``trusted``.
 
     Args:
         optimizer: one whose step is proportional to its learning rate: SGD, Adam, AdamW, ... (not Adafactor, ASGD,
             Rprop).
-        observer: an ``Observer`` of this optimizer alone. With ``measure_on`` a held-out batch the rate is free of the
-            bias that a batch has towards its own noise.
+        observer: an ``Observer`` of this optimizer alone. If ``measure_on`` is a held-out batch, the rate is free
+            of a batch's bias towards its own noise.
         rule: from ``alpha_func.step_rules``; its lengths are learning rates.
 
     Raises:

@@ -29,7 +29,7 @@ def bare_module(module: Any) -> nn.Module:
     return module
 
 
-def bare_optimizers(optimizer: Any) -> list[Optimizer]:
+def bare_optimizers(optimizer: object) -> list[Optimizer]:
     """The optimizer, or each of several, itself."""
     given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
     if not given or len({id(each) for each in given}) < len(given):
@@ -37,7 +37,7 @@ def bare_optimizers(optimizer: Any) -> list[Optimizer]:
     return [bare_optimizer(each) for each in given]
 
 
-def bare_optimizer(optimizer: Any) -> Optimizer:
+def bare_optimizer(optimizer: object) -> Optimizer:
     """The optimizer itself, out of a wrapper such as Accelerate's."""
     inner = getattr(optimizer, "optimizer", None)
     if isinstance(inner, Optimizer):
@@ -72,7 +72,7 @@ def check_parameters(module: nn.Module, optimizers: Sequence[Optimizer]) -> None
         raise ValueError("optimizer has no parameter of module with requires_grad=True: unfreeze at least one")
 
 
-def check_criterion(criterion: Any) -> None:
+def check_criterion(criterion: object) -> None:
     """Refuse a criterion that cannot be called as ``criterion(outputs, targets)``.
 
     >>> check_criterion(nn.MarginRankingLoss())
@@ -100,7 +100,7 @@ the rest
         ) from None
 
 
-def check_supervised(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def check_supervised(args: Sequence[object], kwargs: Mapping[str, object]) -> None:
     """Refuse a batch that is not the (inputs, targets) of a criterion."""
     if len(args) != 2 or kwargs:
         raise TypeError(
@@ -110,7 +110,7 @@ def check_supervised(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         )
 
 
-def check_seconds(seconds: Any) -> None:
+def check_seconds(seconds: object) -> None:
     """Refuse what is no time."""
     if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
         raise ValueError(f"capture_within must be a positive number of seconds, or None, got {seconds!r}")

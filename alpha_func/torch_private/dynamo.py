@@ -40,7 +40,7 @@ STRICT: dict[str, Any] = {
     "trace_autograd_ops": True,
     "use_recursive_dict_tags_for_guards": False,
 }
-Changes = list[tuple[Any, str, Function]]
+Changes = list[tuple[object, str, Function]]
 Backend = Callable[[fx.GraphModule, list[Tensor]], Function]
 
 
@@ -74,7 +74,7 @@ def recorded_by(
     return context(function)
 
 
-def guards_of(function: Function, names: dict[str, Any]) -> Callable[[dict[str, Any]], bool] | None:
+def guards_of(function: Function, names: dict[str, object]) -> Callable[[dict[str, Any]], bool] | None:
     """The guards of the graph that Dynamo has just run for a call of ``function``, to ask them without a call.
 
     Args:
@@ -137,7 +137,7 @@ class _Strictly:
             return self.callback(*args, **kwargs)
 
 
-def _talk() -> set[Any]:
+def _talk() -> set[object]:
     """What a loss may say on the way, which is not part of its value; packages add methods, too (``warning_once``)."""
     levels = ("debug", "info", "warn", "error", "exception", "critical", "log")
     owners = (vars(logging), vars(logging.Logger))
@@ -169,7 +169,7 @@ def of_dynamo(where: str) -> Any:
         return None
 
 
-def allowed_in_graph(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def allowed_in_graph(function: Function) -> Function:
     """``function``, a call of which is a node of Dynamo's graph."""
     from torch._dynamo import allow_in_graph
 

@@ -31,14 +31,14 @@ def taylor_along(loss: Callable[..., Tensor], *, order: int = 3) -> Callable[...
 
     Returns:
         ``(params, direction, *args, **kwargs) -> Taylor``, operands as for ``quadratic_along``, the numbers 0-d and
-        float32 or better. Of a captured loss, one forward sweep of its program, without a backward: 2k + 1 products a
-        linear layer, (k + 1)(k + 2)/2 a product of two activations, and memory that does not grow with depth; k = 2 is
-        ``quadratic_along``. Of any other, reverse mode k times over, each about three times the last, and at the first
-        use of a set of operators a proof by differences, in float64.
+        float32 or better. A captured loss takes one forward sweep of its program, without a backward: 2k + 1 products
+        a linear layer, (k + 1)(k + 2)/2 a product of two activations, and memory that does not grow with depth; k = 2
+        is ``quadratic_along``. Any other loss takes k nested reverse modes, each about three times the one before, and
+        at the first use of a set of operators a check by finite differences, in float64.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
-        StrategyError: of an uncaptured loss, PyTorch's higher derivatives of an operator are wrong, or unproven.
+        StrategyError: for an uncaptured loss, PyTorch's higher derivatives of an operator are wrong, or unchecked.
 
     >>> import torch
     >>> line = taylor_along(lambda x: (x**4).sum(), order=4)(torch.tensor([1.0]), torch.tensor([2.0]))
@@ -80,12 +80,12 @@ def quadratic_in_span(
 
     Returns:
         ``(params, directions, *args, **kwargs) -> SpanQuadratic``, where directions is a list or tuple of k ≥ 1 trees,
-        each as params. Of a captured loss, 2 + 3k products a linear layer, where k quadratics have 5k; of any other,
-        one gradient and k backward passes through it.
+        each with the structure of params. A captured loss takes 2 + 3k products a linear layer (k quadratics take 5k);
+        any other takes one gradient and k backward passes through it.
 
     Raises:
-        TypeError, ValueError: an argument is not as above; the directions are linearly dependent, to rounding (under a
-            transform there are no values to see that by).
+        TypeError, ValueError: an argument is not as above; the directions are linearly dependent, to rounding (not
+            checked under a transform, where there are no values).
         StrategyError: as for ``quadratic_along``.
 
     >>> import torch

@@ -53,13 +53,13 @@ class GroupedQuadratic(NamedTuple):
 
     @property
     def curvature_shares(self) -> dict[str, Tensor]:
-        """dᵢᵀHd / dᵀHd: how much of the curvature each group makes; they sum to 1, and may be negative."""
+        """dᵢᵀHd / dᵀHd: the share of each group in the curvature; they sum to 1, and may be negative."""
         whole = _total(self.curvatures)
         return {name: part / whole for name, part in self.curvatures.items()}
 
     @property
     def slope_shares(self) -> dict[str, Tensor]:
-        """dᵢᵀg / dᵀg: how much of the slope each group makes; they sum to 1, and may be negative."""
+        """dᵢᵀg / dᵀg: the share of each group in the slope; they sum to 1, and may be negative."""
         whole = _total(self.slopes)
         return {name: part / whole for name, part in self.slopes.items()}
 
@@ -76,7 +76,7 @@ def quadratic_by_group(
     interactions: bool = False,
     strategy: StrategyLike | None = None,
 ) -> Callable[..., GroupedQuadratic]:
-    """The local quadratic along a direction, by group of parameters: what its slope and curvature are made of.
+    """The local quadratic along a direction, split by group of parameters: the share of each in slope and curvature.
 
     Args:
         loss: as for ``quadratic_along``.

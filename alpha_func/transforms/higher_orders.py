@@ -5,7 +5,6 @@ normalisation are known to be wrong.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
@@ -52,7 +51,7 @@ class HigherOrders:
         self._proven[seen.passed] = order
 
 
-def _alone(leaf: object) -> Any:
+def _alone(leaf: object) -> object:
     return doubled(leaf.detach()) if isinstance(leaf, Tensor) else leaf
 
 

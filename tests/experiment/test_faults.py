@@ -20,28 +20,15 @@ import pytest
 from alpha_func.experiment import folder as folders
 from alpha_func.experiment import plot, training
 from alpha_func.experiment import run as runs
-from alpha_func.experiment.cli import main
 from alpha_func.experiment.data import load
 from alpha_func.experiment.settings import Experiment
 from alpha_func.observer.line_file import LineFile
 from tests.experiment.faulty import BAD_OPTIONS, GERMAN, GOOD, REFUSED
+from tests.helpers.command_line import alpha_func as cli
+from tests.helpers.command_line import assert_refused
 
 QUICK = ("--strategy", "reverse_over_reverse", "--epochs", "1", "--batch-size", "250")  # 4 steps
 FILES = {"steps.csv", "config.json", "lines.jsonl", "alpha.png", "lines.png"}
-
-
-def cli(*arguments):
-    try:
-        return main([*map(str, arguments)])
-    except SystemExit as exit:  # argparse's way
-        return exit.code
-
-
-def assert_refused(status, error, message, out):
-    assert status == 2
-    assert error.count("\n") == 1, error
-    assert re.search(message, error), f"{error!r} does not match {message!r}"
-    assert not out.exists()
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -132,7 +119,7 @@ def test_a_compressed_file_is_read_and_a_torn_one_refused(tmp_path, capsys, suff
     assert load(Experiment(data=str(path), target="y")).inputs.shape == (40, 2)
     path.write_bytes(path.read_bytes()[:-20])
     status = cli("observe", "--data", path, "--target", "y", "--out", tmp_path / "run")
-    assert_refused(status, capsys.readouterr().err, r"is cut off or damaged .*: fetch it again", tmp_path / "run")
+    assert_refused(status, capsys.readouterr().err, r"is cut off or damaged .*: download it again", tmp_path / "run")
 
 
 def test_no_archive_is_refused(tmp_path, capsys):

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from torch import fx
 
 from alpha_func.capture.builder.builder import Law
+from alpha_func.capture.builder.values import Operator
 from alpha_func.capture.derivatives.rule import RULES, without_rules
 from alpha_func.capture.rewrites import CHANNELS_LAST, FUSED, LAWS, rewrite
 from alpha_func.capture.rewrites.normalisation import BATCH, LAYER
@@ -21,7 +22,7 @@ Program = fx.GraphModule
 
 
 def culprit(
-    write: Callable[[], Program], operators: set[Any], backend: str, is_right: Callable[[Program, Program], bool]
+    write: Callable[[], Program], operators: set[Operator], backend: str, is_right: Callable[[Program, Program], bool]
 ) -> str:
     """The name of the cause.
 
@@ -33,7 +34,7 @@ def culprit(
     """
 
     def right_without(
-        laws: Sequence[Law], operators: Sequence[Any], finish: Callable[[Program], Program] = _as_is
+        laws: Sequence[Law], operators: Sequence[Operator], finish: Callable[[Program], Program] = _as_is
     ) -> bool:
         with LAWS.without(laws), without_rules(operators):
             try:

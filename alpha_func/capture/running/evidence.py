@@ -115,7 +115,7 @@ class Witness:
         """Value, slope and curvature of the primitives by forward derivatives."""
         leaves, rest, d = tuple(at.inputs[: self.count]), at.inputs[self.count :], tuple(at.direction or ())
 
-        def value_and_slope(*leaves: Tensor) -> Any:
+        def value_and_slope(*leaves: Tensor) -> object:
             return func.jvp(lambda *x: self._program(list(x), rest), leaves, d)
 
         (value, slope), (_, curvature) = func.jvp(value_and_slope, leaves, d)  # type: ignore[misc]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
 
 from torch import Tensor
 
@@ -65,5 +64,5 @@ class Lookup:
         return program, [*tree.leaves(params), *held, *tensors]
 
 
-def _alias(leaf: object) -> Any:
+def _alias(leaf: object) -> object:
     return leaf.detach().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf

@@ -8,7 +8,6 @@ did). Then no derivative is right either. The price is one forward pass.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -82,7 +81,7 @@ def require_agreement(
             )
 
 
-def _look(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _look(loss: Callable[..., Tensor], params: Tree, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
     """Call it once to see that it writes to nothing; its own errors the call itself raises."""
     clones = tree.map(lambda leaf: leaf.detach().clone().requires_grad_(), params)
     with suppress(RuntimeError), torch.enable_grad(), Watched(), looking(clones, (args, kwargs)):

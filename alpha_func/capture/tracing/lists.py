@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from alpha_func.calls import Function
+from alpha_func.torch_private import OpOverload
 
 _PREFIX = "_foreach_"
 _OTHERWISE: dict[str, Function] = {
@@ -18,7 +18,7 @@ _OTHERWISE: dict[str, Function] = {
 _BY_KEYWORD = {"addcdiv": "value", "addcmul": "value"}  # the fourth argument
 
 
-def _tensor_by_tensor(one: Function, keyword: str | None, *args: Any, **kwargs: Any) -> list[Any]:
+def _tensor_by_tensor(one: Function, keyword: str | None, *args: object, **kwargs: object) -> list[object]:
     """``one`` of the i-th entries of all lists, and of what is no list."""
     count = max(len(arg) for arg in args if isinstance(arg, (list, tuple)))
     found = []
@@ -29,7 +29,7 @@ def _tensor_by_tensor(one: Function, keyword: str | None, *args: Any, **kwargs: 
     return found
 
 
-def _compositions() -> Iterator[tuple[Any, Function]]:
+def _compositions() -> Iterator[tuple[OpOverload, Function]]:
     for packet in dir(torch):
         name = packet.removeprefix(_PREFIX)
         one = _OTHERWISE.get(name, getattr(torch, name, None))
@@ -40,4 +40,4 @@ def _compositions() -> Iterator[tuple[Any, Function]]:
                     yield getattr(operators, overload), partial(_tensor_by_tensor, one, _BY_KEYWORD.get(name))
 
 
-BY_OPERATOR: dict[Any, Function] = dict(_compositions())
+BY_OPERATOR: dict[OpOverload, Function] = dict(_compositions())

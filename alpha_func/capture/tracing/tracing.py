@@ -194,7 +194,7 @@ class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     count: int | None = None
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
+    def __torch_dispatch__(self, func: OpOverload, types: object, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
         if isinstance(kwargs.get("generator"), torch.Generator):
             raise CaptureError(
