@@ -78,6 +78,7 @@ from alpha_func.torch_private.operators import (
 from alpha_func.torch_private.tensors import (
     added,
     fake_tensor,
+    fake_view,
     memory_id,
     norms,
     subtracted,
@@ -110,6 +111,7 @@ __all__ = [
     "drops_a_backward",
     "example_of",
     "fake_tensor",
+    "fake_view",
     "forward_level",
     "fsdp_computes_in",
     "get_decompositions",

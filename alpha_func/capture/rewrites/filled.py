@@ -22,6 +22,8 @@ def constants_are_folded(target: Operator) -> Law | None:
         return None
 
     def elementwise_of_fills_is_a_fill(b: Builder, args: Args, kwargs: Kwargs) -> Value:
+        if args and isinstance(args[0], fx.Node) and not is_filled(args[0]):  # most calls
+            return None
         nodes = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, fx.Node)]
         if not nodes or not all(map(is_filled, nodes)):
             return None

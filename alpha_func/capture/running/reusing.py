@@ -91,8 +91,11 @@ def _allocates(node: fx.Node) -> bool:
 
 
 def _storages(nodes: list[fx.Node]) -> set[int]:
-    tensors = (leaf for node in nodes for leaf in tree.leaves(node.meta.get("val")) if isinstance(leaf, Tensor))
-    return set(map(memory_id, tensors))
+    return {memory_id(leaf) for node in nodes for leaf in _parts(node.meta.get("val")) if isinstance(leaf, Tensor)}
+
+
+def _parts(val: Any) -> list[Any]:
+    return [val] if isinstance(val, Tensor) else tree.leaves(val)
 
 
 def _is_own(base: fx.Node) -> bool:

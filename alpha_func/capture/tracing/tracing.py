@@ -20,6 +20,7 @@ from alpha_func.capture.rewrites import DIFFERENTIABLE, rewrite
 from alpha_func.capture.rewrites.renamed import RENAMED
 from alpha_func.capture.sweeps.inner_gradients import gradient, write_a_gradient
 from alpha_func.capture.time_limit import require_time
+from alpha_func.capture.tracing.collector import at_rest
 from alpha_func.capture.tracing.lowering import decompositions
 from alpha_func.capture.tracing.reads import BY_COUNT, COUNT
 from alpha_func.capture.tracing.recording import the_loss
@@ -74,7 +75,7 @@ def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx
         return value
 
     depth, level = torch_private.transform_depth(), torch_private.forward_level()
-    with _outside():
+    with _outside(), at_rest():
         with FakeTensorMode():
             inputs = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in like]
         try:
