@@ -73,6 +73,7 @@ from alpha_func.torch_private.operators import (
     is_written,
     out_argument,
     registered,
+    returning,
     writes_in_place,
 )
 from alpha_func.torch_private.tensors import (
@@ -140,6 +141,7 @@ __all__ = [
     "recorded_by",
     "registered",
     "registers_a_hook",
+    "returning",
     "saved_tensors_hooks_allowed",
     "set_mkldnn_enabled",
     "sets_requires_grad",

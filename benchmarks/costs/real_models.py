@@ -1,9 +1,10 @@
 """What α* costs on models of real size, their weights random: time, memory and the first call, in gradients.
 
-    python -m benchmarks.costs.real_models [model ...] [--rounds 5] [--threads 2]     (writes benchmarks/REAL_MODELS.md)
+    python -m benchmarks.costs.real_models [model ...] [--rounds 5] [--threads 2] [--busy]     (writes benchmarks/REAL_MODELS.md)
 
 float32, train mode, the module called directly for the gradient, medians of interleaved rounds, a process a model.
-Without names it measures the models that the page lacks, so an interrupted run goes on. Needs the package
+Without names it measures the models that the page lacks, so an interrupted run goes on. ``--busy``: on a machine
+that others use, seconds are those of the process, not the clock's, best with one thread. Needs the package
 ``transformers``; nothing is downloaded.
 """
 
@@ -25,6 +26,7 @@ import torch
 from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along
 from benchmarks.memory import peak_bytes
 
+Clock = Callable[[], float]
 PAGE = Path(__file__).parents[1] / "REAL_MODELS.md"
 HEAD = """# Models of real size
 
@@ -84,8 +86,9 @@ MODELS: dict[str, Callable[[], tuple[Any, dict[str, torch.Tensor], str]]] = {
 }
 
 
-def measured(name: str, rounds: int) -> list[str]:
+def measured(name: str, rounds: int, clock: Clock) -> list[str]:
     """The rows of one model."""
+    timed = partial(timed_by, clock)
     load = os.getloadavg()[0]
     torch.manual_seed(0)
     module, batch, size = MODELS[name]()
@@ -109,7 +112,7 @@ def measured(name: str, rounds: int) -> list[str]:
         first[way] = f"{written_in:.1f} s | {one:.1f} + {two:.1f} s"
     found["`grad_and_quadratic`"] = found["`grad_and_quadratic`"].quadratic
     truth = quadratic_along(loss)(params, d, **batch)._replace(slope=-sum(leaf.double().square().sum() for leaf in g))
-    seconds = interleaved(calls, rounds)
+    seconds = interleaved(calls, rounds, clock)
     unit, memory = statistics.median(seconds["gradient"]), {way: peak_bytes(call, "cpu") for way, call in calls.items()}
     millions = sum(p.numel() for p in weights) / 1e6
     gradient = f"{unit:.2f} s, {memory['gradient'] >> 20} MiB"
@@ -120,15 +123,15 @@ def measured(name: str, rounds: int) -> list[str]:
         time_ = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         errors = [float(abs(a - b) / abs(b)) for a, b in zip(quadratic[1:], truth[1:], strict=True)]
         costs = f"{time_} | {memory[way] / memory['gradient']:.2f} | {first[way]} | {errors[0]:.0e} | {errors[1]:.0e}"
-        rows.append(f"| {' | | | ' if rows else model} | {way} | {costs} | {'' if rows else machine(load)} |")
+        rows.append(f"| {' | | | ' if rows else model} | {way} | {costs} | {'' if rows else machine(load, clock)} |")
     return rows
 
 
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+def timed_by(clock: Clock, call: Callable[[], Any]) -> tuple[float, Any]:
     """The seconds of a call, and what it returns."""
-    begun = time.perf_counter()
+    begun = clock()
     found = call()
-    return time.perf_counter() - begun, found
+    return clock() - begun, found
 
 
 def gradient_of(module: Any, batch: dict[str, torch.Tensor], weights: list[torch.Tensor]) -> Any:
@@ -137,16 +140,17 @@ def gradient_of(module: Any, batch: dict[str, torch.Tensor], weights: list[torch
     return torch.autograd.grad(module(**batch).loss, weights)
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def interleaved(calls: dict[str, Callable[[], Any]], rounds: int, clock: Clock) -> dict[str, list[float]]:
     """The seconds of each call, over rounds in which all take their turn, after one of warm-up."""
-    taken = [{way: timed(call)[0] for way, call in calls.items()} for _ in range(rounds + 1)]
+    taken = [{way: timed_by(clock, call)[0] for way, call in calls.items()} for _ in range(rounds + 1)]
     return {way: [seconds[way] for seconds in taken[1:]] for way in calls}
 
 
-def machine(load: float) -> str:
-    """Where and when, and how busy it was."""
+def machine(load: float, clock: Clock) -> str:
+    """Where and when, how busy it was, and whose seconds they are."""
+    unit = "seconds of the clock" if clock is time.perf_counter else "seconds of the process"
     where = f"{os.cpu_count()} cores {platform.machine()}, {torch.get_num_threads()} threads"
-    return f"{date.today()}, {where}, torch {torch.__version__}, load {load:.1f} at its start"
+    return f"{date.today()}, {where}, torch {torch.__version__}, load {load:.1f} at its start, {unit}"
 
 
 def main() -> None:
@@ -155,15 +159,27 @@ def main() -> None:
     parser.add_argument("models", nargs="*", choices=[*MODELS, []])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--busy", action="store_true", help="in seconds of the process, not the clock's")
     parser.add_argument("--here", action="store_true", help="measure in this process and print the rows")
     options = parser.parse_args()
     if options.here:
         torch.set_num_threads(options.threads)
-        print("\n".join(measured(options.models[0], options.rounds)))
+        print(
+            "\n".join(
+                measured(options.models[0], options.rounds, time.process_time if options.busy else time.perf_counter)
+            )
+        )
         return
     rows = kept()
     for name in options.models or [name for name in MODELS if name not in rows]:
-        given = ["--here", "--rounds", str(options.rounds), "--threads", str(options.threads)]
+        given = [
+            "--here",
+            "--rounds",
+            str(options.rounds),
+            "--threads",
+            str(options.threads),
+            *(["--busy"] if options.busy else []),
+        ]
         command = [sys.executable, "-m", "benchmarks.costs.real_models", name, *given]
         printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout
         found = [line for line in printed.splitlines() if line[:1] == "|"]

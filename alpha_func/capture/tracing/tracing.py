@@ -35,6 +35,8 @@ from alpha_func.torch_private import (
     OpOverload,
     TorchDispatchMode,
     UnsupportedOperatorException,
+    allocates,
+    returning,
     writes_in_place,
 )
 
@@ -84,6 +86,7 @@ def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx
                 traced = _functional(_in_operators(function, inputs), inputs)
             else:
                 traced = _functional(function, inputs)
+            _draw_without_writing(traced.graph)
             if any(_changes_something(node) for node in traced.graph.nodes):
                 # Composites that functionalize does not see into, RNNs for one, write in place within themselves.
                 traced = _functional(traced, inputs)
@@ -232,6 +235,16 @@ def _cleaned(traced: fx.GraphModule) -> fx.GraphModule:
     graph.eliminate_dead_code()
     graph.lint()
     return traced
+
+
+def _draw_without_writing(graph: fx.Graph) -> None:
+    """Let draws into new tensors that nothing else reads (the dropout in attention) give them: it spares a trace."""
+    for node in graph.nodes:
+        if node.op != "call_function" or not _changes_something(node):
+            continue
+        like = node.args[0]
+        if len(like.users) == 1 and allocates(like.target) and returning(node.target) in _FILLS:
+            node.target = returning(node.target)
 
 
 def _fill_a_tensor_of_its_own(draw: fx.Node) -> None:
