@@ -68,6 +68,7 @@ from alpha_func.torch_private.modules import (
 from alpha_func.torch_private.operators import (
     allocates,
     compiled_by_inductor,
+    in_full,
     inductor_decompositions,
     is_composite,
     is_written,
@@ -119,6 +120,7 @@ __all__ = [
     "get_mkldnn_enabled",
     "get_unwrapped",
     "guards_of",
+    "in_full",
     "inductor_decompositions",
     "is_batchedtensor",
     "is_composite",

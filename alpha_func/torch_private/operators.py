@@ -34,6 +34,12 @@ def returning(operator: OpOverload) -> OpOverload | None:
     return next((each for each in found if not writes_in_place(each) and _operands(each) == operands), None)
 
 
+def in_full(operator: OpOverload, args: Sequence[Any], kwargs: Kwargs) -> tuple[Any, ...]:
+    """The operands of a call by position, those that it leaves out with their defaults: another operator's differ."""
+    left_out = operator._schema.arguments[len(args) :]
+    return *args, *(a.default_value for a in left_out if not a.kwarg_only and a.name not in kwargs)
+
+
 def _operands(operator: OpOverload) -> list[tuple[str, str]]:
     return [(argument.name, str(argument.type)) for argument in operator._schema.arguments]
 

@@ -1,8 +1,9 @@
 """What α* costs on models of real size, their weights random: time, memory and the first call, in gradients.
 
-    python -m benchmarks.costs.real_models [model ...] [--rounds 5] [--threads 2] [--busy]     (writes benchmarks/REAL_MODELS.md)
+    python -m benchmarks.costs.real_models [model ...] [--rounds 5] [--threads 2] [--busy]
 
-float32, train mode, the module called directly for the gradient, medians of interleaved rounds, a process a model.
+Writes benchmarks/REAL_MODELS.md: float32, train mode, the module called directly for the gradient, medians of
+interleaved rounds, a process a model.
 Without names it measures the models that the page lacks, so an interrupted run goes on. ``--busy``: on a machine
 that others use, seconds are those of the process, not the clock's, best with one thread. Needs the package
 ``transformers``; nothing is downloaded.

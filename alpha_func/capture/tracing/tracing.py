@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from alpha_func import torch_private, tree
 from alpha_func.calls import Args, Kwargs
+from alpha_func.capture.builder.results import result_of
 from alpha_func.capture.rewrites import DIFFERENTIABLE, rewrite
 from alpha_func.capture.rewrites.renamed import RENAMED
 from alpha_func.capture.sweeps.inner_gradients import gradient, write_a_gradient
@@ -36,6 +37,8 @@ from alpha_func.torch_private import (
     TorchDispatchMode,
     UnsupportedOperatorException,
     allocates,
+    in_full,
+    is_composite,
     returning,
     writes_in_place,
 )
@@ -86,7 +89,7 @@ def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx
                 traced = _functional(_in_operators(function, inputs), inputs)
             else:
                 traced = _functional(function, inputs)
-            _draw_without_writing(traced.graph)
+            _write_nowhere(traced.graph)
             if any(_changes_something(node) for node in traced.graph.nodes):
                 # Composites that functionalize does not see into, RNNs for one, write in place within themselves.
                 traced = _functional(traced, inputs)
@@ -237,14 +240,19 @@ def _cleaned(traced: fx.GraphModule) -> fx.GraphModule:
     return traced
 
 
-def _draw_without_writing(graph: fx.Graph) -> None:
-    """Let draws into new tensors that nothing else reads (the dropout in attention) give them: it spares a trace."""
+def _write_nowhere(graph: fx.Graph) -> None:
+    """What writes to a new tensor that nothing else reads gives it instead (attention dropout): a trace is spared."""
     for node in graph.nodes:
         if node.op != "call_function" or not _changes_something(node):
             continue
-        like = node.args[0]
-        if len(like.users) == 1 and allocates(like.target) and returning(node.target) in _FILLS:
-            node.target = returning(node.target)
+        own, pure, val = node.args[0], returning(node.target), node.meta["val"]
+        if pure is None or is_composite(pure) or pure in decompositions():
+            continue
+        if len(own.users) == 1 and allocates(own.target):
+            args = in_full(node.target, node.args, node.kwargs)
+            given = result_of(val.fake_mode, pure, args, node.kwargs)
+            if (given.shape, given.stride(), given.dtype) == (val.shape, val.stride(), val.dtype):
+                node.target, node.args, node.meta["val"] = pure, args, given
 
 
 def _fill_a_tensor_of_its_own(draw: fx.Node) -> None:
