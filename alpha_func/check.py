@@ -10,6 +10,7 @@ from alpha_func.calls import Args, Kwargs
 from alpha_func.capture import CapturedLoss, capture
 from alpha_func.losses.in_double import doubled, loss_in_double
 from alpha_func.quadratic import Quadratic
+from alpha_func.transforms.doubts import being_checked, settle
 from alpha_func.transforms.strategies import DEFAULT_STRATEGY, STRATEGIES, StrategyLike
 from alpha_func.transforms.validation import aligned, check_params
 from alpha_func.transforms.verbs import quadratic_along
@@ -19,12 +20,14 @@ from alpha_func.verified.differences import differences
 __all__ = ["QuadraticCheck", "check_quadratic"]
 
 _TOLERANCE = 1e-6  # what extrapolated differences resolve of a second derivative in float64
-_KINKED = "a kink (ReLU, max-pooling) or a value that is not finite lies within the differences: they prove nothing"
+_KINKED = (
+    "the finite differences prove nothing: a kink (ReLU, max-pooling) or a value that is not finite lies between them"
+)
 
 
 @dataclass(frozen=True)
 class QuadraticCheck:
-    """One quadratic by three routes, in float64; print it.
+    """One quadratic computed in three ways, in float64; print it.
 
     Attributes:
         quadratic: by the strategy that is checked.
@@ -61,7 +64,7 @@ class QuadraticCheck:
                     found.append(f"{name} is {got:.9g}, by {route} {expected:.9g}")
         if not self.smooth:
             if self.other is None:
-                found.append("no other route runs on this loss: these numbers have not been checked")
+                found.append("these numbers have not been checked: no independent method runs on this loss")
             flat = float(self.quadratic.slope) == float(self.quadratic.curvature) == 0
             if flat and self.change > float(self.tolerance.value):
                 found.append(f"slope and curvature are 0, but the loss changes by {self.change:.3g} along the line")
@@ -91,7 +94,10 @@ def check_quadratic(
     """Compare ``quadratic_along(loss)`` with extrapolated differences of L(θ + αd) and with an independent route.
 
     Everything runs in float64: parameters, direction, arguments, and the state of a module from ``functional_loss``.
-    A difference that meets a kink does not converge, and is told apart from an error: ``smooth`` is then False.
+    Finite differences across a kink do not converge. That is not counted as an error: ``smooth`` is then False.
+
+    An operator whose second derivative was never verified (an ``autograd.Function``, a custom operator), of which a
+    verb warns, is verified by a check that agrees and is smooth: under this strategy, as long as the process lives.
 
     Args:
         loss: as for ``quadratic_along``; of a captured loss, what would run is checked, by the same backend.
@@ -117,8 +123,10 @@ def check_quadratic(
     params, direction, args, kwargs = tree.map(doubled, (params, direction, args, kwargs))
     if isinstance(loss, CapturedLoss):
         checked = loss.over(plain)
-    quadratic = quadratic_along(checked, strategy=strategy)(params, direction, *args, **kwargs)
-    route, other = _independent(plain, captured, strategy or DEFAULT_STRATEGY, params, direction, args, kwargs)
+    with being_checked() as doubts:
+        quadratic = quadratic_along(checked, strategy=strategy)(params, direction, *args, **kwargs)
+    with being_checked():
+        route, other = _independent(plain, captured, strategy or DEFAULT_STRATEGY, params, direction, args, kwargs)
 
     def h(alpha: float) -> float:
         return float(plain(tree.axpy(alpha, direction, params), *args, **kwargs))
@@ -130,7 +138,10 @@ def check_quadratic(
     by_differences = Quadratic(*map(quadratic.value.new_tensor, (found.value, found.slope, found.curvature)))
     scale = quadratic.value.new_tensor(found.scale * _TOLERANCE)
     tolerance = Quadratic(abs(quadratic.value) * _TOLERANCE + 1e-12, scale / norm, scale)
-    return QuadraticCheck(quadratic, by_differences, other, route, found.smooth, tolerance, change)
+    check = QuadraticCheck(quadratic, by_differences, other, route, found.smooth, tolerance, change)
+    if check.agrees and check.smooth:
+        settle(doubts)
+    return check
 
 
 def _independent(

@@ -22,7 +22,7 @@ _NOT_THE_CALLERS = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, t
 
 
 class AlphaFuncError(Exception):
-    """What the library raises of its own; bad arguments are a TypeError or a ValueError."""
+    """The base class of the library's own errors; bad arguments raise a TypeError or a ValueError."""
 
 
 class StrategyError(AlphaFuncError, RuntimeError):
@@ -38,19 +38,19 @@ class ImpureLossError(AlphaFuncError, ValueError):
 
 
 class ObserverError(AlphaFuncError, RuntimeError):
-    """An observer cannot measure the loop's steps as it was set up; the message says what to mend."""
+    """An observer cannot measure the steps of the loop as it was set up; the message says what to change."""
 
 
 class DistributedError(AlphaFuncError, RuntimeError):
-    """A reduction over ranks did not come about: one of them failed, hangs, or has other parameters."""
+    """A reduction over ranks failed: a rank failed, hangs, or has different parameters."""
 
 
 class BatchDependenceWarning(UserWarning):
-    """The loss of a batch is not made of the losses of its examples: sums over batches are not the big batch's."""
+    """The loss of a batch is not the mean or sum of its examples' losses, so sums over batches are not that of all."""
 
 
 class CaptureWarning(UserWarning):
-    """A captured loss is right and slower than it should be: a sweep of it was given up, or could not be proven."""
+    """A program of a captured loss failed its check, and a slower way is used; or it could not be checked."""
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

@@ -5,6 +5,7 @@ and each product costs one ``hvp``: captured, exact, behind the guard.
 """
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -198,7 +199,7 @@ def _to_numpy(vector: Tensor) -> Any:
     return (numbers.float() if numbers.dtype in (torch.float16, torch.bfloat16) else numbers).numpy()
 
 
-def _required(module: str) -> Any:
+def _required(module: str) -> ModuleType:
     from importlib import import_module
 
     try:

@@ -39,6 +39,11 @@ class Quadratic(NamedTuple):
     slope: Tensor
     curvature: Tensor
 
+    @staticmethod
+    def linear_in_loss() -> tuple[str, ...]:
+        """The fields that of a sum of losses are sums."""
+        return "value", "slope", "curvature"
+
     @property
     def alpha(self) -> Tensor:
         """α* = −slope / curvature, where q is stationary; a multiple of d.
@@ -70,8 +75,8 @@ class Quadratic(NamedTuple):
     def gain_ratio(self, loss_after: Tensor, alpha: float | Tensor = 1.0, *, eps: float | None = None) -> Tensor:
         """(h(0) − h(α)) / (q(0) − q(α)), where ``loss_after`` is h(α) = L(θ + αd): how far the quadratic holds.
 
-        Near 1 it holds as far as α; 0 and less, the loss did not fall. NaN where a loss that is rounded to ``eps``
-        (left out: that of its dtype) cannot tell it to a tenth.
+        Near 1, it holds as far as α; at 0 and below, the loss did not fall. NaN where the loss is rounded to ``eps``
+        (by default that of its dtype) and its rounding is a tenth of the predicted decrease or more.
 
         >>> import torch
         >>> Quadratic(*torch.tensor([4.0, -4.0, 4.0])).gain_ratio(torch.tensor(1.0))

@@ -39,6 +39,11 @@ class SpanQuadratic(NamedTuple):
     curvature: Tensor
     gram: Tensor
 
+    @staticmethod
+    def linear_in_loss() -> tuple[str, ...]:
+        """The fields that of a sum of losses are sums. The Gram matrix is of the directions alone."""
+        return "value", "slopes", "curvature"
+
     def __call__(self, coefficients: Tensor) -> Tensor:
         """q(c), for c of shape (..., k)."""
         c = torch.as_tensor(coefficients, dtype=self.slopes.dtype, device=self.slopes.device)

@@ -38,6 +38,11 @@ class Taylor(NamedTuple):
     curvature: Tensor
     higher: tuple[Tensor, ...]
 
+    @staticmethod
+    def linear_in_loss() -> tuple[str, ...]:
+        """The fields that of a sum of losses are sums."""
+        return "value", "slope", "curvature", "higher"
+
     @property
     def derivatives(self) -> tuple[Tensor, ...]:
         """h, h′, ..., h⁽ᵏ⁾."""
@@ -59,8 +64,9 @@ class Taylor(NamedTuple):
         """The |α| up to which the quadratic is within a share of itself.
 
         The one r > 0 with Σ_{j ≥ 3} |h⁽ʲ⁾|·rʲ/j! = tolerance·(|h′|·r + ½·|h″|·r²): for every |α| ≤ r, the terms that
-        the quadratic leaves out are at most that share of those it is made of. Signs are not looked at, so terms that
-        cancel at one α make no r larger. ∞ where all higher derivatives are zero; derivatives beyond k are not seen.
+        the quadratic leaves out are at most that share of the terms that it keeps. Signs are ignored, so terms that
+        cancel at some α do not make r larger. ∞ where all higher derivatives are zero; derivatives beyond k are
+        ignored.
 
         Args:
             tolerance: the share, above 0.

@@ -42,7 +42,7 @@ class CapturedLoss(LossOfLoss):
         strict: bool,
         unverified: bool,
         gathering: Gathering,
-        trust: frozenset[Any] = frozenset(),
+        trust: frozenset[object] = frozenset(),
         checked: bool = False,
     ):
         self.loss, self.backend = loss, backend
@@ -56,7 +56,7 @@ class CapturedLoss(LossOfLoss):
 
     def __reduce__(self) -> Any:
         """Pickled and copied without its programs, which are captured anew."""
-        options: dict[str, Any] = {
+        options: Kwargs = {
             "backend": self.backend,
             "strict": self._first_use.strict,
             "unverified": self._unverified,
@@ -69,7 +69,7 @@ class CapturedLoss(LossOfLoss):
         """The loss, by its program."""
         if torch.compiler.is_dynamo_compiling():  # a loss of a loss is captured whole
             return self.loss(params, *args, **kwargs)
-        if has_shards(params):
+        if has_shards(params, self.loss):
             return self._sharded.value(params, args, kwargs)
         program, inputs = self.lookup(params, args, kwargs)
         return program(*inputs)
@@ -80,7 +80,7 @@ class CapturedLoss(LossOfLoss):
         if strategy is not None:
             return by_strategy
         whole = Captured(self.loss, self._schemes, self.backend, self._first_use, by_strategy)
-        return ByPlacement(whole, self._sharded)
+        return ByPlacement(self.loss, whole, self._sharded)
 
     def program(self, params: Tree, *args: object, **kwargs: object) -> Program:
         """The program of this call, captured now if it has not been; print it to read it."""
@@ -120,8 +120,8 @@ class CapturedLoss(LossOfLoss):
         self.captured += 1
         if self.captured == 2 * MAX_RECORDINGS:
             warn(
-                f"captured {self.captured} programs of one loss, of which at most {MAX_RECORDINGS} are kept: something "
-                "that it reads changes at every call (a shape, a number; pass it as a tensor argument)"
+                f"the loss has been captured {self.captured} times, and at most {MAX_RECORDINGS} programs are kept: "
+                "something that it reads changes at every call, such as a shape or a number; pass a number as a tensor"
             )
         if self._trust and not self._checked:
             require_right(self.loss, self.over, *call)
@@ -180,12 +180,12 @@ def capture(
     gathering: Gathering = AT_USE,
     trust: Collection[Trusted] | Trusted = (),
 ) -> CapturedLoss:
-    """The loss as a program of primitive operators, whose derivatives of every order are right.
+    """The loss as a program of primitive operators, whose derivatives of every order are correct.
 
-    At a first call TorchDynamo records the loss, which runs nothing and changes nothing; the recording is lowered, and
-    the program's value is compared with the loss's own (one forward pass). Later calls evaluate Dynamo's guards on all
-    that Python read on the way (arguments, closures, globals, attributes, containers, modes, hooks) and run the program
-    that they hold for, or record anew. Up to 32 programs are kept.
+    At the first call TorchDynamo records the loss, without running or changing anything. The recording is lowered, and
+    the value of the program is compared with that of the loss (one forward pass). Later calls evaluate Dynamo's guards
+    on everything that Python read (arguments, closures, globals, attributes, containers, modes, hooks). They run the
+    program whose guards hold, or record a new one. Up to 32 programs are kept.
 
     Tensors that the loss closes over, and buffers and frozen parameters, are inputs of the program, read anew
     at every call. The draws of a loss from ``functional_loss`` are seeded. Not guarded: ``os.environ``, the sign of a
@@ -194,11 +194,13 @@ def capture(
     Args:
         loss: pure function ``loss(params, *args, **kwargs)`` to a real 0-d tensor.
         backend: what runs the programs of the transforms: "eager", operator by operator, or "inductor", compiled.
-        strict: raise where a transform's program cannot be proven, instead of a warning and double backward.
+        strict: raise an error where a transform's program fails its check, instead of warning and using double
+            backward.
         unverified: allow operators whose second derivatives have not been verified.
         trust: functions (subclasses of ``torch.autograd.Function``) and operators (``torch.ops.library.name``) whose
-            derivatives are those of their values; ``check_quadratic`` checks it at the first call of every program.
-        gathering: of parameters that are sharded (DTensors, docs/many_processes.md): how far ahead, and in which dtype.
+            derivatives are right, as you know; ``check_quadratic`` checks it at the first call of every program.
+        gathering: how sharded parameters are gathered (DTensors, docs/many_processes.md): how far ahead, in which
+            dtype.
 
     Returns:
         A loss of the same arguments and, to rounding, values: call it, differentiate it, vmap it, give it to any
@@ -227,7 +229,7 @@ def _operators(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kw
     program = loss.program(params, *args, **kwargs)
     if program.schemes.misled:
         raise StrategyError(
-            "PyTorch's second derivatives of the program are not those of its values, as differences have shown; leave "
-            "out strategy= to have the library's own"
+            "PyTorch's second derivatives of this program disagree with finite differences of its values: "
+            "leave out strategy=, and the captured loss uses derivative rules of its own"
         )
     return program.active

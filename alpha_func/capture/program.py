@@ -15,8 +15,8 @@ from torch import Tensor, fx
 
 from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
-from alpha_func.capture.builder.active import active_nodes, operator_name
-from alpha_func.capture.builder.active import unverified as unverified_in
+from alpha_func.capture.builder.active import active_nodes, operator_name, unverified_operators
+from alpha_func.capture.builder.values import Operator
 from alpha_func.capture.running.schemes import Schemes
 from alpha_func.capture.tracing.agreement import aside, require_agreement
 from alpha_func.capture.tracing.recording import Recording
@@ -111,7 +111,7 @@ def program_of(
     for i in state:
         if not isinstance(inputs[i], Tensor):
             kind = type(inputs[i]).__name__
-            raise CaptureError(f"the loss reads {recording.sources[i]}, a {kind}, which a program cannot; {EAGER}")
+            raise CaptureError(f"the loss reads {recording.sources[i]}, a {kind}, which cannot be captured; {EAGER}")
     like = [*tensors[:count], *[inputs[i] for i in state], *tensors[count:]]
     place = {id(tensor): i for i, tensor in enumerate(like)}
     try:
@@ -143,7 +143,7 @@ def program_of(
 def raise_its_own_error(loss: Callable[..., Tensor], call: LossCall) -> None:
     """Raise the error that the loss itself raises, or that its value is not a loss, where there is one."""
 
-    def copied(leaf: object) -> Any:  # a loss may differentiate within, or write to what is not a leaf of a graph
+    def copied(leaf: object) -> object:  # a loss may differentiate within, or write to what is not a leaf of a graph
         return leaf.detach().requires_grad_(leaf.requires_grad).clone() if isinstance(leaf, Tensor) else leaf
 
     with aside(), torch.enable_grad():
@@ -169,16 +169,17 @@ def _seed(loss: Callable[..., Tensor], graph: fx.Graph) -> int | None:
         return loss.seed
     raise CaptureError(
         f"{draws[0].target} draws from the global RNG: the loss is not a function of its arguments; draw in a module "
-        "and let functional_loss(module, criterion, seed=...) seed it, or pass the draw as an argument"
+        "and let functional_loss(module, criterion, seed=...) seed it, or pass the random tensor as an argument"
     )
 
 
 def _require_verified(graph: fx.Graph, params: int, trusted: Collection[str]) -> None:
-    found = [name for name in unverified_in(graph, params) if name not in trusted]
+    found = [name for name in unverified_operators(graph, params) if name not in trusted]
     if found:
         raise CaptureError(
-            f"{', '.join(found)}: no decomposition into simpler operators, and no verified second derivative; write it "
-            "in simpler operators, or use capture(..., trust=[the operator]), which is then checked, or unverified=True"
+            f"{', '.join(found)} cannot be captured: it has no decomposition into simpler operators and no verified "
+            "second derivative; write it in simpler operators, or pass capture(..., trust=[the operator]), which "
+            "checks it, or unverified=True, which does not"
         )
 
 
@@ -198,9 +199,9 @@ def _is_operator(node: fx.Node) -> bool:
     return node.op == "call_function" and isinstance(node.target, OpOverload)
 
 
-def _draws(operator: Any) -> bool:
+def _draws(operator: Operator) -> bool:
     return torch.Tag.nondeterministic_seeded in operator.tags
 
 
-def _short(operator: Any) -> str:
+def _short(operator: Operator) -> str:
     return str(operator.overloadpacket.__name__)

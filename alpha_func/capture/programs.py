@@ -32,7 +32,7 @@ class Programs:
         unverified, trust: as for ``capture``.
     """
 
-    def __init__(self, loss: Callable[..., Tensor], *, unverified: bool, trust: frozenset[Any]):
+    def __init__(self, loss: Callable[..., Tensor], *, unverified: bool, trust: frozenset[object]):
         self._loss, self._unverified, self._trusted = loss, unverified, names_of(trust)
         self._recorder = Recorder(loss, trust)
         self._stand_ins = Layouts[dict[str, Any]]()  # calls without values, for the guards to look at
@@ -99,7 +99,7 @@ class Programs:
         return program, held
 
 
-def _refuse_kinds(leaves: list[Any], args: Args, kwargs: Kwargs) -> None:
+def _refuse_kinds(leaves: list[object], args: Args, kwargs: Kwargs) -> None:
     """At every call: Dynamo's guards on a nested tensor end the process."""
     for leaf in leaves:
         if isinstance(leaf, Tensor) and (leaf.is_nested or leaf.is_quantized):

@@ -15,16 +15,19 @@ import torch
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.tracing.agreement import aside
 from alpha_func.errors import AlphaFuncError, CaptureError
 from alpha_func.losses.in_double import doubled, loss_in_double
 from alpha_func.tree import Tree
 
 Trusted = type[torch.autograd.Function] | torch._ops.OpOverload | torch._ops.OpOverloadPacket
-_TOLERANCE = 1e-9  # in float64, of two ways to the same gradient
+# Of two ways to the same gradient, in float64; a model of float32 may cast to that within (softmax in transformers).
+_TOLERANCE = {torch.float64: 1e-9}
+_OF_OTHERS = 1e-5
 
 
-def require_trust(trust: Any) -> frozenset[Any]:
+def require_trust(trust: Collection[Trusted] | Trusted) -> frozenset[Trusted]:
     """The functions and operators that are trusted.
 
     Raises:
@@ -40,12 +43,12 @@ def require_trust(trust: Any) -> frozenset[Any]:
     return frozenset(found)
 
 
-def is_operator(value: Any) -> bool:
+def is_operator(value: object) -> bool:
     """Whether a value is an operator of torch.ops."""
     return isinstance(value, (torch._ops.OpOverload, torch._ops.OpOverloadPacket))
 
 
-def names_of(trust: Collection[Any]) -> set[str]:
+def names_of(trust: Collection[object]) -> set[str]:
     """The names of the trusted operators, as a program has them."""
     names = set[str]()
     for each in trust:
@@ -60,8 +63,8 @@ def require_right(
     loss: Callable[..., Tensor],
     captured: Callable[[Callable[..., Tensor]], Any],
     params: Tree,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    args: Args,
+    kwargs: Kwargs,
 ) -> None:
     """Refuse a loss whose derivatives are not those of its values, at these arguments.
 
@@ -85,15 +88,18 @@ def require_right(
             slope = _slope(loss_in_double(loss), params, direction, args, kwargs)
             of_program = _slope(captured(loss_in_double(loss)), params, direction, args, kwargs)
         except (AlphaFuncError, RuntimeError) as error:
-            raise CaptureError(f"what is trusted cannot be checked: {error}") from error
+            raise CaptureError(f"trust= cannot be checked: {error}") from error
     found = list(check.parts)
-    scale = float(tree.norm(direction)) * 1e-3 + abs(slope)
-    if not abs(float(check.quadratic.slope) - slope) <= _TOLERANCE * scale:
-        found.append(f"slope is {float(check.quadratic.slope):.9g}, by the loss's own gradient {slope:.9g}")
-    if not abs(of_program - slope) <= _TOLERANCE * scale:  # what a forward detaches, a program takes for constant
-        found.append(f"slope of the program is {of_program:.9g}, by the loss's own gradient {slope:.9g}")
+    tolerance = max(_TOLERANCE.get(leaf.dtype, _OF_OTHERS) for leaf in tree.leaves(params))
+    reach = tolerance * (float(tree.norm(direction)) * 1e-3 + abs(slope))
+    if not abs(float(check.quadratic.slope) - slope) <= reach:
+        found.append(f"slope is {float(check.quadratic.slope):.9g}, and by the loss's own gradient {slope:.9g}")
+    if not abs(of_program - slope) <= reach:  # what a forward detaches, a program takes for constant
+        found.append(f"slope of the program is {of_program:.9g}, and by the loss's own gradient {slope:.9g}")
     if found:
-        raise CaptureError(f"what is trusted is not right here: {'; '.join(found)}; leave it out of trust=")
+        raise CaptureError(
+            f"trust= names a function or operator whose derivatives are wrong here: {'; '.join(found)}; leave it out"
+        )
 
 
 def _generator(params: Tree) -> torch.Generator:
@@ -101,7 +107,7 @@ def _generator(params: Tree) -> torch.Generator:
     return torch.Generator(devices.pop() if len(devices) == 1 else "cpu").manual_seed(0)
 
 
-def _slope(loss: Callable[..., Tensor], params: Tree, direction: Tree, args: Any, kwargs: Any) -> float:
+def _slope(loss: Callable[..., Tensor], params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> float:
     """dᵀg by one backward pass of a loss that takes float64."""
     at, d, args, kwargs = tree.map(doubled, (params, direction, args, kwargs))
     at = tree.map(lambda leaf: leaf.detach().requires_grad_(), at)

@@ -149,18 +149,18 @@ class Additivity:
         return Parts(self._weigh.mean, value, [(some.weight, some.value) for some in found]) if len(found) > 1 else None
 
 
-class PointedOut:
+class AdditivityCheck:
     """Looks at the batches of one sum until one is found that is not made of its examples', and says so once."""
 
     def __init__(self, loss: Callable[..., Tensor], weigh: Weighing, passed: Passed):
         self._loss, self._additivity = loss, Additivity(loss, weigh, passed)
         self._count, self._done = 0, False
 
-    def __call__(self, params: Tree, args: Args, kwargs: Kwargs, value: Tensor) -> None:
-        """The next batch, and its loss.
+    def __call__(self, params: Tree, args: Args, kwargs: Kwargs, value: Tensor | None) -> None:
+        """The next batch, and its loss, where it is known.
 
         Raises:
-            ValueError: the loss is a sum where a mean was said, or a mean where a sum was.
+            ValueError: the loss is a sum where a mean was stated, or a mean where a sum was.
         """
         self._count += 1
         if self._done:
@@ -172,32 +172,37 @@ class PointedOut:
         try:
             found = self._additivity.look(params, args, kwargs, value)
         except Exception as error:
-            self._warn(f"it was not checked, as the loss cannot be taken of fewer examples, or of more: {error!r}")
+            self._warn(
+                f"this could not be checked, because the loss does not run on fewer examples, or on more: {error!r}"
+            )
             return
         if found is None or found.agree:
             return
         numbers = (
-            f"at batch {self._count} the loss of some examples is {found.whole:.9g}, of two parts of them put together "
-            f"{found.together:.9g}"
+            f"in batch {self._count}, the loss of some examples is {found.whole:.9g}, and that of two parts of them, "
+            f"combined, is {found.together:.9g}"
         )
         if found.is_sum or found.is_mean:
-            is_, said = ("sum", "mean") if found.is_sum else ("mean", "sum")
-            raise ValueError(f"reduction is {said!r}, but the loss is a {is_}: {numbers}; pass reduction={is_!r}")
+            is_, stated = ("sum", "mean") if found.is_sum else ("mean", "sum")
+            raise ValueError(f"reduction is {stated!r}, but the loss is a {is_}: {numbers}; pass reduction={is_!r}")
         self._warn(
-            f"{numbers}: its examples depend on each other or on chance, or its mean is over something else than their "
-            "number; pass weight=lambda *batch: ..., what it is over"
+            f"{numbers}: the examples depend on each other or on random draws, or the mean is not over their number; "
+            "pass weight=lambda *batch: ..., what the mean is over"
         )
 
     def _warn(self, what: str) -> None:
         self._done = True
-        warn(f"the sum over batches may not be the quadratic of the one big batch: {what}", BatchDependenceWarning)
+        warn(
+            f"the sum over batches may differ from the quadratic of all examples as one batch: {what}",
+            BatchDependenceWarning,
+        )
 
 
-def _shapes(given: tuple[Any, ...]) -> tuple[Any, ...]:
+def _shapes(given: tuple[Any, ...]) -> tuple[object, ...]:
     if tree.PLAIN.issuperset([type(value) for value in given]):  # mostly
         return tuple([value.shape for value in given])
     return tuple(leaf.shape for leaf in tree.leaves(given) if isinstance(leaf, Tensor))
 
 
-def _copied(leaf: object) -> Any:
+def _copied(leaf: object) -> object:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf  # a part would keep the whole batch alive

@@ -45,7 +45,7 @@ def size_of(args: Args, kwargs: Kwargs) -> int:
         return sizes.pop()
     if not sizes:
         raise ValueError(
-            "the batch has no tensor with a dimension, so its examples cannot be counted or taken apart: pass tensors "
+            "the batch has no tensor with a dimension, so its examples cannot be counted or separated: pass tensors "
             "whose first dimension is the examples"
         )
     shapes = ", ".join(

@@ -7,7 +7,7 @@ Schneider and Hennig, Debiasing Mini-Batch Quadratics for Applications in Deep L
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -56,7 +56,7 @@ def two_batch(
     step = grad_and_quadratic(loss, direction, strategy=strategy)
     along = quadratic_along(loss, strategy=strategy)
 
-    def both(params: Tree, batch: object, held_out: Any) -> TwoBatchStep:
+    def both(params: Tree, batch: object, held_out: object) -> TwoBatchStep:
         args, kwargs = arguments(batch)
         others, options = arguments(held_out)
         grads, d, same = step(params, *args, **kwargs)

@@ -72,15 +72,15 @@ def alpha_interval(
 ) -> AlphaInterval:
     """α* as a ratio of means, with a confidence interval.
 
-    Holds for examples that are drawn independently, and for a direction that is made of other ones: for the same ones
-    α* is biased, and no interval around it is right (see ``two_batch``).
+    It holds for examples that are drawn independently, and for a direction that was computed from other examples: with
+    the same ones α* is biased, and no interval around it is right (see ``two_batch``).
 
     Args:
         quadratics: of n examples, fields of shape (n,), as ``per_example_quadratics`` gives them; or of n batches.
         level: of confidence, between 0 and 1; approximate, as n grows.
-        weight: shape (n,), of each example in the mean; None: all alike.
+        weight: shape (n,), of each example in the mean; None: all equal.
         method: "delta", symmetric about α*, or "fieller", which follows the skewness of a noisy curvature.
-        bootstrap: as many resamples of the examples for a percentile interval beside it (Efron, 1979); a resample whose
+        bootstrap: the number of resamples for an additional percentile interval (Efron, 1979); a resample whose
             curvature is not positive counts as an infinite α*.
         seed: of the resamples; no global RNG is touched.
 
@@ -167,5 +167,5 @@ def _checked(
         if len(bad):
             raise ValueError(f"{name} of example {int(bad[0])} is {float(numbers[bad[0]])}: leave such examples out")
     if len(s) < 2:
-        raise ValueError("quadratics has fewer than 2 examples of positive weight: their noise cannot be seen")
+        raise ValueError("quadratics has fewer than 2 examples of positive weight: their noise cannot be estimated")
     return s, c, w

@@ -22,7 +22,7 @@ from alpha_func.quadratic import Quadratic
 from alpha_func.taylor import Taylor
 from alpha_func.torch_private import peek_interpreter_stack
 from alpha_func.transforms.directions import DirectionFunction
-from alpha_func.transforms.engine import Engine, Form, engine_of
+from alpha_func.transforms.engine import Engine, SpanNumbers, engine_of
 from alpha_func.transforms.strategies import Products, Step, StrategyLike
 from alpha_func.transforms.validation import require_callable, scalar_loss
 from alpha_func.tree import Tree
@@ -73,7 +73,7 @@ class MicrobatchedLoss(LossOfLoss):
     def check(self, params: Tree) -> Callable[..., None]:
         """A function that refuses a chunk, given its arguments and value, whose loss is not made of its examples'."""
         # Within a transform there are no values to compare; of shards, no rank has any by itself.
-        if peek_interpreter_stack() is not None or has_shards(params):
+        if peek_interpreter_stack() is not None or has_shards(params, self.loss):
             return lambda args, kwargs, value=None: None
         additivity = Additivity(self.loss, self.weigh.fresh(), self._passed)
 
@@ -83,9 +83,9 @@ class MicrobatchedLoss(LossOfLoss):
                 return
             hint = " (it is a sum: pass reduction='sum')" if found.is_sum else ""
             raise ValueError(
-                f"the loss cannot be cut into chunks: of some examples it is {found.whole:.9g}, of two parts of them "
-                f"put together {found.together:.9g}; its examples depend on each other or on chance, or its mean is "
-                f"over something else than their number{hint}: pass weight=lambda *batch: ..., what it is over"
+                f"the loss cannot be cut into chunks: the loss of some examples is {found.whole:.9g}, and that of two "
+                f"parts of them, combined, is {found.together:.9g}; the examples depend on each other or on random "
+                f"draws, or the mean is not over their number{hint}: pass weight=lambda *batch: ..., what it is over"
             )
 
         return check
@@ -139,7 +139,7 @@ class Chunked(Engine):
         )
         return Taylor(found[0], found[1], found[2], tuple(found[3:]))
 
-    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Form:
+    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> SpanNumbers:
         """Value, slopes and curvature, summed in float64."""
         found = self._summed(
             lambda some, options: self._each.span(params, directions, some, options),
@@ -204,9 +204,9 @@ def microbatched(
 ) -> MicrobatchedLoss:
     """The same loss, cut into chunks of at most ``size`` examples: for a batch whose activations do not fit in memory.
 
-    Equal to the loss of the whole batch to rounding. The transforms run it chunk by chunk: ``quadratic_along`` and
-    ``hvp`` as they do a batch each; ``grad_and_quadratic`` the gradient of every chunk and then, for the direction
-    that is made of their sum, the quadratic of every chunk.
+    Equal to the loss of the whole batch to rounding. The transforms run it chunk by chunk. ``quadratic_along`` and
+    ``hvp`` treat each chunk as a batch. ``grad_and_quadratic`` computes the gradient of every chunk, the direction from
+    their sum, and then the quadratic of every chunk.
 
     Args:
         loss: as for ``quadratic_along``. Capture first, and then cut: ``microbatched(capture(loss), 32)``.
@@ -220,8 +220,8 @@ def microbatched(
 
     Raises:
         TypeError, ValueError: an argument is not as above; at a call, the tensors of the batch have different first
-            dimensions, or the loss of a chunk is not made of its examples' (BatchNorm or dropout in train mode, a
-            contrastive loss, another weight).
+            dimensions, or the loss of a chunk is not the mean or sum of its examples' (BatchNorm or dropout in train
+            mode, a contrastive loss, another weight).
 
     >>> import torch
     >>> from alpha_func import quadratic_along

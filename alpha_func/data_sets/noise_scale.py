@@ -19,7 +19,7 @@ place.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -107,10 +107,10 @@ def noise_scale(
         loss: as for ``quadratic_along``; capture it.
         size: of the pieces whose gradients are compared, in examples. Larger pieces cost less and tell less: the noise
             of a piece is that of an example over its size.
-        whole: whether the batch is all that there is, the data set that batches are drawn from: its gradient is then G
-            itself, and nothing is uncertain. Otherwise it is a sample, whose own noise is taken out.
-        chunk_size: as many pieces at a time. Each takes the memory of a sweep over the whole batch; every piece keeps
-            a gradient.
+        whole: whether the batch is the whole data set: its gradient is then G itself, without uncertainty. Otherwise it
+            is a sample, and its own noise is subtracted.
+        chunk_size: the number of pieces at a time. Each takes the memory of a sweep over the whole batch; every piece
+            keeps a gradient.
         strategy: as for ``quadratic_along``.
 
     Returns:
@@ -121,8 +121,8 @@ def noise_scale(
     Raises:
         TypeError, ValueError: an argument is not as above, or a layer makes examples depend on each other.
 
-    The error bars are of the gradients' noise; H is taken as known. Along another direction than −g the best step is
-    another one: for an optimizer's own step, see ``two_batch``.
+    The error bars account for the noise of the gradients; H is taken as known. All of this is for the direction −g: for
+    an optimizer's own step, see ``two_batch``.
 
     >>> import torch
     >>> loss = lambda x, y: ((x - y) ** 2).mean() / 2
@@ -139,7 +139,7 @@ def noise_scale(
     plain = loss.loss if isinstance(loss, CapturedLoss) else loss
     along, product = quadratic_along(loss, strategy=strategy), hvp(loss, strategy=strategy)
 
-    def scale(params: Tree, batch: object, hessian_batch: Any = None) -> NoiseScale:
+    def scale(params: Tree, batch: object, hessian_batch: object = None) -> NoiseScale:
         check_params(params)
         pieces, structure, batched = _cut(loss, arguments(batch), size)
 
@@ -188,12 +188,13 @@ def _of_all(a: Tensor, s: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 def _cut(
     loss: Callable[..., Tensor], batch: tuple[Args, Kwargs], size: int
-) -> tuple[list[Tensor], tree.Structure, list[tuple[Any, bool]]]:
+) -> tuple[list[Tensor], tree.Structure, list[tuple[object, bool]]]:
     """The batched leaves as (pieces, size, ...), the structure of the arguments, and every leaf with whether it is."""
     examples = size_of(*batch)
     if examples % size or examples // size < 3:
         raise ValueError(
-            f"batch has {examples} examples and size is {size}: expected at least 3 pieces of one size, for their noise"
+            f"batch has {examples} examples and size is {size}: expected at least 3 pieces of equal size, to estimate "
+            "their noise"
         )
     layers = coupled_layers(loss)
     if layers:

@@ -1,6 +1,7 @@
 """The quadratic of every example of a batch along one direction: where the noise of α* comes from."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,33 +10,38 @@ from torch.func import vmap
 from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
 from alpha_func.capture import CapturedLoss, capture
+from alpha_func.data_sets.additive import Verb, measure
 from alpha_func.data_sets.additivity import coupled_layers
 from alpha_func.data_sets.batches import arguments, part, size_of
 from alpha_func.errors import BatchDependenceWarning, warn
-from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.strategies import StrategyLike
-from alpha_func.transforms.validation import aligned, check_params, require_callable
-from alpha_func.transforms.verbs import quadratic_along
+from alpha_func.transforms.validation import check_params, require_callable
 from alpha_func.tree import Tree
 
 
 def per_example_quadratics(
-    loss: Callable[..., Tensor], *, strategy: StrategyLike | None = None, chunk_size: int | None = None
-) -> Callable[..., Quadratic]:
+    loss: Callable[..., Tensor],
+    *,
+    verb: Verb | None = None,
+    strategy: StrategyLike | None = None,
+    chunk_size: int | None = None,
+) -> Callable[..., Any]:
     """The quadratic qᵢ of every example of a batch, each as a batch of one, along one direction.
 
-    For a loss that is a mean over examples their mean is the batch's quadratic; where it is a weighted mean (class
-    weights, ignored targets) it is not, which is pointed out at the first call: give ``alpha_interval`` the weights.
+    If the loss is a mean over examples, their mean is the batch's quadratic. If it is a weighted mean (class weights,
+    ignored targets), it is not, and the first call warns of it: pass the weights to ``alpha_interval``.
 
     Args:
-        loss: as for ``quadratic_along``. One that is not captured is captured here: a forward sweep under vmap has one
-            example's numbers to keep and no example's gradient.
+        loss: as for ``quadratic_along``; it is captured, if it is not yet: a forward sweep under vmap stores no
+            gradient of any example.
+        verb: as for ``accumulate``.
         strategy: one in STRATEGIES instead, for a loss that cannot be captured; the ones that form Hd hold a gradient
             and a product of every example at a time.
-        chunk_size: as many examples at a time; None: all.
+        chunk_size: the number of examples at a time; None: all.
 
     Returns:
-        ``(params, direction, batch) -> Quadratic`` of shape (examples,), float32 or better. ``batch`` is a tuple
+        ``(params, direction, batch) -> Quadratic`` of shape (examples,), or what the verb gives with that dimension
+        first, float32 or better. ``batch`` is a tuple
         (positional arguments of the loss), a mapping (keyword arguments) or a tensor. One to four gradients of the
         whole batch.
 
@@ -53,12 +59,11 @@ def per_example_quadratics(
     if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1):
         raise ValueError(f"chunk_size is {chunk_size!r}: give a whole number of at least 1, or None")
     captured = loss if isinstance(loss, CapturedLoss) or strategy is not None else capture(loss)
-    along = quadratic_along(captured, strategy=strategy)
+    along = measure(captured, verb, strategy)
     compared: list[bool] = []
 
-    def quadratics(params: Tree, direction: Tree, batch: object) -> Quadratic:
+    def quadratics(params: Tree, direction: Tree, batch: object) -> Any:
         check_params(params)
-        d = aligned(params, direction, "direction")
         args, kwargs = arguments(batch)
         n = size_of(args, kwargs)
         if n == 0:
@@ -69,14 +74,14 @@ def per_example_quadratics(
         leaves, structure = tree.flatten((args, kwargs))
         batched = [isinstance(leaf, Tensor) and leaf.ndim > 0 for leaf in leaves]
 
-        def of_one(*examples: Tensor) -> Quadratic:
+        def of_one(*examples: Tensor) -> Any:
             given = iter(examples)
             whole = [next(given)[None] if is_b else leaf for leaf, is_b in zip(leaves, batched, strict=True)]
             some, options = tree.unflatten(whole, structure)
-            return along(params, d, *some, **options)
+            return along(params, direction, *some, **options)
 
         examples = [leaf for leaf, is_b in zip(leaves, batched, strict=True) if is_b]
-        found = Quadratic(*vmap(of_one, chunk_size=chunk_size)(*examples))
+        found = vmap(of_one, chunk_size=chunk_size)(*examples)
         if not compared:
             compare_with_whole(loss, params, found.value, *part(args, kwargs, 0, chunk_size or n))
             compared.append(True)

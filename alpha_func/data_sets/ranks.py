@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -25,16 +25,23 @@ from alpha_func.errors import DistributedError
 from alpha_func.shards import attempt, is_sharded
 from alpha_func.tree import Tree
 
-Group = Any  # a torch.distributed.ProcessGroup; None is the default group
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Group: TypeAlias = "ProcessGroup | None"  # None is the default group
 IDENTITY = 8  # numbers say what must be the same on all ranks
 WIDTH = IDENTITY + 4  # the most numbers that a rank says
 _WELL, _FAILED, _INTERRUPTED = 0.0, 1.0, 2.0
 _ALIKE = 1e-6  # of the norm: other hardware rounds alike to 1e-7
 _MUST_BE_ALIKE = (
-    ([0], "other settings", "call the same verb with the same reduction, weight and strategy, and layers in one mode"),
-    ([1], "params of other names, shapes or dtypes, or in another order,", "build the same module on every rank"),
-    ([2, 3, 4], "other params", "broadcast those of one rank, as DistributedDataParallel does"),
-    ([5, 6, 7], "another direction", "make it of the same gradient on every rank, such as data_parallel_gradient's"),
+    ([0], "different settings", "use the same function, reduction, weight, strategy and train mode"),
+    ([1], "params with different names, shapes, dtypes or order", "build the same module on every rank"),
+    ([2, 3, 4], "different params", "broadcast the params of one rank, as DistributedDataParallel does"),
+    (
+        [5, 6, 7],
+        "a different direction",
+        "make it from the same gradient on every rank, such as data_parallel_gradient's",
+    ),
 )
 _BLOCK = 2**16
 _OVER = object()
@@ -54,21 +61,21 @@ def exchange(where: str, own: Callable[[], Sequence[float]], group: Group = None
     """
     _require_member(group)
     try:
-        said = [_WELL, _number_of(where), *own()]
+        numbers = [_WELL, number_of(where), *own()]
     except DistributedError:  # the others know
         raise
     except BaseException as error:
         with suppress(DistributedError):  # the others are gone too: this rank's own error says more
             _gathered([_INTERRUPTED if isinstance(error, KeyboardInterrupt) else _FAILED], group)
         raise
-    table = _gathered(said, group)
+    table = _gathered(numbers, group)
     fares, places = table[:, 0], table[:, 1]
     for what, others in (
         ("failed: its own error says why", fares == _FAILED),
         ("was interrupted (Ctrl-C): there is no result", fares == _INTERRUPTED),
         (
-            f"is not at {where}, where this rank is: let every rank make the same calls, and give each as many batches "
-            "where all must take them together",
+            f"is not at {where}, where this rank is: every rank must make the same calls, with as many batches as the "
+            "others where all take them together",
             places != places[dist.get_rank(group)],
         ),
     ):
@@ -89,7 +96,7 @@ def agree(settings: str, vectors: Callable[[], tuple[Tree, Tree]], group: Group 
 def identity(settings: str, params: Tree, direction: Tree) -> list[float]:
     """Eight numbers that are the same on two ranks where params, direction and settings are."""
     layout = [(name, tuple(leaf.shape), str(leaf.dtype)) for name, leaf in tree.named_leaves(params)]
-    return [_number_of(settings), _number_of(str(layout)), *_seen(params), *_seen(direction)]
+    return [number_of(settings), number_of(str(layout)), *_seen(params), *_seen(direction)]
 
 
 def require_alike(identities: Tensor, group: Group) -> None:
@@ -124,8 +131,8 @@ def in_lockstep(batches: Iterable[object], group: Group = None) -> Iterator[Any]
             return
         if not more.all():
             raise DistributedError(
-                f"{_named(~more, group)} has no more than {taken} batches, and {_named(more, group)} has: all ranks "
-                "take their batches together (lockstep=True); give each as many, such as by a DistributedSampler"
+                f"{_named(~more, group)} has only {taken} batches, and {_named(more, group)} has more: all ranks take "
+                "their batches together (lockstep=True); give each the same number, such as by a DistributedSampler"
             )
         yield batch
 
@@ -155,17 +162,15 @@ def all_take_part(batches: Iterable[object], group: Group = None) -> Iterator[An
             yield batch
 
 
-def _zeros_like_one_of(batch: object, group: Group) -> Any:
+def _zeros_like_one_of(batch: object, group: Group) -> object:
     """A batch of zeros, as large as that of the first rank which has one."""
 
-    def described(leaf: object) -> Any:
+    def described(leaf: object) -> object:
         return ("a tensor", tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf
 
-    every: list[Any] = [None] * dist.get_world_size(group)
     leaves, structure = tree.flatten(batch) if batch is not _OVER else (None, None)
     own = None if leaves is None else [described(leaf) for leaf in leaves]
-    attempt(lambda: dist.all_gather_object(every, (own, structure), group=group))
-    found, structure = next(each for each in every if each[0] is not None)
+    found, structure = next(each for each in gathered_objects((own, structure), group) if each[0] is not None)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     made = [torch.zeros(x[1], dtype=x[2], device=device) if _is_described(x) else x for x in found]
     return tree.unflatten(made, structure)
@@ -199,7 +204,23 @@ def _fixed(device: torch.device) -> Tensor:
     return torch.randn(2, _BLOCK, generator=generator, dtype=torch.float64).to(device)
 
 
-def _number_of(text: str) -> float:
+def gathered_objects(own: object, group: Group) -> list[Any]:
+    """What every rank has, small and picklable."""
+    every: list[object] = [None] * dist.get_world_size(group)
+    attempt(lambda: dist.all_gather_object(every, own, group=group))
+    return every
+
+
+def gathered(own: Tensor, group: Group) -> Tensor:
+    """The vectors of all ranks, of one length, a row each, on the CPU."""
+    device = torch.accelerator.current_accelerator() if dist.get_backend(group) == "nccl" else None
+    own = own.to(device) if device is not None else own
+    every = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    attempt(lambda: dist.all_gather(every, own, group=group))
+    return torch.stack(every).cpu()
+
+
+def number_of(text: str) -> float:
     """48 bits of a text's hash, which a float64 holds."""
     return float(int.from_bytes(sha256(text.encode()).digest()[:6], "big"))
 
@@ -225,8 +246,4 @@ def _require_member(group: Group) -> None:
 
 
 def _gathered(numbers: list[float], group: Group) -> Tensor:
-    device = torch.accelerator.current_accelerator() if dist.get_backend(group) == "nccl" else None
-    own = torch.tensor(numbers + [0.0] * (WIDTH + 2 - len(numbers)), dtype=torch.float64, device=device)
-    every = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
-    attempt(lambda: dist.all_gather(every, own, group=group))
-    return torch.stack(every).cpu()
+    return gathered(torch.tensor(numbers + [0.0] * (WIDTH + 2 - len(numbers)), dtype=torch.float64), group)

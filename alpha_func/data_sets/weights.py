@@ -8,14 +8,13 @@ weights of the targets for a weighted cross entropy. A loss that is a sum needs 
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from alpha_func.calls import Args, Kwargs
 from alpha_func.data_sets.batches import shapes_of, size_of
+from alpha_func.losses.criteria import as_module
 from alpha_func.losses.module_loss import module_loss_of
 
 Weight = Callable[..., float | Tensor]
@@ -26,16 +25,6 @@ _ELEMENTWISE = (
     nn.KLDivLoss, nn.SoftMarginLoss, nn.HingeEmbeddingLoss,
 )  # fmt: skip
 _BY_EXAMPLE = (nn.MultiMarginLoss, nn.MultiLabelMarginLoss, nn.MultiLabelSoftMarginLoss)
-_FUNCTIONS: dict[Any, type[nn.Module]] = {
-    F.mse_loss: nn.MSELoss,
-    F.l1_loss: nn.L1Loss,
-    F.smooth_l1_loss: nn.SmoothL1Loss,
-    F.huber_loss: nn.HuberLoss,
-    F.binary_cross_entropy: nn.BCELoss,
-    F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
-    F.cross_entropy: nn.CrossEntropyLoss,
-    F.nll_loss: nn.NLLLoss,
-}
 
 
 class Weighing(NamedTuple):
@@ -83,7 +72,7 @@ def weighing(loss: Callable[..., Tensor], weight: Weight | str | None, reduction
     if reduction not in (None, *REDUCTIONS):
         raise ValueError(f"reduction {reduction!r} is unknown: choose from {', '.join(REDUCTIONS)}, or leave it out")
     if isinstance(weight, str) and weight != "examples":
-        raise ValueError(f"weight {weight!r} is unknown: say 'examples', or give a function weight(*batch)")
+        raise ValueError(f"weight {weight!r} is unknown: pass 'examples', or a function weight(*batch)")
     if weight is not None and not isinstance(weight, str) and not callable(weight):
         raise TypeError(f"weight must be callable as weight(*batch), or 'examples', got {type(weight).__name__}")
     criterion = criterion_of(loss)
@@ -101,14 +90,7 @@ def weighing(loss: Callable[..., Tensor], weight: Weight | str | None, reduction
 def criterion_of(loss: Callable[..., Tensor]) -> Any:
     """The criterion that ``functional_loss`` was given, a known function as its module; None where there is none."""
     source = module_loss_of(loss)
-    criterion = getattr(source.model, "criterion", None) if source is not None else None
-    function, options = criterion, {}
-    if isinstance(criterion, partial) and not criterion.args:
-        function, options = criterion.func, criterion.keywords
-    try:
-        return _FUNCTIONS[function](**options)
-    except (KeyError, TypeError):  # another function; an option that only the function has
-        return criterion
+    return as_module(getattr(source.model, "criterion", None)) if source is not None else None
 
 
 def size_of_arguments(*args: object, **kwargs: object) -> int:

@@ -6,14 +6,13 @@ optimizer's step at a learning rate of 1 without its momentum, θ₋ before the 
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, func
 
 from alpha_func import tree
 from alpha_func.experiment.optimizers import Algorithm
 from alpha_func.experiment.settings import CAPTURED, Experiment
-from alpha_func.experiment.steppers import Measured
+from alpha_func.experiment.steppers import MeasuredStep
 from alpha_func.optimizers.pure import State
 from alpha_func.transforms.along import taylor_along
 from alpha_func.transforms.directions import steepest_descent
@@ -46,7 +45,7 @@ class Beyond:
         self.last: Tree | None = None
 
     def __call__(
-        self, params: Tree, measured: Measured, state: State | None, x: Tensor, y: Tensor, lr: float
+        self, params: Tree, measured: MeasuredStep, state: State | None, x: Tensor, y: Tensor, lr: float
     ) -> dict[str, float]:
         """Of the step from ``params`` at this learning rate, with the optimizer's state before it."""
         found: dict[str, float] = {}
@@ -64,7 +63,7 @@ class Beyond:
         if self._best is not None:
             self.last = params
 
-    def _step(self, params: Tree, state: State | None, x: Tensor, y: Tensor) -> Any:
+    def _step(self, params: Tree, state: State | None, x: Tensor, y: Tensor) -> object:
         grads = self._gradient(params, x, y)
         if self._direction is None:
             return steepest_descent(grads)

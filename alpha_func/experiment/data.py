@@ -90,7 +90,7 @@ def _from_scikit_learn(experiment: Experiment) -> Data:
     return _data(experiment, inputs, targets, task)
 
 
-def _data(experiment: Experiment, inputs: Any, targets: Any, task: str) -> Data:
+def _data(experiment: Experiment, inputs: object, targets: Any, task: str) -> Data:
     _check_loss(experiment, task)
     dtype = DTYPES[experiment.dtype]
     x = torch.from_numpy(_standardised(inputs)).to(dtype)

@@ -77,7 +77,7 @@ def _lock(file: BinaryIO, folder: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
         raise InputError(
-            f"another process is at work in {folder}: wait for its end, or choose another folder"
+            f"another process is writing to {folder}: wait until it ends, or choose another folder"
         ) from error
     except OSError:  # a file system without locks
         return

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -45,7 +44,7 @@ def _parsed(rows: Iterable[str]) -> Iterator[Line]:
             continue
 
 
-def _strict(value: object) -> Any:
+def _strict(value: object) -> object:
     """JSON has no NaN and no infinity: they are strings, which ``float`` reads."""
     if isinstance(value, list):
         return [_strict(each) for each in value]

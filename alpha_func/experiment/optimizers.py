@@ -1,16 +1,18 @@
 """The optimizers that a run can train with, by the names and options of the command line."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from alpha_func.calls import Kwargs
 from alpha_func.experiment.rules import RULES
 from alpha_func.optimizers.pure import Direction, from_optimizer
+from alpha_func.optimizers.stepping import Options
 
 FIRST_LEARNING_RATE = 0.01
 BIAS = "bias"
@@ -24,7 +26,7 @@ class Kind(NamedTuple):
     """A torch.optim class, what of it is fixed, and which options may be given."""
 
     optimizer: type[Optimizer]
-    fixed: dict[str, Any]
+    fixed: Kwargs
     options: tuple[str, ...]
     biases: tuple[type[Optimizer], tuple[str, ...]] | None = None  # another class, and which options it shares
 
@@ -58,7 +60,7 @@ class Algorithm:
     label: str
     kind: str
     lr: float | str
-    options: Mapping[str, Any]
+    options: Options
 
     @property
     def nominal_lr(self) -> float:
@@ -87,10 +89,10 @@ class Algorithm:
             live.append(make([p for name, p in named if name.endswith(f".{BIAS}")], **options))
         return live
 
-    def _all_options(self) -> dict[str, Any]:
+    def _all_options(self) -> Kwargs:
         return {**KINDS[self.kind].fixed, **self.options}
 
-    def _biases(self) -> list[tuple[type[Optimizer], dict[str, Any]]]:
+    def _biases(self) -> list[tuple[type[Optimizer], Kwargs]]:
         biases = KINDS[self.kind].biases
         if biases is None:
             return []
@@ -100,7 +102,7 @@ class Algorithm:
         ]
 
 
-def algorithm(text: str, lr: float | str, shared: Mapping[str, Any]) -> Algorithm:
+def algorithm(text: str, lr: float | str, shared: Options) -> Algorithm:
     """The optimizer that a text names: a name of KINDS, and after colons options of its own.
 
     Args:
@@ -141,7 +143,7 @@ def algorithm(text: str, lr: float | str, shared: Mapping[str, Any]) -> Algorith
     return made
 
 
-def unused(shared: Mapping[str, Any], algorithms: tuple[Algorithm, ...]) -> str | None:
+def unused(shared: Options, algorithms: tuple[Algorithm, ...]) -> str | None:
     """An option that none of the algorithms takes."""
     return next((name for name in shared if not any(name in KINDS[one.kind].options for one in algorithms)), None)
 
@@ -151,7 +153,7 @@ def _example(name: str) -> str:
     return ":".join([name, "lr=0.01", *(f"{option}={values.get(option, '0.1')}" for option in KINDS[name].options)])
 
 
-def _value(text: str, option: str, value: str) -> Any:
+def _value(text: str, option: str, value: str) -> object:
     numbers = [_number(text, part) for part in value.split("/")]
     if len(numbers) != (2 if option == "betas" else 1):
         raise InputError(

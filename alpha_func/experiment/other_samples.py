@@ -14,7 +14,7 @@ from alpha_func.data_sets.accumulate import accumulate
 from alpha_func.experiment.data import Data
 from alpha_func.experiment.optimizers import InputError
 from alpha_func.experiment.settings import CAPTURED, Experiment
-from alpha_func.experiment.steppers import Measured
+from alpha_func.experiment.steppers import MeasuredStep
 from alpha_func.observer.record import divided
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.verbs import quadratic_along
@@ -66,7 +66,7 @@ class OtherSamples:
         self._columns = columns(experiment)
 
     def __call__(
-        self, params: Tree, measured: Measured, held_out: tuple[Tensor, Tensor], step: int, lr: float
+        self, params: Tree, measured: MeasuredStep, held_out: tuple[Tensor, Tensor], step: int, lr: float
     ) -> dict[str, float]:
         """The step at params, on the held-out batch and on all samples; NaN at steps that are not measured on all."""
         found: list[float] = []
@@ -84,7 +84,8 @@ class OtherSamples:
         total = self._on_all.total(params, direction, batches)
         if not total.complete:
             raise KeyboardInterrupt
-        return total.quadratic
+        quadratic: Quadratic = total.result
+        return quadratic
 
 
 def _row(quadratic: Quadratic, steps: float, lr: float) -> list[float]:

@@ -124,7 +124,7 @@ def _stepping(name: str, experiment: Experiment) -> str:
     rule, factor = RULES[name], experiment.factor
     averaged = f" with moving average {experiment.ema:g}" if rule.averages and experiment.ema is not None else ""
     times = "" if factor in (None, rule.factor) or not rule.factor else f" times {factor / rule.factor:.3g}"
-    return f"stepping by {rule.said}{times}{averaged}"
+    return f"stepping by {rule.description}{times}{averaged}"
 
 
 def _value(value: object) -> str:

@@ -11,9 +11,11 @@ from alpha_func import tree
 from alpha_func.experiment.optimizers import Algorithm
 from alpha_func.experiment.rules import RULES, step_rule_of
 from alpha_func.experiment.settings import Experiment
-from alpha_func.experiment.steppers import Measured
+from alpha_func.experiment.steppers import MeasuredStep
 from alpha_func.quadratic import Quadratic
 from alpha_func.step_rules import StepRule
+
+RunState = Mapping[str, Any]  # of a run, or a part of it: what it goes on from
 
 
 class Rate:
@@ -37,18 +39,18 @@ class Rate:
         return self._rule is None
 
     @property
-    def state(self) -> dict[str, Any]:
+    def state(self) -> RunState:
         """Where it stands, in plain numbers."""
         known = [] if self._rule is None else [float(number) for number in tree.leaves(self._known)]
         return {"lr": self.lr, "known": known, "gain_ratio": self._gain_ratio}
 
     @state.setter
-    def state(self, state: Mapping[str, Any]) -> None:
+    def state(self, state: RunState) -> None:
         self.lr, self._gain_ratio = state["lr"], state["gain_ratio"]
         if self._rule is not None:
             self._known = tree.unflatten(state["known"], tree.structure(self._rule.init()))
 
-    def choose(self, measured: Measured) -> None:
+    def choose(self, measured: MeasuredStep) -> None:
         """The rate of the step that was measured; the last one where the dtype cannot hold the rule's."""
         if self._rule is None:
             return
@@ -57,6 +59,6 @@ class Rate:
         if abs(lr := float(alpha)) / measured.unit <= torch.finfo(measured.quadratic.value.dtype).max:
             self.lr = lr
 
-    def gained(self, measured: Measured, loss_after: Tensor) -> None:
+    def gained(self, measured: MeasuredStep, loss_after: Tensor) -> None:
         """What the loss is where the step ended, for a rule that asks for it."""
         self._gain_ratio = float(measured.quadratic.gain_ratio(loss_after, self.lr / measured.unit))

@@ -6,31 +6,31 @@ from typing import NamedTuple
 from alpha_func.step_rules import StepRule, armijo, cdat, damped, pal, polyak, trusted
 
 
-class Rule(NamedTuple):
+class RateRule(NamedTuple):
     """A step rule, whose α is a learning rate.
 
     Attributes:
         make: of a factor, the share of the past in its averages, and α where there is nothing to go by yet.
-        said: what a step is, in words.
+        description: what a step is, in words.
         factor: its own; None where it takes none.
         averages: whether it takes an average over steps.
         asks_gain: whether it asks for the gain ratio of every step, a forward pass.
     """
 
     make: Callable[[float, float, float], StepRule]
-    said: str
+    description: str
     factor: float | None
     averages: bool = False
     asks_gain: bool = False
 
 
 RULES = {
-    "alpha": Rule(lambda factor, beta, first: damped(factor, beta=beta, first=first), "α*", 1.0, averages=True),
-    "cdat": Rule(lambda sigma, beta, first: cdat(sigma, beta=beta, first=first), "CDAT's rate", 2.0, averages=True),
-    "polyak": Rule(lambda factor, beta, first: polyak(factor=factor, first=first), "Polyak's rate", 1.0),
-    "pal": Rule(lambda factor, beta, first: pal(adaptation=factor, first=first), "PAL's rate", 1 / 0.6),
-    "armijo": Rule(lambda factor, beta, first: armijo(), "Armijo's rate", None),
-    "trusted": Rule(
+    "alpha": RateRule(lambda factor, beta, first: damped(factor, beta=beta, first=first), "α*", 1.0, averages=True),
+    "cdat": RateRule(lambda sigma, beta, first: cdat(sigma, beta=beta, first=first), "CDAT's rate", 2.0, averages=True),
+    "polyak": RateRule(lambda factor, beta, first: polyak(factor=factor, first=first), "Polyak's rate", 1.0),
+    "pal": RateRule(lambda factor, beta, first: pal(adaptation=factor, first=first), "PAL's rate", 1 / 0.6),
+    "armijo": RateRule(lambda factor, beta, first: armijo(), "Armijo's rate", None),
+    "trusted": RateRule(
         lambda factor, beta, first: trusted(damped(factor, beta=beta, first=first)),
         "α* within a trust region", 1.0, averages=True, asks_gain=True,
     ),

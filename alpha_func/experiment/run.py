@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from alpha_func.experiment.folder import CONFIGURATION, LINES, STATE, STEPS, new
 from alpha_func.experiment.interrupts import Interrupts
 from alpha_func.experiment.minibatches import Minibatch, batches, steps_of
 from alpha_func.experiment.optimizers import InputError
+from alpha_func.experiment.rate import RunState
 from alpha_func.experiment.record_files import read_records
 from alpha_func.experiment.settings import Experiment, check_memory, network
 from alpha_func.experiment.summary import Course, cost, course
@@ -137,7 +138,7 @@ def _prepare(experiment: Experiment) -> _Prepared:
     return prepared
 
 
-def _go_on(prepared: _Prepared, folder: Path, state: Mapping[str, Any], show: Show, interrupts: Interrupts) -> Summary:
+def _go_on(prepared: _Prepared, folder: Path, state: RunState, show: Show, interrupts: Interrupts) -> Summary:
     experiment, data = prepared.experiment, prepared.data
     trainings = prepared.trainings()
     for training in trainings:
@@ -181,7 +182,7 @@ def _timed(
 class _Files:
     """steps.csv, lines.jsonl and, until the end of the run, state.pt."""
 
-    def __init__(self, folder: Path, state: Mapping[str, Any], digits: int | None):
+    def __init__(self, folder: Path, state: RunState, digits: int | None):
         self._folder, self.failure = folder, ""
         for name in (STEPS, LINES):  # what came after the state is done again
             size, path = state.get(name, 0), folder / name
@@ -190,7 +191,7 @@ class _Files:
                     file.truncate(size)
         self._steps = CSVLog(folder / STEPS, append=True, digits=digits)
         self._lines = LineFile(folder / LINES, append=True)
-        self._state: dict[str, Any] = dict(state)
+        self._state: RunState = dict(state)
         self._due = time.monotonic() + KEPT_EVERY
 
     def __enter__(self) -> "_Files":
@@ -235,7 +236,7 @@ class _Files:
         written_whole(self._folder / STATE, lambda file: torch.save({**self._state, **sizes}, file))
 
 
-def _read_state(folder: Path, prepared: _Prepared) -> dict[str, Any]:
+def _read_state(folder: Path, prepared: _Prepared) -> dict[str, object]:
     path = folder / STATE
     if not path.exists():
         rows = prepared.planned() * len(prepared.experiment.optimizers)
@@ -264,7 +265,7 @@ def _in_words(error: BaseException, folder: Path) -> str:
     return f"{type(error).__name__}: {first}"
 
 
-def _configuration(experiment: Experiment, command: Sequence[str], data: Data) -> dict[str, Any]:
+def _configuration(experiment: Experiment, command: Sequence[str], data: Data) -> dict[str, object]:
     return {
         "command": list(command),
         "experiment": experiment.settings(),

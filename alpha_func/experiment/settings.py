@@ -2,16 +2,18 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import nn
 
+from alpha_func.calls import Kwargs
 from alpha_func.experiment.optimizers import FIRST_LEARNING_RATE, SHARED, Algorithm, InputError, algorithm, unused
 from alpha_func.experiment.rules import RULES
+from alpha_func.optimizers.stepping import Options
 from alpha_func.transforms.strategies import STRATEGIES
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -172,7 +174,7 @@ class Experiment:
         """The optimizers with their options."""
         return tuple(algorithm(text, self.lr, self.shared_options()) for text in self.optimizers)
 
-    def shared_options(self) -> dict[str, Any]:
+    def shared_options(self) -> Kwargs:
         """The options that were given for all optimizers that take them."""
         return {name: value for name in SHARED if (value := getattr(self, name)) is not None}
 
@@ -180,16 +182,14 @@ class Experiment:
         """Whether a step is measured on all samples."""
         return self.full_data is not None and step % self.full_data == 0
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Kwargs:
         """Every setting, for a JSON file."""
         return asdict(self)
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Self:
+    def of(cls, settings: Options) -> Self:
         """The experiment of ``settings``, read back from a JSON file."""
-        read: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
-        }
+        read: Kwargs = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
         for name, default in cls().settings().items():
             value = read.get(name, default)
             kinds = (type(default), int, str) if name == "lr" else (type(default), int)

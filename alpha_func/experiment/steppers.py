@@ -17,7 +17,7 @@ from alpha_func.tree import Tree
 Measurement = Callable[[DirectionFunction], Callable[..., Step]]  # grad_and_quadratic of the run's loss
 
 
-class Measured(NamedTuple):
+class MeasuredStep(NamedTuple):
     """A step about to be taken, and the quadratic along it.
 
     ``direction`` is the step at the learning rate ``unit``, ``params`` where it ends at the optimizer's own, and
@@ -47,7 +47,7 @@ class Stepper(Protocol):
         """The parameters after the optimizer's step."""
         ...
 
-    def measure(self, params: Tree, x: Tensor, y: Tensor) -> Measured:
+    def measure(self, params: Tree, x: Tensor, y: Tensor) -> MeasuredStep:
         """The optimizer's step, measured."""
         ...
 
@@ -64,10 +64,10 @@ class SteepestDescent:
         """θ − lr·g."""
         return _moved(params, self._gradient(params, x, y), -self._lr)
 
-    def measure(self, params: Tree, x: Tensor, y: Tensor) -> Measured:
+    def measure(self, params: Tree, x: Tensor, y: Tensor) -> MeasuredStep:
         """Along −g, which has a cosine of 1 with itself and no weight decay in it."""
         grads, d, quadratic = self._step(params, x, y)
-        return Measured(d, 1.0, quadratic, _moved(params, d, self._lr), tree.vdot(d, grads), 1.0, 0.0)
+        return MeasuredStep(d, 1.0, quadratic, _moved(params, d, self._lr), tree.vdot(d, grads), 1.0, 0.0)
 
 
 def _moved(params: Tree, d: Tree, lr: float) -> Tree:
@@ -98,7 +98,7 @@ class Stateful:
         self.state = self._taken.state
         return self._taken.params
 
-    def measure(self, params: Tree, x: Tensor, y: Tensor) -> Measured:
+    def measure(self, params: Tree, x: Tensor, y: Tensor) -> MeasuredStep:
         """Along the step that the optimizer takes."""
         self._params = params
         grads, d, quadratic = self._step(params, x, y)
@@ -106,4 +106,4 @@ class Stateful:
         assert before is not None
         share = weight_decay_share(self._direction, d, grads, before, params)
         slope = tree.vdot(d, grads)
-        return Measured(d, self._lr, quadratic, self._taken.params, slope, cosine(d, grads).item(), share.item())
+        return MeasuredStep(d, self._lr, quadratic, self._taken.params, slope, cosine(d, grads).item(), share.item())

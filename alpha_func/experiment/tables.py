@@ -21,7 +21,7 @@ from alpha_func.experiment.settings import STDIN, Experiment
 
 MOST_VALUES = 100  # of a text column, where each becomes a column of 0 and 1
 SEPARATORS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
-_COMPRESSED: dict[str, Any] = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zip": "zip"}
+_COMPRESSED: dict[str, object] = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zip": "zip"}
 _TORN = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 _Columns = dict[Any, pd.Series]
 
@@ -86,7 +86,7 @@ class _Source:
             if experiment.data == STDIN and stream is None:
                 raise InputError("--data - reads stdin, and there is none: give a CSV file")
             content = stream.read() if experiment.data == STDIN and stream else path.read_bytes()
-            self._open: Callable[[], Any] = lambda: io.BytesIO(content)
+            self._open: Callable[[], object] = lambda: io.BytesIO(content)
         else:
             self._open = lambda: path
 
@@ -191,7 +191,7 @@ def _numbers(columns: _Columns, numbers: _Columns, experiment: Experiment, name:
             + _decimal_hint(columns, text, experiment)
         )
         raise InputError(f"{name} has text in column {_where(columns, text, list(text))}: {remedy}")
-    made: dict[Any, pd.Series] = {}
+    made: dict[object, pd.Series] = {}
     for key, each in numbers.items():
         if key not in text:
             made[key] = each

@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, func, nn
@@ -16,9 +16,9 @@ from alpha_func.experiment.data import Data
 from alpha_func.experiment.minibatches import Minibatch, batches, steps_of
 from alpha_func.experiment.optimizers import Algorithm
 from alpha_func.experiment.other_samples import OtherSamples
-from alpha_func.experiment.rate import Rate
+from alpha_func.experiment.rate import Rate, RunState
 from alpha_func.experiment.settings import CAPTURED, Experiment
-from alpha_func.experiment.steppers import Measured, Stateful, SteepestDescent, Stepper
+from alpha_func.experiment.steppers import MeasuredStep, Stateful, SteepestDescent, Stepper
 from alpha_func.losses.module_loss import functional_loss
 from alpha_func.observer.record import StepRecord, agreeing, divided
 from alpha_func.quadratic import Quadratic, gain_ratio
@@ -81,7 +81,7 @@ class Training:
         self._beyond = Beyond(experiment, algorithm, loss, plain_loss)
 
     @property
-    def state(self) -> dict[str, Any]:
+    def state(self) -> RunState:
         """Where it stands, for ``torch.save``; a step makes new tensors and changes none of these."""
         return {
             "params": self._params,
@@ -91,7 +91,7 @@ class Training:
         }
 
     @state.setter
-    def state(self, state: Mapping[str, Any]) -> None:
+    def state(self, state: RunState) -> None:
         self._params, self._stepper.state, self._rate.state = state["params"], state["optimizer"], state["rate"]
         self._beyond.last = state.get("last")
 
@@ -163,7 +163,12 @@ def _stepper(
 
 
 def _record(
-    batch: Minibatch, algorithm: Algorithm, measured: Measured, others: dict[str, float], lr: float, loss_after: Tensor
+    batch: Minibatch,
+    algorithm: Algorithm,
+    measured: MeasuredStep,
+    others: dict[str, float],
+    lr: float,
+    loss_after: Tensor,
 ) -> StepRecord:
     leaves = norms(measured.direction.values())
     numbers = torch.stack([*measured.quadratic, measured.slope, loss_after, *leaves])
@@ -217,7 +222,7 @@ def line_steps(experiment: Experiment, steps: int) -> set[int]:
     return {0} | {observed[min(last, round((last + 1) ** fraction))] for fraction in fractions}
 
 
-def _line(record: StepRecord, loss: Loss, params: Tree, measured: Measured) -> Line:
+def _line(record: StepRecord, loss: Loss, params: Tree, measured: MeasuredStep) -> Line:
     """h(α) from behind θ to beyond α*, and to the learning rate unless that is out of all proportion."""
     alpha, lr = record.alpha_lr, record.lr
     reach = abs(alpha) if math.isfinite(alpha) and alpha else lr

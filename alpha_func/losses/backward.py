@@ -64,7 +64,7 @@ def embedding_bag(
     return F.embedding_bag(input, weight, offsets, None, norm_type, False, *args, **kwargs)
 
 
-def normal(mean: Any, std: Any = 1.0, *args: Any, **kwargs: Any) -> Tensor:
+def normal(mean: Any, std: Any = 1.0, *args: object, **kwargs: Any) -> Tensor:
     """``torch.normal``: to PyTorch, a draw does not depend on its mean and deviation."""
     mean, std = (value.detach() if isinstance(value, Tensor) else value for value in (mean, std))
     return torch.normal(mean, std, *args, **kwargs)

@@ -93,13 +93,13 @@ def other_generators_kept() -> Iterator[None]:
         _set_others(*before)
 
 
-def _others() -> tuple[Any, Any]:
+def _others() -> tuple[object, object]:
     """The states of Python's generator and of NumPy's."""
     numpy = sys.modules.get("numpy")
     return random.getstate(), numpy.random.get_state() if numpy else None
 
 
-def _set_others(python: Any, numpy: Any) -> None:
+def _set_others(python: Any, numpy: object) -> None:
     random.setstate(python)
     if numpy is not None:
         sys.modules["numpy"].random.set_state(numpy)

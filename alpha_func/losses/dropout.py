@@ -5,12 +5,11 @@ own replacement of dropout fills it in the order of its indices. Where the two o
 the output of ``nn.MultiheadAttention``), the loss that is differentiated would be another than the one that is called.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from alpha_func.calls import Function
 
 _ALPHA = 1.7580993408473766  # of SELU; its negative limit is −alpha
 
@@ -50,7 +49,7 @@ def bernoulli_(x: Tensor, p: float | Tensor = 0.5, *, generator: torch.Generator
 
 
 # A torch function, and what stands for it.
-BY_FUNCTION: dict[Any, Callable[..., Tensor]] = {
+BY_FUNCTION: dict[Function, Function] = {
     F.dropout: dropout,
     torch.dropout: dropout,
     F.alpha_dropout: alpha_dropout,

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from alpha_func import tree
 
+Criterion = Callable[[Any, Any], Tensor]  # of outputs and targets
+
 
 class Supervised(nn.Module):
     """(inputs, targets) -> criterion(module(inputs), targets); the criterion's buffers are state like the module's."""
 
-    def __init__(self, module: nn.Module, criterion: Callable[[Any, Any], Tensor]):
+    def __init__(self, module: nn.Module, criterion: Criterion):
         super().__init__()
         self.module = module
         self.criterion = criterion
@@ -25,7 +27,7 @@ class Supervised(nn.Module):
         return self.criterion(outputs, targets)
 
 
-def _shifted(shift: Tensor, leaf: object) -> Any:
+def _shifted(shift: Tensor, leaf: object) -> object:
     return leaf + shift if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) else leaf
 
 
@@ -57,7 +59,7 @@ class OwnLoss(nn.Module):
         found = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
         if found is None:
             raise TypeError(
-                f"the module's output, a {type(output).__name__}, holds no loss: "
-                "pass the targets that make the module compute one (labels=...), or a criterion to functional_loss"
+                f"the module's output, a {type(output).__name__}, has no loss: pass the "
+                "targets from which the module computes one (labels=...), or pass a criterion to functional_loss"
             )
         return found

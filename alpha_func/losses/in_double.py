@@ -20,6 +20,11 @@ def loss_in_double(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return ModuleLoss(model, loss.names, loss.seed)
 
 
+def is_narrow(tensor: Tensor) -> bool:
+    """Whether it is in less than double precision."""
+    return (tensor.is_floating_point() or tensor.is_complex()) and torch.finfo(tensor.dtype).bits < 64
+
+
 def doubled(leaf: object) -> Any:
     """A floating tensor in double precision, anything else unchanged."""
     if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):

@@ -1,7 +1,5 @@
 """Modules and tensors that no loss can be differentiated through, refused by name before anything runs."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -21,7 +19,7 @@ def refuse_undifferentiable(argument: str, module: nn.Module) -> None:
             )
         if any(is_lazy(parameter) for parameter in part._parameters.values() if parameter is not None):
             raise ValueError(
-                f"{what} is a {type(part).__name__} whose parameters have no shape yet: call it on its inputs once"
+                f"{what} is a {type(part).__name__} whose parameters have no shape yet: call it once on its inputs"
             )
         if any(map(_is_quantised, _held(part))):
             raise TypeError(f"{what} is a quantised {type(part).__name__}, which has no derivative: {_QUANTISED}")
@@ -40,10 +38,10 @@ def refuse_kinds(args: Args, kwargs: Kwargs) -> None:
             raise TypeError(f"{name} is a quantised tensor ({value.dtype}): {_QUANTISED}")
 
 
-_QUANTISED = "compute in floating point (dequantize(), or the module before its conversion)"
+_QUANTISED = "compute in floating point (call dequantize(), or use the module before its conversion)"
 
 
-def _held(module: nn.Module) -> list[Any]:
+def _held(module: nn.Module) -> list[object]:
     """What a layer may hold its weight in: buffers, and the packed parameters of torch.ao."""
     return [*module._buffers.values(), *vars(module).values()]
 

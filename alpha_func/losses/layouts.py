@@ -5,7 +5,7 @@ The layout of a call is all of its signature that lies in tensors: types, dispat
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from alpha_func.torch_private import laid_out_as, peek_interpreter_stack
 
@@ -24,16 +24,16 @@ class Layouts(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._kept: list[tuple[list[Any], Callable[[list[Any]], bool], T]] = []
+        self._kept: list[tuple[list[object], Callable[[list[object]], bool], T]] = []
 
-    def find(self, names: list[Any], tensors: list[Any]) -> T | None:
+    def find(self, names: list[object], tensors: list[object]) -> T | None:
         """What is kept for tensors of these names that are laid out so."""
         for known, alike, found in self._kept:
             if known == names and alike(tensors):
                 return found
         return None
 
-    def keep(self, names: list[Any], tensors: Sequence[object], find: Callable[[], T]) -> None:
+    def keep(self, names: list[object], tensors: Sequence[object], find: Callable[[], T]) -> None:
         """Keep what ``find`` gives for such tensors; nothing where they have no layout, or are under a transform."""
         alike = laid_out_as(tensors) if peek_interpreter_stack() is None else None
         if alike is not None:

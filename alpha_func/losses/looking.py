@@ -21,6 +21,7 @@ from alpha_func.calls import Args, Kwargs
 from alpha_func.errors import ImpureLossError, StrategyError
 from alpha_func.losses.memory import NOWHERE, Memory, storage
 from alpha_func.torch_private import (
+    OpOverload,
     TorchDispatchMode,
     current_graph_task_id,
     dispatch_modes,
@@ -37,7 +38,7 @@ _current: ContextVar["Look | None"] = ContextVar("look", default=None)
 class Look(TorchDispatchMode):
     """Refuses an operator that reads a parameter other than as an argument, or writes to what the loss has not made."""
 
-    def __init__(self, params: Any, arguments: Any):
+    def __init__(self, params: object, arguments: object):
         super().__init__()  # type: ignore[no-untyped-call]
         given = [("a parameter", tensor) for tensor in _tensors(params)]
         self._given = Memory([*given, *(("an argument", tensor) for tensor in _tensors(arguments))])
@@ -53,7 +54,7 @@ class Look(TorchDispatchMode):
         self._parameters.append(Memory(named))
         self._made.update(map(storage, own))
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
+    def __torch_dispatch__(self, func: OpOverload, types: object, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         """The operator, if it may run."""
         kwargs = kwargs or {}
         taken = _tensors((args, kwargs))
@@ -97,7 +98,7 @@ class Look(TorchDispatchMode):
                 return f"{function.f_locals['cls'].__name__} reads {what} of shape {tuple(tensor.shape)}{here()}"
         return None
 
-    def _refuse_statistics(self, func: Any, taken: list[Tensor]) -> None:
+    def _refuse_statistics(self, func: object, taken: list[Tensor]) -> None:
         # The backward pass itself may use them, and the forward pass of native_group_norm saves them detached.
         if not self._statistics or current_graph_task_id() != -1 or func is torch.ops.aten.detach.default:
             return
@@ -105,13 +106,13 @@ class Look(TorchDispatchMode):
         if of is not None:
             raise StrategyError(_STATISTICS.format(of=of[0], func=func, here=here()))
 
-    def _refuse_write(self, func: Any, tensor: Tensor) -> None:
+    def _refuse_write(self, func: object, tensor: Tensor) -> None:
         what = self._given.owner(tensor) or "a tensor that it closes over"
         raise ImpureLossError(_WRITES.format(what=what, shape=tuple(tensor.shape), of=func, here=here()))
 
 
 @contextmanager
-def looking(params: Any, arguments: Any) -> Iterator[Look]:
+def looking(params: object, arguments: object) -> Iterator[Look]:
     """Look at the call of a loss that runs within, and at whether it draws from generators other than torch's.
 
     Args:
@@ -166,11 +167,11 @@ def _is_small(tensor: Tensor) -> bool:
     return plain and not lazy and tensor.numel() < _FEW
 
 
-def _tensors(values: Any) -> list[Tensor]:
+def _tensors(values: object) -> list[Tensor]:
     return [leaf for leaf in tree.leaves(values) if isinstance(leaf, Tensor)]
 
 
-def _other_draws() -> list[tuple[str, Any, Callable[[], None]]]:
+def _other_draws() -> list[tuple[str, object, Callable[[], None]]]:
     """The state of the generators that a seed of torch does not set, and how to put it back."""
     state = random.getstate()
     found: list[tuple[str, Any, Callable[[], None]]] = [("random", state, lambda: random.setstate(state))]
@@ -181,7 +182,7 @@ def _other_draws() -> list[tuple[str, Any, Callable[[], None]]]:
     return found
 
 
-def _put_back_draws(before: list[tuple[str, Any, Callable[[], None]]]) -> list[str]:
+def _put_back_draws(before: list[tuple[str, object, Callable[[], None]]]) -> list[str]:
     """The names of those that have moved, now where they were."""
     moved = []
     for (name, state, put_back), (_, now, _) in zip(before, _other_draws(), strict=True):
@@ -193,12 +194,12 @@ def _put_back_draws(before: list[tuple[str, Any, Callable[[], None]]]) -> list[s
 
 _NORMALISATIONS = ("native_layer_norm", "native_group_norm", "native_batch_norm")
 _STATISTICS = (
-    "the loss uses the statistics that {of} returns ({func}{here}): PyTorch takes them for constants, through which no "
-    "derivative passes; use torch.var_mean, which it differentiates"
+    "the loss uses the statistics that {of} returns ({func}{here}): PyTorch treats them as constants, and every "
+    "derivative through them would be zero; use torch.var_mean, which can be differentiated"
 )
 ANOTHER_WAY = (
     "the loss reads the memory of parameter {name} other than through its argument: {what} a tensor of shape "
-    "{shape}, a view, a list or a closure that holds the weight; its part in every derivative would be zero; "
+    "{shape}, a view, a list or a closure that holds the weight; every derivative through it would be zero; "
     "read it as the module's own attribute in the forward (self.layer.weight, model.parameters()), or hold a clone if "
     "it is constant"
 )
@@ -206,6 +207,6 @@ _WRITES = (
     "the loss changes {what}, of shape {shape}, in place ({of}{here}): it is not a pure function; change a clone of it"
 )
 _DRAWS = (
-    "the loss draws from {}, which no seed of functional_loss sets: it has another value at every call; draw with "
-    "torch (torch.rand), or pass the draw as an argument"
+    "the loss draws from {}, which the seed of functional_loss does not set, so its value changes from call to call: "
+    "draw with torch (torch.rand), or pass the random numbers as an argument"
 )

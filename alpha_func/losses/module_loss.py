@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from alpha_func.calls import Args, Kwargs
+from alpha_func.calls import Args, Function, Kwargs
 from alpha_func.losses import backward, dropout
 from alpha_func.losses.draws import seeded_rng
 from alpha_func.losses.forms import ByFunction, OwnLoss, Supervised
@@ -29,7 +29,7 @@ from alpha_func.torch_private import peek_interpreter_stack
 
 def functional_loss(
     module: nn.Module,
-    criterion: Callable[[Any, Any], Tensor] | None = None,
+    criterion: Callable[[object, object], Tensor] | None = None,
     *,
     loss_of: Callable[..., Tensor] | None = None,
     seed: int = 0,
@@ -39,10 +39,10 @@ def functional_loss(
     With a criterion, ``loss(params, inputs, targets) = criterion(module(inputs), targets)``. Without one,
     ``loss(params, *args, **kwargs)`` is the module's own output: a scalar, or its ``.loss`` or ``["loss"]`` (as Hugging
     Face models give when they are called with ``labels=``). With ``loss_of``, ``loss(params, *args, **kwargs) =
-    loss_of(module, *args, **kwargs)``: for any loss that is not of those two forms, whatever it calls of the module.
+    loss_of(module, *args, **kwargs)``: for any loss that has neither of these forms, whatever it calls on the module.
 
-    The module is read at every call and never changed: its mode (train or eval), its buffers, its frozen parameters and
-    its attributes are what they are at the call. Buffers are cloned inside each call, so train-mode BatchNorm works.
+    The module is read at every call and never changed: a call uses its mode (train or eval), buffers, frozen parameters
+    and attributes as they are at that moment. Buffers are cloned inside each call, so train-mode BatchNorm works.
     Stochastic layers draw from an RNG seeded with ``seed`` at each call: the loss is a function, and the global RNG
     (CPU and CUDA) stays where it was. On the CPU the draws are those of the module itself after
     ``torch.manual_seed(seed)``, differentiated, captured or not. One thread at a time runs a loss.
@@ -51,7 +51,7 @@ def functional_loss(
     constant (``detach``, an embedding's padding row, the parameters of a draw) is constant in every derivative; hooks
     on gradients do not belong to the loss, and are not run.
 
-    Of a module under ``fully_shard`` or ``parallelize_module`` the parameters are its DTensors, and the loss is to be
+    For a module under ``fully_shard`` or ``parallelize_module`` the parameters are its DTensors, and the loss must be
     captured: docs/many_processes.md.
 
     Args:
@@ -85,7 +85,7 @@ def functional_loss(
     if criterion is not None and not callable(criterion):
         raise TypeError(f"criterion must be callable as criterion(outputs, targets), got {type(criterion).__name__}")
     if loss_of is not None and (criterion is not None or not callable(loss_of)):
-        got = "a criterion beside it" if criterion is not None else type(loss_of).__name__
+        got = "a criterion as well" if criterion is not None else type(loss_of).__name__
         raise TypeError(f"loss_of must be callable as loss_of(module, *batch), without a criterion, got {got}")
     if isinstance(module, nn.parallel.DistributedDataParallel):
         module = module.module  # what it adds, communication, does not belong to the loss
@@ -197,8 +197,10 @@ class ModuleLoss:
         if params.keys() != self.expected:
             raise ValueError(_name_mismatch(params.keys(), self.expected))
         if self.spread:
-            for name, value in (*params.items(), *self.model.named_parameters()):
+            for name, value in params.items():
                 refuse_uncaptured(f"params[{name!r}]", value)
+            for name, value in self.model.named_parameters():
+                refuse_uncaptured(f"module's parameter {name.removeprefix('module.')!r}", value)
 
     def _look(self, params: Mapping[str, Tensor], args: Args, kwargs: Kwargs) -> None:
         """Call it once to see what it reads and writes; clones of the parameters show what reads the module's own."""
@@ -242,12 +244,12 @@ def module_loss_of(loss: Callable[..., Tensor]) -> ModuleLoss | None:
 class Watched(TorchFunctionMode):
     """A call whose dropout draws the masks of a plain call, and whose derivatives are those of its values."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
+    def __torch_function__(self, func: Any, types: object, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         """The call, by what stands for it."""
         return _INSTEAD.get(func, func)(*args, **(kwargs or {}))
 
 
-_INSTEAD = {**dropout.BY_FUNCTION, **backward.BY_FUNCTION}
+_INSTEAD: dict[Function, Function] = {**dropout.BY_FUNCTION, **backward.BY_FUNCTION}
 
 
 def _place(name: str) -> Place:

@@ -8,17 +8,17 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from alpha_func.calls import Function
+from alpha_func.losses.criteria import as_module
 from alpha_func.losses.forms import Supervised
 from alpha_func.losses.module_loss import ModuleLoss, module_loss_of
 
 SHIFT = "shift"  # the keyword of ``Supervised``
 
 _APART = (
-    "curvature={!r} is of the outputs of a module and a criterion on them, and this loss, {}, does not tell them "
-    "apart: make it by functional_loss(module, criterion)"
+    "curvature={!r} needs a module and a criterion on its outputs, and this loss, {}, does not keep them apart: "
+    "make it by functional_loss(module, criterion)"
 )
 _NO_LIKELIHOOD = (
     "curvature='fisher' needs a criterion that is the negative log-likelihood of its targets in natural parameters, "
@@ -42,7 +42,7 @@ def parted(loss: Callable[..., Tensor], curvature: str) -> Parted:
     """
     source = module_loss_of(loss)
     if source is None or not isinstance(source.model, Supervised):
-        what = "a function" if source is None else "the module's own or of loss_of"
+        what = "a function" if source is None else "one of the module's own or of loss_of"
         raise ValueError(_APART.format(curvature, what))
     return Parted(ModuleLoss(_Outputs(source.model.module), source.names, source.seed), source.model.criterion)
 
@@ -51,10 +51,10 @@ def require_likelihood(criterion: Callable[..., Tensor]) -> None:
     """Refuse a criterion of which the Fisher information is not its own Hessian, whatever the targets.
 
     With p(y|z) ∝ exp(−ψ(z, y)) in natural parameters z, E_y ∇ψ∇ψᵀ = E_y ∇²ψ = ∇²ψ. For a squared error that is the
-    Gaussian of variance ½.
+    Gaussian of variance ½. Under class weights or pos_weight the three are not one: E_y ∇ψ∇ψᵀ has the square of the
+    weight, E_y ∇²ψ the weight, of the class that is drawn, and ∇²ψ that of the target.
     """
-    if criterion in (F.cross_entropy, F.binary_cross_entropy_with_logits, F.mse_loss):
-        return
+    criterion = as_module(criterion)
     name = type(criterion).__name__
     known = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss)
     kind = next((kind for kind in known if isinstance(criterion, kind)), None)

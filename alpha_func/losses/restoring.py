@@ -26,6 +26,8 @@ _EMPTY = tuple(k for k, v in vars(nn.Module()).items() if isinstance(v, _CONTAIN
 _NOTHING_WITHIN = frozenset((bool, int, float, complex, str, bytes, type(None), nn.Parameter, torch.Size, torch.dtype))
 _NOT_OWNED = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
+Attributes = dict[str, Any]
+
 
 class Aside(NamedTuple):
     """What stands in a module while it runs: the clones; whether a tensor was none, as it may be a parameter's."""
@@ -84,9 +86,9 @@ class _State:
         self.containers: list[tuple[Any, Any]] = []
         self.tensors: list[tuple[Any, Any, Tensor]] = []
         self.generators: list[tuple[torch.Generator, Tensor]] = []
-        self._modules: list[tuple[dict[str, Any], list[tuple[dict[str, Any], dict[str, Any]]]]] = []
+        self._modules: list[tuple[Attributes, list[tuple[Attributes, Attributes]]]] = []
         self._seen: set[int] = set()
-        self._waiting: list[tuple[Any, bool]] = []
+        self._waiting: list[tuple[object, bool]] = []
         self._module(module)
         while self._waiting:
             self._walk(*self._waiting.pop())
@@ -144,7 +146,7 @@ class _State:
         if any(map(attributes.__getitem__, _EMPTY)):
             for container in filter(None, map(attributes.__getitem__, _EMPTY)):
                 self._wait(container, True)
-        rest: Iterable[tuple[str, Any]] = islice(attributes.items(), len(_FIRST), None)
+        rest: Iterable[tuple[str, object]] = islice(attributes.items(), len(_FIRST), None)
         if tuple(islice(attributes, len(_FIRST))) != _FIRST:
             rest = [(name, value) for name, value in attributes.items() if name not in _FIRST]
         self._items(attributes, rest, True)
@@ -155,7 +157,7 @@ class _State:
         items = container.items() if isinstance(container, dict) else enumerate(container)
         self._items(container, items, with_objects)
 
-    def _items(self, container: Any, items: Iterable[tuple[Any, Any]], with_objects: bool) -> None:
+    def _items(self, container: object, items: Iterable[tuple[Any, Any]], with_objects: bool) -> None:
         for key, value in items:
             kind = type(value)
             if kind in _NOTHING_WITHIN:
@@ -174,7 +176,7 @@ class _State:
             elif with_objects and not isinstance(value, _NOT_OWNED) and hasattr(value, "__dict__"):
                 self._wait(vars(value), False)
 
-    def _wait(self, container: Any, with_objects: bool) -> None:
+    def _wait(self, container: object, with_objects: bool) -> None:
         if id(container) not in self._seen:
             self._seen.add(id(container))
             self._waiting.append((container, with_objects))

@@ -17,25 +17,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alpha_func import shards, torch_private
+from alpha_func import shards, torch_private, tree
 from alpha_func.calls import Args, Kwargs
+from alpha_func.errors import AlphaFuncError, CaptureError
 from alpha_func.losses.draws import seeded_rng
 from alpha_func.losses.restoring import restored
 
 _UNCAPTURED = (
-    "a DTensor ({placements}), which PyTorch's derivatives are not right for: capture the loss, "
+    "a DTensor ({placements}), for which PyTorch's derivatives are not correct: capture the loss, "
     "quadratic_along(capture(loss))(params, direction, *batch)"
 )
 
 
-def refuse_uncaptured(name: str, value: Any) -> None:
+def refuse_uncaptured(name: str, value: object) -> None:
     """Refuse a DTensor, under the name of the argument that it is in, where there is no program to gather it."""
     if shards.is_sharded(value):
         placements = ", ".join(map(str, value.placements))
         raise TypeError(f"{name} is {_UNCAPTURED.format(placements=placements)}")
 
 
-def refuse_partial(name: str, value: Any) -> None:
+def refuse_partial(name: str, value: object) -> None:
     """Refuse a DTensor of which every rank has a summand."""
     if shards.is_sharded(value) and any(placement.is_partial() for placement in value.placements):
         placements = ", ".join(map(str, value.placements))
@@ -49,8 +50,8 @@ def refuse_unknown(module: object) -> None:
     """Refuse a module that is spread over processes in a way that does not say what the whole is."""
     if type(module).__module__.startswith("torch.distributed.pipelining"):
         raise TypeError(
-            f"module is a {type(module).__name__}, a stage of a pipeline, which has a part of the loss alone: shard "
-            "the whole module by torch.distributed.fsdp.fully_shard"
+            f"module is a {type(module).__name__}, one stage of a pipeline, which does not compute the whole loss: "
+            "shard the whole module by torch.distributed.fsdp.fully_shard"
         )
     if not isinstance(module, nn.Module):
         return
@@ -120,7 +121,7 @@ class Standing:
 
 
 @contextmanager
-def plain(module: nn.Module, standing: Standing) -> Iterator[None]:
+def unsharded(module: nn.Module, standing: Standing) -> Iterator[None]:
     """Within, the module is the one that it was before it was sharded; not for two threads at a time."""
     undo: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
 
@@ -148,7 +149,7 @@ def plain(module: nn.Module, standing: Standing) -> Iterator[None]:
             items.update(before)
 
 
-def _communicates(hook: Any) -> bool:
+def _communicates(hook: object) -> bool:
     """Whether torch.distributed put a hook there: that of ``fully_shard``, of ``parallelize_module``."""
     return str(getattr(hook, "__module__", "")).startswith("torch.distributed.")
 
@@ -159,15 +160,35 @@ def own_parameters(loss: Any) -> list[Tensor]:
 
 
 def own_value(loss: Any, args: Args, kwargs: Kwargs) -> Tensor:
-    """The loss of this rank's batch at the module's own parameters, by its own forward with all of its hooks."""
+    """The loss of this rank's batch at the module's own parameters, by its own forward with all of its hooks.
+
+    The criterion is given whole outputs, for which it need know nothing of shards (``loss_parallel``).
+    """
     with torch.no_grad(), seeded_rng(loss.seed), restored(loss.model):
+        handle = loss.model.module.register_forward_hook(lambda module, args, output: _whole(output))
         try:
-            value: Tensor = loss.model(*args, **kwargs)
+            value: Tensor = _whole(loss.model(*args, **kwargs))
+        except Exception as error:
+            if isinstance(error, AlphaFuncError | torch.OutOfMemoryError):
+                raise
+            raise CaptureError(
+                "the module's own forward, with which the captured program is compared at its first call, raised "
+                f"{type(error).__name__}: {error}"
+            ) from error
         finally:
+            handle.remove()
             reshard(loss.model)
-    return value.full_tensor() if shards.is_sharded(value) else value  # type: ignore[attr-defined]
+    return value
 
 
-def own_precisions(module: nn.Module) -> set[torch.dtype]:
-    """What ``fully_shard`` computes in, by its mixed-precision policy."""
-    return {dtype for part in module.modules() if (dtype := torch_private.fsdp_computes_in(part)) is not None}
+def _whole(output: Any) -> Any:
+    """An output of a module, its DTensors whole."""
+    if not shards.any_sharded(tree.leaves(output)):
+        return output
+    return tree.map(lambda leaf: leaf.full_tensor() if shards.is_sharded(leaf) else leaf, output)
+
+
+def own_precisions(module: nn.Module, *, of_gradients: bool = False) -> set[torch.dtype]:
+    """What ``fully_shard`` computes in, and reduces gradients in, by its mixed-precision policy."""
+    found = [torch_private.fsdp_dtypes(part) for part in module.modules()]
+    return {dtype for pair in found for dtype in (pair if of_gradients else pair[:1]) if dtype is not None}

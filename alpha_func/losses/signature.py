@@ -36,11 +36,11 @@ def signature(params: Tree, args: Args, kwargs: Kwargs) -> tuple[Key, list[Tenso
     return key, leaves, [leaf for leaf in rest if isinstance(leaf, Tensor)]
 
 
-def _kind(tensor: Tensor) -> tuple[Any, ...]:
+def _kind(tensor: Tensor) -> tuple[object, ...]:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
 
 
-def _value(leaf: object) -> Any:
+def _value(leaf: object) -> object:
     return (leaf.start, leaf.stop, leaf.step) if isinstance(leaf, slice) else leaf  # hashable from Python 3.12 on
 
 
@@ -56,5 +56,5 @@ def _unhashable(args: Args, kwargs: Kwargs) -> str:
         except TypeError:
             name = path.removeprefix("[1]") if path.startswith("[1]") else "args" + path.removeprefix("[0]")
             kind = type(leaf).__name__
-            return f"{name} is a {kind}: a captured loss takes tensors and hashable values; pass torch.as_tensor of it"
+            return f"{name} is a {kind}: a captured loss takes tensors and hashable values; pass torch.as_tensor(it)"
     return "the arguments hold a container that cannot be hashed: pass dicts, lists and tuples"

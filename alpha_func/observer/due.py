@@ -39,6 +39,6 @@ def schedule(every: object) -> Callable[[int], bool]:
     if callable(every):
         return every
     raise ValueError(
-        f"every must be a positive number of steps, or a function of the step that is true where it is to be measured, "
-        f"got {every!r}"
+        "every must be a positive number of steps, or a function of the step that says whether to measure it, got "
+        f"{every!r}"
     )

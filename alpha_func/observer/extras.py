@@ -1,10 +1,10 @@
 """Packages that alpha_func can do without."""
 
 import importlib
-from typing import Any
+from types import ModuleType
 
 
-def required(module: str, extra: str) -> Any:
+def required(module: str, extra: str) -> ModuleType:
     """The module, or an error that names the extra that brings it.
 
     >>> required("no_such_package", "wandb")

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from alpha_func.errors import CaptureError, ObserverError, StrategyError
 
@@ -21,7 +20,7 @@ class Failures:
     def __init__(self, start: int, *, together: bool):
         self._start, self._together = start, together
         self._held: Exception | None = None
-        self._said: set[Any] = set()
+        self._logged: set[object] = set()
 
     def before_measuring(self, step: int, error: Exception) -> None:
         """An error on the way to a measurement."""
@@ -41,16 +40,18 @@ class Failures:
         mendable = isinstance(error, ObserverError | StrategyError | CaptureError | ValueError)
         if step == self._start and mendable:
             raise error
-        if type(error) not in self._said:
-            self._said.add(type(error))
-            logger.warning("step %d was not measured, and training goes on: %s: %s", step, type(error).__name__, error)
+        if type(error) not in self._logged:
+            self._logged.add(type(error))
+            logger.warning(
+                "step %d was not measured, and training continues: %s: %s", step, type(error).__name__, error
+            )
 
-    def guarded(self, log: Any, call: Callable[..., object], *args: Any) -> None:
+    def guarded(self, log: object, call: Callable[..., object], *args: object) -> None:
         """Call what belongs to a logger."""
         try:
             call(*args)
         except Exception as error:
-            if id(log) not in self._said:
-                self._said.add(id(log))
+            if id(log) not in self._logged:
+                self._logged.add(id(log))
                 name = getattr(log, "__qualname__", type(log).__qualname__)
-                logger.warning("logger %s failed, and training goes on: %s: %s", name, type(error).__name__, error)
+                logger.warning("logger %s failed, and training continues: %s: %s", name, type(error).__name__, error)

@@ -23,6 +23,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from alpha_func.calls import Args
 from alpha_func.losses.draws import RngState, draws_replayed, other_generators_kept, rng_state
+from alpha_func.losses.restoring import Attributes
 from alpha_func.torch_private import any_autocast_enabled, current_graph_task_id
 
 logger = logging.getLogger("alpha_func")
@@ -45,7 +46,7 @@ class Beginning(NamedTuple):
     """
 
     draws: RngState
-    state: list[tuple[dict[str, Any], dict[str, _Kept]]]
+    state: list[tuple[Attributes, dict[str, _Kept]]]
     tensors: dict[int, int]
     weights: list[int]
 
@@ -130,7 +131,9 @@ class Watch:
             self._tell()
             self.begin(args)
         except Exception as error:  # a forward of the loop's is never ended; its batch then has no beginning
-            logger.warning("the beginning of a forward was not kept: %s: %s", type(error).__name__, error)
+            logger.warning(
+                "the state at the beginning of a forward could not be kept: %s: %s", type(error).__name__, error
+            )
             self.disarm()
 
 
@@ -152,7 +155,7 @@ def versions(module: nn.Module) -> list[int]:
     return [param._version for param in module.parameters()]
 
 
-def state_of(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, _Kept]]]:
+def state_of(module: nn.Module) -> list[tuple[Attributes, dict[str, _Kept]]]:
     """Of every part its attributes and its buffers, with copies of what can be changed in place."""
     found = []
     for part in module.modules():
@@ -195,7 +198,7 @@ def _changed(now: Any, kept: _Kept) -> bool:
     return value is not stand_in
 
 
-def _same(one: Any, other: object) -> bool:
+def _same(one: object, other: object) -> bool:
     if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other) == 2:
         return all(a is b for a, b in zip(one, other, strict=True))
     return one is other
@@ -239,14 +242,14 @@ def is_low(value: object, skip: Container[int]) -> TypeGuard[Tensor]:
     return value.dtype not in _EXACT
 
 
-def _changes(beginning: Beginning | None) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _changes(beginning: Beginning | None) -> Iterator[tuple[dict[str, object], dict[str, object]]]:
     for now, kept in () if beginning is None else beginning.state:
         changes = {name: _fresh(value[1]) for name, value in kept.items() if _changed(now.get(name), value)}
         if changes:
             yield now, changes
 
 
-def _fresh(value: object) -> Any:
+def _fresh(value: object) -> object:
     """The stand-in of one evaluation, which may write to it."""
     if isinstance(value, Tensor):
         return value if value.grad_fn is not None else value.clone()
@@ -256,7 +259,7 @@ def _fresh(value: object) -> Any:
 
 
 @contextmanager
-def _replaced(values: dict[str, Any], changes: dict[str, Any]) -> Iterator[None]:
+def _replaced(values: Attributes, changes: Attributes) -> Iterator[None]:
     before = values.copy()
     values.update(changes)
     try:

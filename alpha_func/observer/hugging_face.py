@@ -12,7 +12,7 @@ from alpha_func.observer.extras import required
 from alpha_func.observer.observer import Observer
 
 if TYPE_CHECKING:
-    from transformers import Trainer, TrainerCallback
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 else:
     TrainerCallback = required("transformers", "transformers").TrainerCallback
     Trainer = required("transformers", "transformers").Trainer
@@ -33,22 +33,24 @@ class TrainerObserver(TrainerCallback):
         ObserverError: when training starts, no Trainer is found that calls it.
     """
 
-    def __init__(self, **options: Any):
+    def __init__(self, **options: object):
         self._options = options
         self.observer: Observer | None = None
-        self._trainer: Any = None
+        self._trainer: Trainer | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
         """Begin to observe the optimizer."""
         self._leave()  # a run before this one may have ended in an error
         trainer = _calling_trainer()
         compute, module = trainer.compute_loss, kwargs["model"]
 
-        def loss_of(model: nn.Module, inputs: dict[str, Any], items: Any) -> Tensor:
+        def loss_of(model: nn.Module, inputs: dict[str, object], items: object) -> Tensor:
             with _without_autocast_of_its_own(model):
                 return _loss(compute(model, dict(inputs), num_items_in_batch=items))
 
-        def watched(model: nn.Module, inputs: dict[str, Any], *further: Any, **named: Any) -> Any:
+        def watched(model: nn.Module, inputs: dict[str, object], *further: object, **named: object) -> object:
             given = dict(inputs)  # compute_loss takes the labels out
             found = compute(model, inputs, *further, **named)
             if self.observer is not None and module.training:
@@ -60,12 +62,15 @@ class TrainerObserver(TrainerCallback):
         self.observer = Observer(module, None, kwargs["optimizer"], loss_of=loss_of, **options)
         self._trainer, trainer.compute_loss = trainer, watched
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
+    ) -> None:
         """Leave."""
         self._leave()
 
     def _leave(self) -> None:
         if self.observer is not None:
+            assert self._trainer is not None
             del self._trainer.compute_loss  # the class's own again
             self.observer.close()
             self.observer = self._trainer = None
@@ -75,7 +80,7 @@ def _loss(found: Any) -> Any:
     return found[0] if isinstance(found, tuple) else found
 
 
-def _calling_trainer() -> Any:
+def _calling_trainer() -> Trainer:
     """The Trainer whose training calls this: callbacks are not told."""
     frame = sys._getframe(1)
     while frame is not None:

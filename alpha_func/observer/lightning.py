@@ -15,7 +15,7 @@ from alpha_func.observer.observer import Observer
 from alpha_func.observer.record import StepRecord
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback, LightningModule, Trainer
 else:
     Callback = required("lightning.pytorch", "lightning").Callback
 
@@ -26,8 +26,8 @@ class LightningObserver(Callback):
     """Measures the steps of a Lightning run, as an ``Observer`` does.
 
     The loss is what ``training_step`` returns for the batch and its index, with ``self.log`` and ``self.log_dict``
-    silent while it is measured. A ``training_step`` that does more than compute a loss (metrics that keep state, manual
-    optimization) is not for that: give ``loss``. The numbers are in ``trainer.callback_metrics`` as ``alpha_func/...``,
+    silent while it is measured. If ``training_step`` does more than compute a loss (metrics that keep state, manual
+    optimization), pass ``loss``. The numbers are in ``trainer.callback_metrics`` as ``alpha_func/...``,
     α* in the progress bar too.
 
     Args:
@@ -41,8 +41,8 @@ class LightningObserver(Callback):
 
     Raises:
         ImportError: lightning is not installed, where this module is imported.
-        ValueError: when training starts, the module optimizes by itself, or has torchmetrics, and no ``loss`` is given;
-            or it has several optimizers, and ``optimizer`` says not which.
+        ValueError: when training starts, the module uses manual optimization, or has torchmetrics, and no ``loss`` is
+            given; or it has several optimizers, and ``optimizer`` does not say which.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LightningObserver(Callback):
         self.observer: Observer | None = None
         self._shown: StepRecord | None = None
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Begin to observe the optimizer."""
         if self._loss is None:
             _require_a_loss(pl_module)
@@ -71,7 +71,7 @@ class LightningObserver(Callback):
         takes_index = _takes(loss, 3)
         self._reads_index = takes_index and _reads_third(loss)
 
-        def loss_of(module: Any, batch: Any, batch_idx: int) -> Tensor:
+        def loss_of(module: "LightningModule", batch: Any, batch_idx: int) -> Tensor:
             with _silent(module):
                 found = loss(module, batch, batch_idx) if takes_index else loss(module, batch)
             return found["loss"] if isinstance(found, dict) else found
@@ -85,13 +85,17 @@ class LightningObserver(Callback):
             **self._options,
         )
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: "Trainer", pl_module: "LightningModule", batch: object, batch_idx: int
+    ) -> None:
         """Show the observer the batch."""
         if self.observer is not None:
             # A program is captured for each number that it is called with: not for one that it does not read.
             self.observer.batch(batch, batch_idx if self._reads_index else 0)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: "Trainer", pl_module: "LightningModule", outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """Show the numbers of a record."""
         record = None if self.observer is None else self.observer.last
         if record is None or record is self._shown:
@@ -106,7 +110,7 @@ class LightningObserver(Callback):
         """Leave."""
         self._leave()
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
         """Leave."""
         self._leave()
 
@@ -114,10 +118,10 @@ class LightningObserver(Callback):
         if self.observer is not None:
             self.observer.close()
 
-    def _chosen(self, trainer: Any) -> list[int]:
+    def _chosen(self, trainer: "Trainer") -> list[int]:
         if self._which is None and len(trainer.optimizers) > 1:
             raise ValueError(
-                f"the module has {len(trainer.optimizers)} optimizers: say which by "
+                f"the module has {len(trainer.optimizers)} optimizers: choose one by "
                 "LightningObserver(optimizer=0, loss=...), one callback for each that has a loss of its own"
             )
         which = 0 if self._which is None else self._which
@@ -145,7 +149,7 @@ def _reads_third(function: Any) -> bool:
 
 
 @contextmanager
-def _silent(module: Any) -> Iterator[None]:
+def _silent(module: "LightningModule") -> Iterator[None]:
     """Within, the module logs nothing."""
     own = vars(module)
     before = {name: own.get(name) for name in ("log", "log_dict")}
@@ -164,11 +168,11 @@ def _nothing(*args: object, **kwargs: object) -> None:
     """Nothing."""
 
 
-def _require_a_loss(module: Any) -> None:
+def _require_a_loss(module: "LightningModule") -> None:
     if not module.automatic_optimization:
         raise ValueError(
-            "the module's training_step takes its steps itself (manual optimization), and is not a loss: give "
-            "LightningObserver(loss=...), the loss alone as a function of (module, batch)"
+            "the module's training_step steps the optimizer itself (manual optimization), so it is not a loss: pass "
+            "LightningObserver(loss=...), a function of (module, batch) that only computes the loss"
         )
     metric = required("torchmetrics", "lightning").Metric
     found = [name for name, part in nn.Module.named_modules(module) if isinstance(part, metric)]

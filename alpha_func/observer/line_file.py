@@ -25,12 +25,14 @@ class LineFile:
         try:
             self._file = path.open("a+b" if append else "x+b", buffering=0)
         except FileExistsError:
-            raise FileExistsError(f"{path} exists: choose another path, or say append=True to go on with it") from None
+            raise FileExistsError(
+                f"{path} exists: choose another path, or pass append=True to continue the file"
+            ) from None
         self._is_kept = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)  # not a pipe, not a device
         if append and self._is_kept:
             end, size = self._end_of_lines(), self._file.seek(0, os.SEEK_END)
             if end < size:
-                warn(f"{path} ended in a torn line of {size - end} bytes, which was removed")
+                warn(f"{path} ended with an incomplete line of {size - end} bytes, which was removed")
                 self._file.truncate(end)
 
     def write(self, line: str) -> None:

@@ -20,7 +20,8 @@ class CSVLog:
 
     Args:
         path: of the file; its folder is made.
-        append: go on with a file of the same columns instead of refusing one that exists; a torn last row is removed.
+        append: continue a file of the same columns instead of refusing one that exists; an incomplete last row is
+            removed.
         digits: significant digits of a number; None: as many as tell it from every other.
 
     Raises:
@@ -60,7 +61,9 @@ class CSVLog:
         if not found:
             self._writer.writerow(columns)
         elif found != columns:
-            raise ValueError(f"{self._path} has the columns {found}, expected {columns}: append to a file of them")
+            raise ValueError(
+                f"{self._path} has the columns {found}, expected {columns}: append to a file that has these columns"
+            )
         self._columns = columns
 
     def _text(self, value: object) -> Any:
@@ -74,7 +77,7 @@ class JSONLinesLog:
 
     Args:
         path: of the file; its folder is made.
-        append: go on with a file that exists instead of refusing it; a torn last line is removed.
+        append: continue a file that exists instead of refusing it; an incomplete last line is removed.
 
     Raises:
         FileExistsError: the file exists, and ``append`` is not set.
@@ -130,9 +133,9 @@ class WandbLog:
     Args:
         run: from ``wandb.init``; None takes the run that is active.
         prefix: of the names.
-        commit: make each record a row of the history of its own, which takes one of wandb's own steps. Where you log
-            with numbers of your own that grow slower than the steps (``run.log(..., step=epoch)``), say False: the
-            numbers then join your next row.
+        commit: make each record its own row of the history, which takes one of wandb's steps. If you log with step
+            numbers that grow more slowly (``run.log(..., step=epoch)``), pass False: the numbers then join your next
+            row.
 
     Raises:
         ImportError: wandb is not installed.

@@ -18,10 +18,12 @@ from alpha_func import tree
 from alpha_func.capture import CapturedLoss, capture
 from alpha_func.capture.time_limit import within
 from alpha_func.errors import CaptureError, ImpureLossError, StrategyError
+from alpha_func.losses.forms import Criterion
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, Watched, functional_loss
 from alpha_func.observer.batches import Batch, each_tensor
 from alpha_func.observer.forwards import Beginning, as_it_began, measuring
+from alpha_func.observer.snapshot import Given
 from alpha_func.observer.trained import Trained
 from alpha_func.quadratic import Quadratic
 from alpha_func.taylor import Taylor
@@ -53,6 +55,9 @@ class Part(NamedTuple):
 class Meter:
     """Measures the loss of a batch, in float32 or better.
 
+    Attributes:
+        explains: whether the loss can be called without a program, to say what it raises by itself.
+
     Args:
         module: read at every call, never changed.
         criterion, loss_of: as for ``functional_loss``.
@@ -62,10 +67,12 @@ class Meter:
         third: whether a captured loss gives its third derivative too.
     """
 
+    explains = True
+
     def __init__(
         self,
         module: nn.Module,
-        criterion: Callable[[Any, Any], Tensor] | None,
+        criterion: Criterion | None,
         loss_of: Callable[..., Tensor] | None,
         *,
         strategy: StrategyLike | None = None,
@@ -106,9 +113,22 @@ class Meter:
         value, slope, curvature, third, *after = found
         return Part(value, slope, curvature, after[0] if after else math.nan, third)
 
-    def all_are(self, ready: Callable[[], bool]) -> bool:
-        """Whether whoever measures a step together is ready to; what this process lacks is raised, the others told."""
-        return ready()
+    @property
+    def computes_in(self) -> set[torch.dtype]:
+        """What the loop computes in, where neither the parameters nor autocast say so."""
+        return set()
+
+    def all_are(self, ready: Callable[[], int]) -> bool:
+        """Whether whoever measures a step together is ready to; what this process lacks is raised, the others told.
+
+        Args:
+            ready: the number of batches that this process has for the step; 0 where there is none to be measured.
+        """
+        return ready() > 0
+
+    def agreed(self, against: Given) -> Given:
+        """What whoever measures a step together has found of its gradient, the same for all."""
+        return against
 
     def gradient(self, theta: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The gradient at θ of the loss itself, by no program."""
@@ -144,7 +164,7 @@ class Meter:
         """Measure by double backward from now on."""
         self._strategy = BY_DOUBLE_BACKWARD
         self._transforms.clear()
-        logger.warning("the loss is measured without a captured program from here on, by double backward: %s", why)
+        logger.warning("from here on, the loss is measured by double backward, without a captured program: %s", why)
 
     @contextmanager
     def _at(self, theta: Mapping[str, Tensor], batch: Batch) -> Iterator[tuple[Any, Any]]:
@@ -240,8 +260,8 @@ def _patient(first: bool) -> Iterator[None]:
         PATIENCE,
         logger.warning,
         [
-            "the first measured step captures the loss as a program, which has taken %g seconds so far: later steps "
-            "use it; strategy='reverse_over_reverse' measures without one, and capture_within= bounds it",
+            "the first measured step is capturing the loss, which has taken %g seconds so far; later steps reuse the "
+            "program. strategy='reverse_over_reverse' measures without one, and capture_within= limits the time",
             PATIENCE,
         ],
     )

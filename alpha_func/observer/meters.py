@@ -4,7 +4,7 @@ from torch import nn
 
 from alpha_func.observer import shards
 from alpha_func.observer.measuring import Meter
-from alpha_func.observer.ranks import MeterOverRanks, ranks
+from alpha_func.observer.ranks import MeterOverRanks, world_size
 from alpha_func.observer.shards import MeterOfShards
 from alpha_func.transforms.strategies import StrategyLike
 
@@ -23,16 +23,18 @@ def meter_for(
     """
     of_shards = shards.ranks(module)
     if of_shards and (over_ranks is False or strategy is not None):
-        said = f"strategy={strategy!r}" if strategy is not None else "over_ranks=False"
+        option = f"strategy={strategy!r}" if strategy is not None else "over_ranks=False"
         raise ValueError(
-            f"{said}: a step of sharded parameters is measured by a captured program, on the global batch of its "
-            "gradient; leave it out"
+            f"{option} cannot be used with sharded parameters: they are measured by a captured program, on the global "
+            "batch; leave it out"
         )
     if of_shards and trust_radius:
-        raise ValueError("trust_radius=True: of sharded parameters only the quadratic is measured; leave it out")
+        raise ValueError(
+            "trust_radius=True cannot be used with sharded parameters: only their quadratic is measured; leave it out"
+        )
     if of_shards:
         return MeterOfShards, of_shards
     if over_ranks is None:
         over_ranks = isinstance(getattr(module, "_orig_mod", module), nn.parallel.DistributedDataParallel)
-    count = ranks() if over_ranks else 1
+    count = world_size() if over_ranks else 1
     return (MeterOverRanks if count > 1 else Meter), count

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -24,7 +24,7 @@ from alpha_func.observer.forwards import Watch
 from alpha_func.observer.meters import meter_for
 from alpha_func.observer.pending import Pending
 from alpha_func.observer.record import StepRecord
-from alpha_func.observer.recording import Recorder
+from alpha_func.observer.recording import StepRecorder
 from alpha_func.observer.snapshot import gradients, trained
 from alpha_func.observer.steps import Steps
 from alpha_func.observer.underway import Underway
@@ -35,7 +35,7 @@ Log = Callable[[StepRecord], object]
 
 
 class Observer:
-    """Measures α* of the steps that an optimizer takes in a loop of your own, and changes nothing in it.
+    """Measures α* of the steps that an optimizer takes in your own loop, and changes nothing in it.
 
     Two lines: one before the loop, and one in it, anywhere before ``optimizer.step()``:
 
@@ -51,13 +51,13 @@ class Observer:
     buffers, attributes and mode. Parameters, buffers, gradients, optimizer state and random generators stay bit for bit
     what they are without it, and the model is copied, saved, scripted and compiled as without it.
 
-    A record says whether the loss that was measured is the loss that was trained, by the slope dᵀg of the gradient that
-    the optimizer was given. Where the two differ beyond rounding, ``agrees`` is False, and the log (``logging``,
-    "alpha_func") says once what was seen to differ. Several batches of one step are weighted as the loop weights them.
+    A record says whether the measured loss is the trained one: it compares the slope with dᵀg of the gradient that the
+    optimizer was given. Where they differ beyond rounding, ``agrees`` is False, and the log (``logging``, "alpha_func")
+    explains once what differs. Several batches of one step are weighted as the loop weights them.
     docs/my_loop.md says what can differ, and what to do.
 
-    At the first step, what you can mend is raised by ``optimizer.step()``. Nothing else ever is: an error is logged,
-    the step has no record, and training goes on. A step that a GradScaler skips has no record.
+    At the first step, ``optimizer.step()`` raises errors that you can fix. Later, nothing is raised: an error is
+    logged, the step has no record, and training continues. A step that a GradScaler skips has no record.
 
     Args:
         module: the model as it is called in the loop; of a compiled or DistributedDataParallel one the inner is taken.
@@ -66,28 +66,30 @@ class Observer:
         optimizer: a torch.optim optimizer of the module's parameters, all or some of them; or several that step one
             after the other, whose steps are then measured as one.
         loss_of: ``loss_of(module, *batch)``, for any other loss: ``lambda model, x, y: model(x, y)[1]``.
-        every: measure step 0 and every so many steps; or a function of the step, true where it is to be measured.
-        log: what is called with each ``StepRecord``, or several of such; see ``alpha_func.observer.loggers``.
+        every: the number of steps from one measurement to the next, from step 0 on; or a function of the step that says
+            whether to measure it.
+        log: a function that is called with each ``StepRecord``, or several; see ``alpha_func.observer.loggers``.
         measure_on: measure on this batch instead: a tuple of arguments or a dict of keyword arguments of the loss, or
             a function of the step that returns one. Random draws are then seeded, alike at every step.
         loss_after: evaluate the loss where the step ended too, for the gain ratio; one forward pass.
         trust_radius: measure the third derivative too, two products a linear layer more: a record's
             ``more["trust_radius"]`` says how many steps far the quadratic is within a tenth of itself; NaN where the
             loss has no program.
-        over_ranks: whether the record is of the global batch, the mean over the processes of torch.distributed, each
-            with equally many batches a step; False: of this process's shard. None: whether the module is a
-            DistributedDataParallel or has sharded parameters. A record's ``more["ranks"]`` says of how many it is.
+        over_ranks: True: records are of the global batch, the mean over the processes of torch.distributed, each with
+            the same number of batches a step. False: of this process's batch. None: True if the module is a
+            DistributedDataParallel or has sharded parameters. ``more["ranks"]`` of a record is the number of processes.
         strategy: as for ``quadratic_along``. Left out, the loss is captured, and where it cannot be, double backward
             measures it and the log says why.
         backend: of ``capture``.
-        capture_within: how many seconds a capture may take, past which double backward measures; None: as it takes.
-        start: the number of the first step, where a loop goes on.
+        capture_within: the most seconds that a capture may take, after which double backward measures; None: no limit.
+        start: the number of the first step, if the loop continues another.
 
     Raises:
         TypeError, ValueError: an argument is not as above, or they do not fit each other.
-        ObserverError: at the first measured step, what ``batch`` was given makes no loss, or it was given nothing.
+        ObserverError: at the first measured step, ``batch`` was not called, or the loss cannot be computed from its
+            arguments.
 
-    A measured step costs about one and a half to two gradients, and memory for θ, d and the batch; any other step
+    A measured step costs about one and a half to two gradients, and memory for θ, d and the batch; other steps cost
     nothing. A gradient that is clipped costs one more, unless ``batch`` is told the loss. A batch of new shapes is
     captured at its first measurement, which takes a second or so.
 
@@ -106,13 +108,13 @@ class Observer:
     def __init__(
         self,
         module: nn.Module,
-        criterion: Callable[[Any, Any], Tensor] | None,
+        criterion: Callable[[object, object], Tensor] | None,
         optimizer: Optimizer | Sequence[Optimizer],
         *,
         loss_of: Callable[..., Tensor] | None = None,
         every: int | Callable[[int], bool] = 1,
         log: Log | Iterable[Log] = (),
-        measure_on: Any = None,
+        measure_on: object = None,
         loss_after: bool = True,
         trust_radius: bool = False,
         over_ranks: bool | None = None,
@@ -139,7 +141,7 @@ class Observer:
             capture_within=capture_within,
             third=trust_radius,
         )
-        self._recorder = Recorder(self._optimizers, self._meter, after=loss_after)
+        self._recorder = StepRecorder(self._optimizers, self._meter, after=loss_after)
         self.step, self.last = start, None
         self._failures = Failures(start, together=self._ranks > 1)
         self._due = Due(every, self._failures, otherwise=self._ranks > 1)
@@ -163,15 +165,15 @@ class Observer:
         return list(self._optimizers)
 
     def batch(self, *args: object, loss: float | Tensor | None = None, **kwargs: object) -> None:
-        """A batch of the step about to be taken: what the loss is called with; at once free where none is due.
+        """Give a batch of the step about to be taken, as the arguments of the loss; free if it is not measured.
 
         With a criterion ``batch(inputs, targets)``, with ``loss_of`` its arguments after the module, without either the
-        arguments of the module. Where gradients are accumulated, call it for every batch of the step. What was handed
-        over is what is measured, whatever the loop does with its tensors afterwards.
+        arguments of the module. Where gradients are accumulated, call it for every batch of the step. The batch is
+        measured as it is now, whatever the loop does with its tensors afterwards.
 
         Args:
             args, kwargs: of the loss.
-            loss: what the loop's own loss of this batch is, to be compared with the measured one.
+            loss: the loop's own loss of this batch, to be compared with the measured one.
 
         Raises:
             TypeError: other than two arguments come with a criterion.
@@ -186,10 +188,10 @@ class Observer:
             self._failures.before_measuring(self.step, error)
 
     def forward_begins(self) -> None:
-        """The loss of the next ``batch`` is about to be computed: its masks are drawn, its buffers read from here on.
+        """Say that the loss of the next ``batch`` is about to be computed, from the masks and buffers of this moment.
 
         A call of the module, or of any part of it, says so by itself; only a loop that computes its loss without one
-        need do it.
+        needs to call this.
         """
         if self._given is None and self._due(self.step):
             self._watch.begin()
@@ -260,12 +262,12 @@ class Observer:
         """Measure."""
         batches: list[Batch] = []
 
-        def ready() -> bool:
+        def ready() -> int:
             self._failures.raise_held()
             if self._underway.before is None or why_not is not None:
-                return False
+                return 0
             batches.extend(self._pending.of_step() if self._given is None else [self._given(self.step)])
-            return True
+            return len(batches)
 
         try:
             if self._due(self.step) and self._meter.all_are(ready):

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from alpha_func.data_sets.ranks import IDENTITY, exchange, identity, require_alike
+from alpha_func.errors import DistributedError
 from alpha_func.observer.batches import Batch
 from alpha_func.observer.measuring import Meter, Part
 from alpha_func.shards import attempt
@@ -44,9 +45,10 @@ class MeterOverRanks(Meter):
             third = exchange("its third derivative", lambda: [found[0].third])[:, 0].mean().item()
         return Part(value, slope, curvature, after, third)
 
-    def all_are(self, ready: Callable[[], bool]) -> bool:
+    def all_are(self, ready: Callable[[], int]) -> bool:
         """Whether every rank is; none waits for one that has failed before."""
-        return bool(exchange("the end of a step", lambda: [float(ready())])[:, 0].all())
+        counts = exchange("the end of a step", lambda: [float(ready())])[:, 0]
+        return all_have(float(counts.min()), float(counts.max()))
 
     def gradient(self, theta: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The mean of the ranks' gradients."""
@@ -79,6 +81,22 @@ def _mean(own: Tensor) -> Tensor:
     return own / dist.get_world_size()
 
 
-def ranks() -> int:
+def all_have(least: float, most: float) -> bool:
+    """Whether every rank has batches for a step, from the least and the most that any of them has.
+
+    >>> all_have(1.0, 2.0)
+    Traceback (most recent call last):
+    alpha_func.errors.DistributedError: one rank handed over 1 batches for the step, and another 2: call \
+observer.batch on every rank as often
+    """
+    if 0 < least < most:
+        raise DistributedError(
+            f"one rank handed over {least:.0f} batches for the step, and another {most:.0f}: call observer.batch on "
+            "every rank as often"
+        )
+    return least > 0
+
+
+def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

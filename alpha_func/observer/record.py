@@ -18,7 +18,7 @@ ROUNDING = {torch.float64: 1e-8, torch.float32: 2e-4, torch.float16: 2e-2, torch
 
 
 class StepRecord(NamedTuple):
-    """What is known of one step d = θ⁺ − θ.
+    """The measurement of one step d = θ⁺ − θ.
 
     Attributes:
         step: the number of the step, from 0.
@@ -31,18 +31,18 @@ class StepRecord(NamedTuple):
             known to be proportional to its learning rate.
         lr: the learning rate, of the optimizer's first group.
         loss_after: L(θ⁺) of the same batch, with the same random draws; NaN where it was not asked for.
-        gain_ratio: (h(0) − h(1)) / (q(0) − q(1)), what the step gained over what the quadratic promised: near 1 the
+        gain_ratio: (h(0) − h(1)) / (q(0) − q(1)), the actual decrease over the predicted one: near 1 the
             quadratic holds as far as the step reaches, and α* can be trusted. NaN where the loss's own rounding is a
             tenth of that or more.
         step_norm: ‖d‖.
         directional_sharpness: dᵀHd / ‖d‖², the curvature along d whatever its length.
         cosine: of the angle between d and −g, with the g that the optimizer was given.
-        weight_decay_share: the part of dᵀg that weight decay has in it, with the same g; 0 without weight decay, NaN
+        weight_decay_share: the share of dᵀg that is due to weight decay, with the same g; 0 without weight decay, NaN
             where the optimizer cannot be run on copies.
-        trained_loss: the loss that the loop says it trained; NaN where it does not say.
+        trained_loss: the loss that the loop passed to ``batch``; NaN where it passed none.
         trained_slope: dᵀg of the gradient that the optimizer was given: the slope of the loss that was trained.
-        gradient_factor: how many times the measured gradient the optimizer was given: 1, or what clipping or a scaled
-            loss made of it; NaN where it was given another gradient, or it is not known.
+        gradient_factor: the factor between the measured gradient and the one that the optimizer was given: 1, or other
+            under clipping or a scaled loss; NaN where the gradients are not proportional, or it is not known.
         agrees: whether the loss that was measured is, up to that factor and to rounding, the loss that was trained;
             None where nothing tells.
         more: further columns: the seconds that an Observer took; epoch, batch and optimizer of an experiment.

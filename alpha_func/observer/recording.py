@@ -48,12 +48,12 @@ class Taken(NamedTuple):
     autocast: torch.dtype | None
 
 
-class Recorder:
+class StepRecorder:
     """Makes records of steps, and says once where another loss was trained than is measured."""
 
     def __init__(self, optimizers: Sequence[Optimizer], meter: Meter, *, after: bool):
         self._optimizers, self._meter, self._after = optimizers, meter, after
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._clipped: Trained | None = None
 
     def record(self, taken: Taken) -> StepRecord:
@@ -77,8 +77,9 @@ class Recorder:
             self._explain(error, theta, batches)
             raise
         losses = self._meter.told(batches)
-        against = given(self._optimizers, before, taken.grads, d)
-        dtypes = {value.dtype for value in before.params.values()} | ({taken.autocast} if taken.autocast else set())
+        against = self._meter.agreed(given(self._optimizers, before, taken.grads, d))
+        dtypes = {value.dtype for value in before.params.values()} | self._meter.computes_in
+        dtypes |= {taken.autocast} if taken.autocast else set()
         verdict, parts = judged(
             self._meter, theta, d, batches, losses, parts, taken.grads, against,
             dtype=max(dtypes, key=_eps), end=end, own=taken.own, clipped=self._clipped,
@@ -117,22 +118,22 @@ class Recorder:
         )
 
     def _say(self, what: str, level: int, text: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
+        if what not in self._logged:
+            self._logged.add(what)
             logger.log(level, text)
 
     def _explain(self, error: Exception, theta: dict[str, Tensor], batches: Sequence[Batch]) -> None:
         """Raise what the loss of the batches raises by itself, in words that say what to mend."""
-        if isinstance(error, AlphaFuncError | torch.OutOfMemoryError) or any_sharded(theta.values()):
+        if isinstance(error, AlphaFuncError | torch.OutOfMemoryError) or not self._meter.explains:
             return
         for batch in batches:
             try:
                 self._meter.value(theta, batch)
             except Exception as own:
                 raise ObserverError(
-                    f"the batch that observer.batch was given makes no loss ({type(own).__name__}: {own}): give it "
-                    "what the loss is called with, (inputs, targets) with a criterion, and give Observer "
-                    "loss_of=lambda model, *batch: ... where the loss is another"
+                    f"the loss cannot be computed from the arguments of observer.batch ({type(own).__name__}: {own}): "
+                    "pass (inputs, targets) where there is a criterion; for any other loss, pass Observer "
+                    "loss_of=lambda model, *batch: ... and call observer.batch(*batch)"
                 ) from own
 
 

@@ -6,7 +6,7 @@ A record's quadratic has α in steps that were taken at learning rate η; per le
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.optim import Optimizer
@@ -39,15 +39,15 @@ class AlphaLR(LRScheduler):
     step is taken at the optimizer's own rate. α is the learning rate of the first group; the other groups keep the
     ratio to it that they began with.
 
-    The rate stays where there is nothing to go by: between measured steps (``Observer(every=10)``), after a step that
-    has no record, or one whose record says that another loss was trained (``agrees`` is False), and where the rule
-    gives no positive rate (d ascended). The record's gain ratio is passed on to the rule, for ``trusted``.
+    The rate does not change where there is no new measurement: between measured steps (``Observer(every=10)``), after a
+    step that has no record, or whose record says that another loss was trained (``agrees`` is False), and where the
+    rule gives no positive rate (d ascended). The record's gain ratio is passed on to the rule, for ``trusted``.
 
     Args:
         optimizer: one whose step is proportional to its learning rate: SGD, Adam, AdamW, ... (not Adafactor, ASGD,
             Rprop).
-        observer: an ``Observer`` of this optimizer alone. With ``measure_on`` a held-out batch the rate is free of the
-            bias that a batch has towards its own noise.
+        observer: an ``Observer`` of this optimizer alone. If ``measure_on`` is a held-out batch, the rate is free
+            of a batch's bias towards its own noise.
         rule: from ``alpha_func.step_rules``; its lengths are learning rates.
 
     Raises:
@@ -79,8 +79,8 @@ class AlphaLR(LRScheduler):
             )
         if observer.optimizers != setup.bare_optimizers(optimizer):
             raise ValueError(
-                "observer watches other optimizers than this one: make it as Observer(model, criterion, optimizer) "
-                "with the optimizer that is to be scheduled, and no other"
+                "observer watches different optimizers: make it by Observer(model, criterion, optimizer), with the "
+                "optimizer that is scheduled and no other"
             )
         (bare,) = observer.optimizers
         if type(bare) not in PROPORTIONAL:
@@ -90,7 +90,9 @@ class AlphaLR(LRScheduler):
                 f"a learning rate of it: use one of {names}"
             )
         if not float(optimizer.param_groups[0]["lr"]) > 0:
-            raise ValueError("the first group's lr is 0: the rule's rate is its, give it a positive one")
+            raise ValueError(
+                "the lr of the first parameter group is 0: give it a positive one, which the rule then sets"
+            )
         self._observer, self._rule = observer, rule
         self._state = rule.init()
         self._seen: StepRecord | None = observer.last
@@ -108,6 +110,13 @@ class AlphaLR(LRScheduler):
             return rates
         first, *_ = bases = [float(lr) for lr in self.base_lrs]
         return [float(alpha) * base / first for base in bases]
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """A copy would follow the records of another optimizer, or of none."""
+        raise TypeError(
+            "AlphaLR cannot be pickled or copied, as it reads an Observer of this very optimizer: save state_dict(), "
+            "make another AlphaLR with the same rule, and load_state_dict"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands, in plain numbers; the optimizer keeps the rates themselves."""

@@ -17,7 +17,7 @@ def bare_module(module: Any) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     if isinstance(module, nn.DataParallel):
-        raise TypeError("module is wrapped in DataParallel: pass its .module, one process measures its batch")
+        raise TypeError("module is wrapped in DataParallel, which is not supported: pass its .module")
     module = getattr(module, "_orig_mod", module)
     if isinstance(module, nn.parallel.DistributedDataParallel):
         module = module.module
@@ -29,15 +29,15 @@ def bare_module(module: Any) -> nn.Module:
     return module
 
 
-def bare_optimizers(optimizer: Any) -> list[Optimizer]:
+def bare_optimizers(optimizer: object) -> list[Optimizer]:
     """The optimizer, or each of several, itself."""
     given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
     if not given or len({id(each) for each in given}) < len(given):
-        raise ValueError(f"optimizer must be one, or several that differ, got {len(given)} of them")
+        raise ValueError(f"optimizer must be one optimizer, or a list of different ones, got {len(given)} of them")
     return [bare_optimizer(each) for each in given]
 
 
-def bare_optimizer(optimizer: Any) -> Optimizer:
+def bare_optimizer(optimizer: object) -> Optimizer:
     """The optimizer itself, out of a wrapper such as Accelerate's."""
     inner = getattr(optimizer, "optimizer", None)
     if isinstance(inner, Optimizer):
@@ -66,20 +66,20 @@ def check_parameters(module: nn.Module, optimizers: Sequence[Optimizer]) -> None
         raise ValueError(
             f"{len(foreign)} of the {len(held)} parameters of optimizer (of shapes {', '.join(map(str, foreign[:3]))}"
             f"{', ...' if len(foreign) > 3 else ''}) are not parameters of module: pass the module that the optimizer "
-            "was made for; where it trains several (a criterion with parameters, say), one module that holds them all"
+            "trains; if it trains several (such as a criterion with parameters), pass one module that contains them all"
         )
     if not any(param.requires_grad for param in trained(module, optimizers).values()):
         raise ValueError("optimizer has no parameter of module with requires_grad=True: unfreeze at least one")
 
 
-def check_criterion(criterion: Any) -> None:
+def check_criterion(criterion: object) -> None:
     """Refuse a criterion that cannot be called as ``criterion(outputs, targets)``.
 
     >>> check_criterion(nn.MarginRankingLoss())
     Traceback (most recent call last):
     TypeError: criterion must be callable as criterion(outputs, targets), and MarginRankingLoss.forward(input1, \
-input2, target) is not (missing a required argument: 'target'): bind what else it needs, in a function of (outputs, \
-targets)
+input2, target) is not (missing a required argument: 'target'): pass a function of (outputs, targets) that supplies \
+the rest
     """
     if criterion is None:
         return
@@ -96,11 +96,11 @@ targets)
         name = f"{type(criterion).__name__}.forward" if module else getattr(criterion, "__name__", "it")
         raise TypeError(
             f"criterion must be callable as criterion(outputs, targets), and {name}({', '.join(signature.parameters)}) "
-            f"is not ({error}): bind what else it needs, in a function of (outputs, targets)"
+            f"is not ({error}): pass a function of (outputs, targets) that supplies the rest"
         ) from None
 
 
-def check_supervised(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def check_supervised(args: Sequence[object], kwargs: Mapping[str, object]) -> None:
     """Refuse a batch that is not the (inputs, targets) of a criterion."""
     if len(args) != 2 or kwargs:
         raise TypeError(
@@ -110,7 +110,7 @@ def check_supervised(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         )
 
 
-def check_seconds(seconds: Any) -> None:
+def check_seconds(seconds: object) -> None:
     """Refuse what is no time."""
     if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
         raise ValueError(f"capture_within must be a positive number of seconds, or None, got {seconds!r}")

@@ -10,17 +10,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from alpha_func import tree
-from alpha_func.capture.sharded.agreement import Agreement
-from alpha_func.data_sets.ranks import exchange
+from alpha_func.capture.sharded.agreement import Agreement, Found
 from alpha_func.errors import CaptureError
-from alpha_func.losses.sharding import is_spread
+from alpha_func.losses.sharding import is_spread, own_precisions
 from alpha_func.observer.batches import Batch
 from alpha_func.observer.measuring import Meter, Part
+from alpha_func.observer.ranks import all_have
 from alpha_func.observer.record import agreeing, divided
+from alpha_func.observer.snapshot import Given
 from alpha_func.observer.trained import Trained, mean, with_factor
 from alpha_func.shards import layout, like, local
 
@@ -28,26 +28,43 @@ from alpha_func.shards import layout, like, local
 class MeterOfShards(Meter):
     """Measures the mean over the ranks of a mesh; each hands over equally many batches a step."""
 
+    explains = False
+
     def part(
         self, theta: dict[str, Tensor], d: dict[str, Tensor], batch: Batch, *, end: dict[str, Tensor] | None = None
     ) -> Part:
         """The mean of the ranks' quadratics."""
         own = super().part(theta, d, batch, end=end)
-        return Part(*Agreement.of(theta.values()).mean(own))
+        return Part(*self._agreement.mean(own))
 
-    def all_are(self, ready: Callable[[], bool]) -> bool:
-        """Whether every rank of the process group is, where the mesh has them all."""
-        if ranks(self._modules[0]) != dist.get_world_size():
-            return ready()
-        return bool(exchange("the end of a step", lambda: [float(ready())])[:, 0].all())
+    @property
+    def computes_in(self) -> set[torch.dtype]:
+        """What the mixed-precision policy of ``fully_shard`` says."""
+        return own_precisions(self._modules[0], of_gradients=True)
+
+    def all_are(self, ready: Callable[[], int]) -> bool:
+        """Whether every rank of the mesh is; none waits for one that has failed before."""
+
+        def own() -> tuple[Found, None]:
+            count = ready()
+            return Found("", [float(count), -float(count)]), None
+
+        (most, least), _ = self._agreement("the end of a step", own)
+        return all_have(-least, most)
+
+    def agreed(self, against: Given) -> Given:
+        """The means: of parameters that no rank has a shard of, each has a gradient of its own."""
+        return Given(against.lr, *self._agreement.mean(against[1:]))
 
     def told(self, batches: Sequence[Batch]) -> list[float]:
         """The mean of what the ranks say that their losses were."""
-        return Agreement.of(self._modules[0].parameters()).mean(super().told(batches))
+        return self._agreement.mean(super().told(batches))
 
     def give_up_programs(self, why: str) -> None:
         """Refused: nothing else measures them."""
-        raise CaptureError(f"only a captured program measures sharded parameters, and this loss has none: {why}")
+        raise CaptureError(
+            f"sharded parameters can only be measured by a captured program, and this loss has none: {why}"
+        )
 
     def judged(
         self,
@@ -66,12 +83,17 @@ class MeterOfShards(Meter):
 
         g = {n: grads[n].to(value.dtype) if n in grads else torch.zeros_like(value) for n, value in theta.items()}
         factor = divided(trained_slope, sum(w * part.slope for w, part in zip(weights, parts, strict=True)))
-        norm = float(tree.norm(g))
+        alike = True
         for line in (g, {name: _noise(value, i) for i, (name, value) in enumerate(theta.items())}):
-            given, found = float(tree.vdot(line, g)), factor * slope(line)
-            if not agreeing(given, found, scale=float(tree.norm(line)) * norm, dtype=dtype):
-                return Trained(weights, math.nan, False)
-        return with_factor(weights, factor)
+            here = [float(x) for x in (tree.vdot(line, g), tree.norm(line), tree.norm(g))]
+            given, *norms = self._agreement.mean(here)
+            alike &= agreeing(given, factor * slope(line), scale=math.prod(norms), dtype=dtype) is True
+        return with_factor(weights, factor) if alike else Trained(weights, math.nan, False)
+
+    @property
+    def _agreement(self) -> Agreement:
+        module = self._modules[0]
+        return Agreement.of([*module.parameters(), *module.buffers()])
 
 
 def ranks(module: nn.Module) -> int:

@@ -97,7 +97,7 @@ def _is_above(frame: FrameType, wanted: int | None) -> bool:
     return False
 
 
-def _with_closure(args: Args, kwargs: Kwargs, evaluated: Callable[[Any], None]) -> tuple[Any, Any] | None:
+def _with_closure(args: Args, kwargs: Kwargs, evaluated: Callable[[Any], None]) -> tuple[object, object] | None:
     """The arguments of a step, its closure one that tells of its first evaluation; None without a closure."""
     closure = kwargs.get("closure") if len(args) < 2 else args[1]
     if not callable(closure):

@@ -72,12 +72,12 @@ def by_gradient(given: Grads, measured: Sequence[Grads], *, dtype: torch.dtype) 
         return _normalised(weights, bound)
     sum_ = _combined(measured, weights if len(measured) > 1 else [1.0])
     if len(measured) == 1 and (limit := _clamped_at(given, sum_, bound)) is not None:
-        how = f"the gradient's values were clipped at {limit:.3g}"
+        how = f"the values of the gradient were clipped at {limit:.3g}"
         return Trained([1.0], float("nan"), True, how)
     factors = _own_factors(given, sum_, bound)
     if factors is not None:
         low, high = min(factors), max(factors)
-        how = f"the gradient of every parameter was multiplied with a factor of its own, from {low:.3g} to {high:.3g}"
+        how = f"the gradient of each parameter was multiplied by a factor of its own, from {low:.3g} to {high:.3g}"
         return Trained(_normalised(weights, bound).weights, float("nan"), True, how)
     return Trained(mean(len(measured)), float("nan"), False)
 
@@ -117,9 +117,9 @@ def with_factor(weights: list[float], factor: float, bound: float = 0.0) -> Trai
     if abs(factor - 1) <= bound:
         return Trained(weights, 1.0, True)
     if factor <= 0:
-        return Trained(weights, float("nan"), False, "the gradient points the other way")
+        return Trained(weights, float("nan"), False, "the gradient points in the opposite direction")
     kind = "clipping does" if 0 < factor < 1 else "a scaled loss does"
-    return Trained(weights, factor, True, f"the whole gradient was multiplied with {factor:.4g}, as {kind}")
+    return Trained(weights, factor, True, f"the whole gradient was multiplied by {factor:.4g}, as {kind}")
 
 
 def _clamped_at(given: Grads, measured: Grads, bound: float) -> float | None:

@@ -1,7 +1,6 @@
 """What is kept of a step while it is taken: θ before it, and the gradient that the optimizers were given."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -47,7 +46,7 @@ class Underway:
         self.before = snapshot(self._params, self._optimizers)
         self._weights_moved = self._pending.written_since(versions(self._module))
 
-    def closure_evaluated(self, loss: Any) -> None:
+    def closure_evaluated(self, loss: object) -> None:
         """Keep the gradient at θ: the optimizer may evaluate the closure elsewhere."""
         self._grads = {name: grad.clone() for name, grad in gradients(self._params).items()}
         self._pending.assign()

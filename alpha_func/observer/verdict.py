@@ -79,7 +79,7 @@ def judged(
         return by_lines, parts
     measured = [meter.gradient(theta, batch) for batch in batches]
     if meter.by_program and _program_differs(measured, d, parts, given, dtype):
-        meter.give_up_programs("a program's slope was not that of the loss")
+        meter.give_up_programs("the slope of a program differed from that of the loss")
         parts = [meter.part(theta, d, batch, end=end) for batch in batches]
         found = found_in(parts)
         if found is not None:
@@ -117,37 +117,41 @@ def explained(step: int, trained: float, measured: float, losses: tuple[float, f
     found = [how] if how else []
     if seen.weights_moved:
         found.append(
-            "the parameters changed between the forward and the step: give Observer every optimizer of the model in "
-            "one list; a step made of gradients at other points (SAM) cannot agree"
+            "the parameters changed between the forward and the step: pass Observer every optimizer of the model in "
+            "one list; a step made from gradients at other points (SAM) cannot agree"
         )
     if seen.batch_changed:
-        found.append("the batch was changed in place between the forward and observer.batch: call batch at once")
+        found.append(
+            "the batch was changed in place between the forward and observer.batch: call batch right after the forward"
+        )
     if "training" in seen.changed:
         found.append("the module's mode changed between the forward and the step")
     if not seen.beginnings:
         found.append(
-            "the forward was not seen to begin, so that dropout masks and buffers are not the step's own: the loop "
-            "computes its loss without a call of the module, or by a compiled one; call observer.forward_begins() "
-            "before it"
+            "the observer did not see the forward begin, so dropout masks and buffers may differ from those of the "
+            "step: the loop computes its loss without calling the module, or calls a compiled one; call "
+            "observer.forward_begins() before it"
         )
     if seen.calls > seen.batches:
         found.append(
-            f"the module was called {seen.calls} times, and {seen.batches} of the batches were handed over: give every "
-            "batch of the step to observer.batch"
+            f"the module was called {seen.calls} times, and observer.batch {seen.batches} times: call it for every "
+            "batch of the step"
         )
     if seen.autocast:
         found.append("the loop runs under autocast, where dropout may draw other masks")
     value, given_loss = losses
     if agreeing(given_loss, value, scale=0.0, dtype=torch.bfloat16):
-        found.append("the losses agree: gradients were changed on their way, or a part of the loss is detached")
+        found.append("the losses agree, so gradients were changed after backward, or a part of the loss is detached")
     others = (
-        "a term of the loss that the observer does not know (a penalty, label smoothing, class weights), a "
-        "batch that is not the one handed over, or gradients changed by hand"
+        "a term of the loss that the observer does not know of (a penalty, label smoothing, class weights), a "
+        "batch that differs from the one that observer.batch was given, or gradients changed by hand"
     )
-    seen_text = f"Seen: {'; '.join(found)}. Else" if found else "Likely"
-    loss_text = f", the loss {value:.6g}, and {given_loss:.6g} was trained" if given_loss == given_loss else ""
+    seen_text = f"Observed: {'; '.join(found)}. Other causes" if found else "Likely causes"
+    loss_text = (
+        f"; the measured loss is {value:.6g}, and the trained one {given_loss:.6g}" if given_loss == given_loss else ""
+    )
     return (
         f"step {step}: the loss that was measured is not the loss that was trained: along the step, the measured slope "
-        f"is {measured:.6g}, and that of the gradient that the optimizer was given {trained:.6g}{loss_text}. Such "
+        f"is {measured:.6g}, and the slope by the optimizer's gradient is {trained:.6g}{loss_text}. Such "
         f"records have agrees=False. {seen_text}: {others}. See docs/my_loop.md"
     )

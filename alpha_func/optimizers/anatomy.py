@@ -15,7 +15,7 @@ from alpha_func.tree import Tree
 
 
 class Anatomy(NamedTuple):
-    """What is known of a step besides its quadratic; 0-d tensors.
+    """What describes a step besides its quadratic; 0-d tensors.
 
     Attributes:
         alpha_steps: α*, in steps of the optimizer: 1 is the step itself.
@@ -38,7 +38,7 @@ def anatomy(direction: Direction, d: Tree, quadratic: Quadratic, grads: Tree, st
         direction: from ``from_optimizer`` or ``from_live_optimizer``.
         d: its step.
         quadratic: of the loss along d.
-        grads, state, params: what d was made of.
+        grads, state, params: what d was computed from.
 
     Returns:
         An ``Anatomy``. A few inner products, and with weight decay one more step of the optimizer.

@@ -13,8 +13,8 @@ from alpha_func.tree import Tree
 
 T = TypeVar("T")
 _REMEDY = (
-    "the optimizer's step was differentiated, and it is constant to PyTorch: give from_optimizer differentiable=True, "
-    "or detach the gradients for a direction that is held fixed"
+    "the optimizer's step was differentiated, and PyTorch treats it as a constant: pass from_optimizer "
+    "differentiable=True, or detach the gradients to hold the direction fixed"
 )
 
 
@@ -51,7 +51,7 @@ def _requires_grad(value: object) -> bool:
     return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree.leaves(value))
 
 
-def _filled(leaves: list[Any], tensors: tuple[Tensor, ...]) -> list[Any]:
+def _filled(leaves: list[object], tensors: tuple[Tensor, ...]) -> list[object]:
     rest = iter(tensors)
     return [next(rest) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
@@ -66,19 +66,19 @@ class _Underived(torch.autograd.Function):
         return run(*operands)
 
     @staticmethod
-    def setup_context(ctx: object, inputs: tuple[Any, ...], output: Any) -> None:
+    def setup_context(ctx: object, inputs: tuple[object, ...], output: object) -> None:
         """Nothing is kept: there is no backward."""
 
     @staticmethod
-    def backward(ctx: object, *cotangents: Any) -> Any:
+    def backward(ctx: object, *cotangents: object) -> Any:
         raise NotImplementedError(_REMEDY)
 
     @staticmethod
-    def jvp(ctx: object, *tangents: Any) -> Any:
+    def jvp(ctx: object, *tangents: object) -> Any:
         raise NotImplementedError(_REMEDY)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], run: Any, *operands: Tensor) -> Any:
+    def vmap(info: Any, in_dims: tuple[int | None, ...], run: object, *operands: Tensor) -> Any:
         each = []
         for i in range(info.batch_size):
             dims = zip(operands, in_dims[1:], strict=True)

@@ -20,6 +20,7 @@ from alpha_func.optimizers.detached import without_derivative
 from alpha_func.optimizers.stepping import (
     Entries,
     Group,
+    Options,
     check_state,
     fresh_state,
     group_of,
@@ -162,14 +163,14 @@ class Direction:
 
 
 def from_optimizer(
-    optimizer: type[Optimizer], *, groups: Mapping[str, Mapping[str, Any]] | None = None, **options: Any
+    optimizer: type[Optimizer], *, groups: Mapping[str, Options] | None = None, **options: object
 ) -> Direction:
     """The step of a torch.optim optimizer as a pure function: d = θ⁺ − θ, its own code doing the arithmetic.
 
     Args:
-        optimizer: the class, such as ``torch.optim.AdamW``; any whose ``step`` needs no closure and which keeps what
-            it remembers in its ``state``, as all of torch.optim do.
-        groups: options of their own for some leaves: a pattern (``fnmatch``) over the leaf's name to a dict of options,
+        optimizer: the class, such as ``torch.optim.AdamW``; any whose ``step`` needs no closure and which keeps
+            everything that it remembers in its ``state``, as all of torch.optim do.
+        groups: options for some of the leaves: a pattern (``fnmatch``) over the leaf's name to a dict of options,
             the first that matches winning. A name is the keys that lead to the leaf joined by dots, ``"0.bias"``.
             ``"optimizer"`` among the options is another class for these leaves, which then takes none of the
             options above: ``{"*.bias": {"optimizer": torch.optim.AdamW, "lr": 3e-4}}`` beside ``torch.optim.Muon``,
@@ -181,8 +182,8 @@ def from_optimizer(
         are pure. α is a multiple of the optimizer's step. A step costs the optimizer's own and a copy of its operands.
 
     Raises:
-        TypeError, ValueError: no optimizer class, one that needs a closure or sparse gradients, or an option that the
-            class itself refuses; a pattern that matches no leaf, at the first call.
+        TypeError, ValueError: ``optimizer`` is not an optimizer class, or one that needs a closure or sparse gradients,
+            or an option that the class itself refuses; a pattern that matches no leaf, at the first call.
 
     >>> import torch
     >>> init, update = from_optimizer(torch.optim.SGD, lr=0.1, momentum=0.9)
@@ -202,8 +203,8 @@ def from_optimizer(
     return Direction(tuple(made), partial(matched, tuple(patterns)))
 
 
-def _without_momentum(options: Mapping[str, Any]) -> dict[str, Any]:
-    instead: dict[str, Any] = {"lr": 1.0, "momentum": 0.0, "dampening": 0.0, "nesterov": False}
+def _without_momentum(options: Options) -> dict[str, object]:
+    instead: dict[str, object] = {"lr": 1.0, "momentum": 0.0, "dampening": 0.0, "nesterov": False}
     changed = {name: value for name, value in instead.items() if name in options}
     if "betas" in options:
         changed["betas"] = (0.0, *options["betas"][1:])
@@ -218,7 +219,7 @@ def from_live_optimizer(
     Args:
         optimizers: the optimizer of a training loop, or several that share its parameters out.
         params: by name, the parameters to be stepped: tensors of the optimizers' ``param_groups``, those that have a
-            gradient. The rest stay out, as ``optimizer.step()`` leaves them alone.
+            gradient. The rest are left out, as ``optimizer.step()`` does.
 
     Returns:
         The direction, and the state before the step by the names in ``params``; it shares memory with the optimizer's

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from alpha_func import tree
+from alpha_func.calls import Kwargs
 from alpha_func.tree import Tree
 
 Entries = dict[str, Any]  # what the optimizer keeps of a leaf, as in its ``state``
+Options = Mapping[str, Any]  # by their names
 _NOT_OPTIONS = ("params", "param_names")
 _KNOWN_FLAGS = {"_need_device_dtype_check_for_fused"}  # set at the first step, and of no consequence
 
@@ -29,11 +31,11 @@ class Group(NamedTuple):
     """
 
     template: Optimizer
-    options: dict[str, Any]
+    options: Kwargs
     make: Callable[[Sequence[Tensor]], Optimizer]
 
 
-def group_of(kind: type[Optimizer], options: Mapping[str, Any]) -> Group:
+def group_of(kind: type[Optimizer], options: Options) -> Group:
     """The group of these options, refused by the class's own constructor if they are none of its."""
     _check_kind(kind)
     make: Callable[..., Optimizer] = partial(kind, **options)  # no function of ours: it can be pickled
@@ -53,10 +55,12 @@ def live_groups(optimizer: Optimizer) -> Iterator[tuple[Group, list[Tensor]]]:
 
 
 # Of a function or a class, looked up once: it takes longer than a small step.
-_parameters: Callable[[Any], Mapping[str, inspect.Parameter]] = lru_cache(64)(lambda f: inspect.signature(f).parameters)
+_parameters: Callable[[object], Mapping[str, inspect.Parameter]] = lru_cache(64)(
+    lambda f: inspect.signature(f).parameters
+)
 
 
-def _options(param_group: Mapping[str, Any]) -> dict[str, Any]:
+def _options(param_group: Mapping[str, object]) -> Kwargs:
     return {name: value for name, value in param_group.items() if name not in _NOT_OPTIONS}
 
 
@@ -98,7 +102,7 @@ def named(params: Tree) -> tuple[list[str], list[Tensor]]:
     return names, [leaf.detach() if isinstance(leaf, nn.Parameter) else leaf for leaf in leaves]
 
 
-def check_state(state: Any, names: Sequence[str]) -> None:
+def check_state(state: object, names: Sequence[str]) -> None:
     """Refuse a state that is not of these leaves."""
     if not isinstance(state, Mapping) or not all(isinstance(entries, Mapping) for entries in state.values()):
         raise TypeError(f"state must be what init(params) or the last update returned, got {type(state).__name__}")
@@ -108,7 +112,7 @@ def check_state(state: Any, names: Sequence[str]) -> None:
         raise ValueError(f"state {' and '.join(parts)}: pass what init(params) or the last update returned")
 
 
-def fresh_state(group: Group, names: Sequence[str], leaves: Sequence[Tensor]) -> dict[str, dict[str, Any]]:
+def fresh_state(group: Group, names: Sequence[str], leaves: Sequence[Tensor]) -> dict[str, Entries]:
     """What the constructor keeps of these leaves."""
     if issubclass(type(group.template), torch.optim.Muon):
         for name, leaf in zip(names, leaves, strict=True):
@@ -153,13 +157,13 @@ def step_group(
         entries[i] = dict(worker.state.get(copy, {}))
 
 
-def _copied(value: object) -> Any:
+def _copied(value: object) -> object:
     if isinstance(value, Tensor):
         return value.clone()
     return tree.map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
 
 
-def _check_all_is_kept(worker: Optimizer, before: Mapping[str, Any], group: Group) -> None:
+def _check_all_is_kept(worker: Optimizer, before: Mapping[str, object], group: Group) -> None:
     """Refuse an optimizer that remembers something outside its ``state``: the next step would not know it."""
     changed = {name for name, value in vars(worker).items() if before.get(name, worker) is not value} - _KNOWN_FLAGS
     (options,) = worker.param_groups

@@ -33,7 +33,7 @@ def damped(factor: float = 0.5, *, beta: float = 0.0, first: float = 1.0) -> Ste
 
         ᾱₜ = (1 − β) Σₛ βᵗ⁻ˢ α*ₛ / (1 − βᵗ)
 
-    A factor below 1 gives way to noise: a batch's own α* is too long for it (``data_sets.two_batch``).
+    A factor below 1 allows for noise: a batch's own α* is too large (``data_sets.two_batch``).
 
     Where the curvature is not positive α* is not a minimum: it stays out of the average, and the last α is taken again.
 

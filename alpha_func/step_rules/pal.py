@@ -13,8 +13,8 @@ def pal(
 
     Mutschler and Zell, Parabolic Approximation Line Search for DNNs (NeurIPS 2020). Theirs lays the parabola through
     L(θ), the slope, and the loss at a probe, μ = ``measuring_step`` away along the normalised direction; the exact
-    curvature is its limit for μ → 0. The lengths here are multiples of the direction, as every α: for theirs,
-    distances, give the quadratic along d/‖d‖.
+    curvature is its limit for μ → 0. The lengths here are multiples of the direction, like every α. The paper's are
+    distances: for those, pass the quadratic along d/‖d‖.
 
     Where the curvature is not positive and d descends, the step is ``measuring_step``. Where d ascends (slope ≥ 0) it
     is 0.

@@ -14,7 +14,7 @@ def polyak(lower: float = 0.0, *, factor: float = 1.0, largest: float = math.inf
     Polyak, Introduction to Optimization (1987); with ``largest``, the stochastic SPS_max of Loizou, Vaswani, Laradji
     and Lacoste-Julien (2021), whose c is 1/factor.
 
-    The curvature is not looked at, so nothing changes where it is not positive. Where d ascends (slope ≥ 0), or the
+    The curvature is not used, so nothing changes where it is not positive. Where d ascends (slope ≥ 0), or the
     loss is at or below ``lower``, the step is 0.
 
     Args:

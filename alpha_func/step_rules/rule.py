@@ -18,18 +18,20 @@ from alpha_func.quadratic import Quadratic
 
 Number = float | Tensor
 
+Memory = Any  # a rule's own: what it keeps from step to step
+
 
 class RuleState(NamedTuple):
-    """What a rule knows of the steps so far: the last α, and a tree of numbers of its own."""
+    """What a rule remembers of the steps so far: the last α, and a tree of its own numbers."""
 
     alpha: Number
-    memory: Any
+    memory: Memory
 
 
 class Update(Protocol):
     """``update(quadratic, state, gain_ratio=nan) -> (α, state)``."""
 
-    def __call__(self, quadratic: Quadratic, state: RuleState, gain_ratio: Number = math.nan) -> tuple[Tensor, Any]:
+    def __call__(self, quadratic: Quadratic, state: RuleState, gain_ratio: Number = math.nan) -> tuple[Tensor, Memory]:
         """The next step.
 
         Args:
@@ -57,10 +59,10 @@ class StepRule(NamedTuple):
     update: Update
 
 
-Choose = Callable[[Quadratic, RuleState, Number], tuple[Tensor, Any]]
+Choose = Callable[[Quadratic, RuleState, Number], tuple[Tensor, Memory]]
 
 
-def step_rule(first: float, memory: Any, choose: Choose) -> StepRule:
+def step_rule(first: float, memory: object, choose: Choose) -> StepRule:
     """The rule whose α and next memory are ``choose(quadratic, state, gain_ratio)``.
 
     Args:

@@ -37,8 +37,8 @@ def trusted(
 
         Δ ← shrink·|α|   where ρ < low        Δ ← grow·Δ   where ρ ≥ high and |α| was Δ        Δ else
 
-    ρ is that of the last step, ``update``'s ``gain_ratio``; where it is NaN the radius stays. A step that is not
-    accepted (``accepts``) may be taken back by who took it; the radius shrinks either way.
+    ρ is that of the last step, ``update``'s ``gain_ratio``; where it is NaN the radius stays. The caller may
+    undo a step that is not accepted (``accepts``); the radius shrinks either way.
 
     Where the curvature is not positive, the other rule decides, within the radius.
 

@@ -63,7 +63,7 @@ from alpha_func.torch_private.modules import (
     FSDP_MARKS,
     GLOBAL_BACKWARD_HOOKS,
     GLOBAL_HOOKS,
-    fsdp_computes_in,
+    fsdp_dtypes,
 )
 from alpha_func.torch_private.operators import (
     allocates,
@@ -115,7 +115,7 @@ __all__ = [
     "fake_tensor",
     "fake_view",
     "forward_level",
-    "fsdp_computes_in",
+    "fsdp_dtypes",
     "get_decompositions",
     "get_mkldnn_enabled",
     "get_unwrapped",

@@ -27,6 +27,7 @@ STRICT: dict[str, Any] = {
     "assume_dunder_attributes_remain_unchanged": False,
     "assume_static_by_default": True,
     "automatic_dynamic_shapes": False,
+    "enable_dynamo_decompositions": False,  # into prims of Inductor's, and with other numerics
     "fail_on_recompile_limit_hit": True,
     "guard_nn_modules_using_dict_tags": False,
     "replay_side_effects": True,
@@ -39,7 +40,7 @@ STRICT: dict[str, Any] = {
     "trace_autograd_ops": True,
     "use_recursive_dict_tags_for_guards": False,
 }
-Changes = list[tuple[Any, str, Function]]
+Changes = list[tuple[object, str, Function]]
 Backend = Callable[[fx.GraphModule, list[Tensor]], Function]
 
 
@@ -73,7 +74,7 @@ def recorded_by(
     return context(function)
 
 
-def guards_of(function: Function, names: dict[str, Any]) -> Callable[[dict[str, Any]], bool] | None:
+def guards_of(function: Function, names: dict[str, object]) -> Callable[[dict[str, Any]], bool] | None:
     """The guards of the graph that Dynamo has just run for a call of ``function``, to ask them without a call.
 
     Args:
@@ -122,11 +123,13 @@ class _Strictly:
         self._torchdynamo_orig_backend = callback._torchdynamo_orig_backend
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
-        from torch._dynamo import config
+        from torch._dynamo import config, guards
 
         known = {name: value for name, value in STRICT.items() if hasattr(config, name)}
         with ExitStack() as stack:
             stack.enter_context(config.patch(**known, recompile_limit=self._limit, ignore_logging_functions=_talk()))
+            if hasattr(guards, "profile_guard_manager"):  # flushes the caches of the processor, for a log
+                stack.enter_context(patch.object(guards, "profile_guard_manager", lambda *_: 0.0))
             for owner, name, ours in self._changes:
                 stack.enter_context(patch.object(owner, name, ours(getattr(owner, name))))
             stack.enter_context(warnings.catch_warnings())
@@ -134,12 +137,12 @@ class _Strictly:
             return self.callback(*args, **kwargs)
 
 
-def _talk() -> set[Any]:
+def _talk() -> set[object]:
     """What a loss may say on the way, which is not part of its value; packages add methods, too (``warning_once``)."""
     levels = ("debug", "info", "warn", "error", "exception", "critical", "log")
     owners = (vars(logging), vars(logging.Logger))
-    said = [value for names in owners for name, value in names.items() if name.startswith(levels)]
-    return {print, warnings.warn, *filter(callable, said)}
+    talkers = [value for names in owners for name, value in names.items() if name.startswith(levels)]
+    return {print, warnings.warn, *filter(callable, talkers)}
 
 
 @cache
@@ -166,7 +169,7 @@ def of_dynamo(where: str) -> Any:
         return None
 
 
-def allowed_in_graph(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def allowed_in_graph(function: Function) -> Function:
     """``function``, a call of which is a node of Dynamo's graph."""
     from torch._dynamo import allow_in_graph
 

@@ -17,10 +17,10 @@ GLOBAL_BACKWARD_HOOKS: tuple[dict[int, Any], ...] = (
 FSDP_MARKS = frozenset(("_is_fsdp_managed_module", "_fsdp_use_orig_params"))
 
 
-def fsdp_computes_in(module: torch.nn.Module) -> torch.dtype | None:
-    """The dtype that ``fully_shard`` casts the parameters of a module to, if it does."""
+def fsdp_dtypes(module: torch.nn.Module) -> tuple[torch.dtype | None, torch.dtype | None]:
+    """The dtypes that ``fully_shard`` casts parameters of a module to, and their gradients; None where it does not."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is None or not isinstance(module, fsdp.FSDPModule):
-        return None
-    found: torch.dtype | None = module._get_fsdp_state()._mp_policy.param_dtype
-    return found
+        return None, None
+    policy = module._get_fsdp_state()._mp_policy
+    return policy.param_dtype, policy.reduce_dtype

@@ -54,7 +54,7 @@ def is_composite(operator: OpOverload) -> bool:
     return bool(operator.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd))
 
 
-def allocates(operator: Any) -> bool:
+def allocates(operator: object) -> bool:
     """Whether an operator is a kernel of PyTorch's own whose schema says that its results share no memory. What is
     composed of others, or foreign, may (``wait_tensor``).
     """

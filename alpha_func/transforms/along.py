@@ -11,7 +11,7 @@ from torch import Tensor
 from alpha_func import tree
 from alpha_func.span import SpanQuadratic
 from alpha_func.taylor import Taylor
-from alpha_func.torch_private import peek_interpreter_stack
+from alpha_func.torch_private import is_functorch_wrapped_tensor
 from alpha_func.transforms.engine import engine_of
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import LOSS_SIGNATURE, accumulated, aligned, check_params, require_callable
@@ -31,14 +31,14 @@ def taylor_along(loss: Callable[..., Tensor], *, order: int = 3) -> Callable[...
 
     Returns:
         ``(params, direction, *args, **kwargs) -> Taylor``, operands as for ``quadratic_along``, the numbers 0-d and
-        float32 or better. Of a captured loss, one forward sweep of its program, without a backward: 2k + 1 products a
-        linear layer, (k + 1)(k + 2)/2 a product of two activations, and memory that does not grow with depth; k = 2 is
-        ``quadratic_along``. Of any other, reverse mode k times over, each about three times the last, and at the first
-        use of a set of operators a proof by differences, in float64.
+        float32 or better. A captured loss takes one forward sweep of its program, without a backward: 2k + 1 products
+        a linear layer, (k + 1)(k + 2)/2 a product of two activations, and memory that does not grow with depth; k = 2
+        is ``quadratic_along``. Any other loss takes k nested reverse modes, each about three times the one before, and
+        at the first use of a set of operators a check by finite differences, in float64.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
-        StrategyError: of an uncaptured loss, PyTorch's higher derivatives of an operator are wrong, or unproven.
+        StrategyError: for an uncaptured loss, PyTorch's higher derivatives of an operator are wrong, or unchecked.
 
     >>> import torch
     >>> line = taylor_along(lambda x: (x**4).sum(), order=4)(torch.tensor([1.0]), torch.tensor([2.0]))
@@ -50,7 +50,7 @@ def taylor_along(loss: Callable[..., Tensor], *, order: int = 3) -> Callable[...
         raise TypeError(f"order must be a whole number, got {type(order).__name__}")
     if order < 2:
         raise ValueError(
-            f"order is {order}: give at least 2, the quadratic; loss(params) and torch.func.grad give less"
+            f"order is {order}: expected at least 2, the quadratic; for less, use loss(params) or torch.func.grad"
         )
     engine = engine_of(loss, None)
 
@@ -80,12 +80,12 @@ def quadratic_in_span(
 
     Returns:
         ``(params, directions, *args, **kwargs) -> SpanQuadratic``, where directions is a list or tuple of k ≥ 1 trees,
-        each as params. Of a captured loss, 2 + 3k products a linear layer, where k quadratics have 5k; of any other,
-        one gradient and k backward passes through it.
+        each with the structure of params. A captured loss takes 2 + 3k products a linear layer (k quadratics take 5k);
+        any other takes one gradient and k backward passes through it.
 
     Raises:
-        TypeError, ValueError: an argument is not as above; the directions are linearly dependent, to rounding (under a
-            transform there are no values to see that by).
+        TypeError, ValueError: an argument is not as above; the directions are linearly dependent, to rounding (not
+            checked under a transform, where there are no values).
         StrategyError: as for ``quadratic_along``.
 
     >>> import torch
@@ -103,7 +103,7 @@ def quadratic_in_span(
         products = gram(given)
         i = dependent(products, given)
         if i is not None:
-            why = "is a combination of those before it, to rounding" if products[i, i] else "is zero"
+            why = "is a linear combination of those before it, to rounding" if products[i, i] else "is zero"
             raise ValueError(f"directions[{i}] {why}: leave it out")
         found = [accumulated(number) for number in engine.span(params, given, args, kwargs)]
         dtype = reduce(torch.promote_types, (number.dtype for number in found))
@@ -126,9 +126,11 @@ def gram(directions: Sequence[Tree]) -> Tensor:
 
 def _directions(params: Tree, directions: Sequence[Tree]) -> list[Tree]:
     if not isinstance(directions, (list, tuple)):
-        raise TypeError(f"directions must be a list or tuple of trees as params, got {type(directions).__name__}")
+        raise TypeError(
+            f"directions must be a list or tuple of trees with the structure of params, got {type(directions).__name__}"
+        )
     if not directions:
-        raise ValueError("directions is empty: give at least one tree of the structure of params")
+        raise ValueError("directions is empty: pass at least one tree with the structure of params")
     return [aligned(params, d, f"directions[{i}]") for i, d in enumerate(directions)]
 
 
@@ -137,7 +139,7 @@ def dependent(products: Tensor, directions: Sequence[Tree]) -> int | None:
 
     By the pivots of Cholesky's factor of the cosines: sin² of the angle to the span of those before.
     """
-    if peek_interpreter_stack() is not None:
+    if is_functorch_wrapped_tensor(products):
         return None
     rows: list[list[float]] = []
     lengths = products.detach().diagonal().sqrt().tolist()

@@ -41,6 +41,11 @@ class GroupedQuadratic(NamedTuple):
     squared_norms: dict[str, Tensor]
     interactions: dict[str, dict[str, Tensor]]
 
+    @staticmethod
+    def linear_in_loss() -> tuple[str, ...]:
+        """The fields that of a sum of losses are sums. The norms are of the direction alone."""
+        return "value", "slopes", "curvatures", "interactions"
+
     @property
     def quadratic(self) -> Quadratic:
         """The quadratic of the whole direction."""
@@ -48,13 +53,13 @@ class GroupedQuadratic(NamedTuple):
 
     @property
     def curvature_shares(self) -> dict[str, Tensor]:
-        """dᵢᵀHd / dᵀHd: how much of the curvature each group makes; they sum to 1, and may be negative."""
+        """dᵢᵀHd / dᵀHd: the share of each group in the curvature; they sum to 1, and may be negative."""
         whole = _total(self.curvatures)
         return {name: part / whole for name, part in self.curvatures.items()}
 
     @property
     def slope_shares(self) -> dict[str, Tensor]:
-        """dᵢᵀg / dᵀg: how much of the slope each group makes; they sum to 1, and may be negative."""
+        """dᵢᵀg / dᵀg: the share of each group in the slope; they sum to 1, and may be negative."""
         whole = _total(self.slopes)
         return {name: part / whole for name, part in self.slopes.items()}
 
@@ -71,7 +76,7 @@ def quadratic_by_group(
     interactions: bool = False,
     strategy: StrategyLike | None = None,
 ) -> Callable[..., GroupedQuadratic]:
-    """The local quadratic along a direction, by group of parameters: what its slope and curvature are made of.
+    """The local quadratic along a direction, split by group of parameters: the share of each in slope and curvature.
 
     Args:
         loss: as for ``quadratic_along``.
@@ -177,7 +182,7 @@ def _patterns(groups: Groups | None) -> dict[str, list[str]] | None:
     if not found or not all(isinstance(p, str) for given in found.values() for p in given):
         raise TypeError(
             f"groups must be a dict of name to pattern or patterns, or a list of patterns, got {groups!r}; "
-            "leave it out to have a group a layer"
+            "leave it out to have one group for each layer"
         )
     return found
 
@@ -193,7 +198,7 @@ def _members(patterns: dict[str, list[str]] | None, names: list[str]) -> dict[st
         if not owners:
             raise ValueError(f"groups leave out {name!r}: give a pattern that matches it, or leave groups out")
         if len(owners) > 1:
-            raise ValueError(f"groups {owners[0]!r} and {owners[1]!r} both match {name!r}: a leaf belongs to one")
+            raise ValueError(f"groups {owners[0]!r} and {owners[1]!r} both match {name!r}: a leaf belongs to one group")
         members.setdefault(owners[0], []).append(i)
     empty = [group for group in patterns or () if group not in members]
     if empty:

@@ -13,12 +13,13 @@ Here is the engine of a plain function: a strategy of torch.func, behind the gua
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.errors import StrategyError
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import LossOfLoss, module_loss_of
@@ -29,7 +30,7 @@ from alpha_func.taylor import Taylor
 from alpha_func.transforms import by_autograd, failures
 from alpha_func.transforms.directions import DirectionFunction
 from alpha_func.transforms.gauss_newton import GaussNewton
-from alpha_func.transforms.guard import Guard, Operators, Seen, sealed
+from alpha_func.transforms.guard import Guard, GuardedCall, Operators, sealed
 from alpha_func.transforms.higher_orders import HigherOrders
 from alpha_func.transforms.strategies import DEFAULT_STRATEGY, Loss, Products, Step, Strategy, StrategyLike
 from alpha_func.transforms.tower import derivatives_along
@@ -37,9 +38,7 @@ from alpha_func.transforms.validation import resolve_strategy, scalar_loss
 from alpha_func.tree import Tree
 
 T = TypeVar("T")
-Args = tuple[Any, ...]
-Kwargs = dict[str, Any]
-Form = tuple[Tensor, Tensor, Tensor]  # value, slopes (k), curvature (k, k)
+SpanNumbers = tuple[Tensor, Tensor, Tensor]  # value, slopes (k), curvature (k, k)
 
 
 class Engine(Protocol):
@@ -65,7 +64,7 @@ class Engine(Protocol):
         """L(θ), g and Hd for each direction."""
         raise StrategyError(_NOT_ANSWERED.format(type(self).__name__, "products with several directions"))
 
-    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Form:
+    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> SpanNumbers:
         """Value, slopes and curvature in the span of ``directions``, by a product with each."""
         value, grads, products = self.products(params, directions, args, kwargs)
         slopes = torch.stack([tree.vdot(d, grads) for d in directions])
@@ -77,7 +76,7 @@ class Engine(Protocol):
         raise StrategyError(_NOT_ANSWERED.format(type(self).__name__, "Gauss-Newton curvature"))
 
 
-_NOT_ANSWERED = "the engine of this loss, {}, gives no {}: use the loss that it is made of"
+_NOT_ANSWERED = "this loss is evaluated by {}, which does not compute {}: use the loss that it wraps"
 
 
 def engine_of(loss: Callable[..., Tensor], strategy: StrategyLike | None) -> Engine:
@@ -204,7 +203,7 @@ class Uncaptured(Engine):
         args: Args,
         kwargs: Kwargs,
         own: Sequence[Exception] = (),
-    ) -> tuple[T, Seen]:
+    ) -> tuple[T, GuardedCall]:
         """What the attempt gives, at a first call its ``line`` compared with plain autograd; what was seen of it."""
         loss = scalar_loss(self._loss, args, kwargs)
         with twice_differentiable():

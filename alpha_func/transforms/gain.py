@@ -13,16 +13,16 @@ from alpha_func.tree import Tree
 def gain_ratio(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """(h(0) − h(α)) / (q(0) − q(α)), what a step gains over what the quadratic promises, with h(α) = L(θ + αd).
 
-    Near 1 the quadratic holds as far as α; at 0 and below, the loss does not fall. α* is exact at θ and may be far
-    outside of where the quadratic holds: this tells.
+    Near 1, the quadratic holds as far as α; at 0 and below, the loss does not fall. α* is exact at θ, but may lie far
+    outside the region where the quadratic holds: this ratio shows whether it does.
 
     Args:
         loss: as for ``quadratic_along``.
 
     Returns:
         ``(params, direction, quadratic, alpha, *args, **kwargs) -> ratio``, 0-d. ``quadratic`` is the loss's own along
-        the direction, ``alpha`` a multiple of the direction: ``quadratic.alpha``, or any other. NaN where the loss's
-        rounding is a tenth of the promise or more. One forward pass.
+        the direction, ``alpha`` a multiple of the direction: ``quadratic.alpha``, or any other. NaN where the
+        rounding of the loss is a tenth of the predicted decrease or more. One forward pass.
 
     Raises:
         TypeError, ValueError: an argument is not as above.

@@ -34,10 +34,10 @@ class GaussNewton:
         self,
         loss: Callable[..., Tensor],
         parted: Parted,
-        quadratic: Callable[[Callable[..., Tensor], Tree, Tree, tuple[Any, ...]], Quadratic],
+        quadratic: Callable[[Callable[..., Tensor], Tree, Tree, tuple[object, ...]], Quadratic],
     ):
         self._loss, self._parted, self._quadratic = loss, parted, quadratic
-        self._looked_at: set[Any] = set()
+        self._looked_at: set[object] = set()
 
     def __call__(self, params: Tree, direction: Tree, inputs: object, targets: object) -> Quadratic:
         """The quadratic with the Gauss-Newton curvature."""
@@ -64,8 +64,8 @@ class GaussNewton:
 
 
 def _pushed(
-    outputs: Callable[[Tree], Any], params: Tree, direction: Tree
-) -> tuple[list[Tensor], Callable[[list[Tensor]], Any], list[Tensor]]:
+    outputs: Callable[[Tree], object], params: Tree, direction: Tree
+) -> tuple[list[Tensor], Callable[[list[Tensor]], object], list[Tensor]]:
     """The floating leaves of the outputs, what puts others in their place, and their tangents."""
     kept: list[Any] = []
 
@@ -80,7 +80,7 @@ def _pushed(
         t = func.vjp(lambda u: back(u)[0], [torch.zeros_like(leaf) for leaf in z])[1](direction)[0]
     whole = kept[0]
 
-    def rebuilt(leaves: list[Tensor]) -> Any:
+    def rebuilt(leaves: list[Tensor]) -> object:
         given = iter(leaves)
         return tree.map(lambda leaf: next(given) if _moves(leaf) else leaf, whole)
 
@@ -92,10 +92,10 @@ def _moves(leaf: object) -> bool:
 
 
 _ONCE = (
-    "{} is an autograd.Function whose backward is marked once_differentiable: torch.func would take what the direction "
-    "does through it for zero; write a backward that can be differentiated, or the function in torch operators"
+    "{} is an autograd.Function whose backward is marked once_differentiable: torch.func would treat the derivative "
+    "through it as zero; write a backward that can be differentiated, or write the function in torch operators"
 )
 _OTHERWISE = (
-    "the criterion depends on the parameters, or draws, other than through the outputs of the module, so that the two "
-    "cannot be told apart: {}"
+    "the criterion depends on the parameters, or draws, other than through the outputs of the module, so the two "
+    "cannot be separated: {}"
 )

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
-from alpha_func.errors import ImpureLossError, StrategyError, warn
+from alpha_func.errors import ImpureLossError, StrategyError
 from alpha_func.losses.kinds import refuse_kinds
 from alpha_func.losses.looking import looking
 from alpha_func.losses.module_loss import Watched, module_loss_of
 from alpha_func.losses.signature import signature
+from alpha_func.transforms.doubts import doubt, warn_once
 from alpha_func.transforms.plainly import Plainly
 from alpha_func.transforms.strategies import STRATEGIES, Loss, Strategy
 from alpha_func.tree import Tree
@@ -30,7 +31,6 @@ from alpha_func.verified.table import operator_of, table
 _KEPT = 256  # signatures, and sets of operators
 _WRONG = ("wrong", "crash")
 _DIFFERENTIATE_A_BACKWARD = ("forward_over_reverse", "reverse_over_reverse")
-_warned: set[str] = set()
 
 
 Operators = Callable[[Callable[..., Tensor], Tree, Args, Kwargs], set[str]]
@@ -38,6 +38,8 @@ Operators = Callable[[Callable[..., Tensor], Tree, Args, Kwargs], set[str]]
 # Not formulas: the bookkeeping of autograd for in-place writes and casts, and what stands for no gradient.
 _BOOKKEEPING = {"CopyBackwards", "CopySlices", "NotImplemented", "UndefinedGrad", "ToCopyBackward0", "AliasBackward0"}
 _BOOKKEEPING |= {"SqueezeBackward3", "SqueezeBackward5"}  # a view that vmap writes
+
+_OF_LIBRARY = "GeneratedBackwardFor_"  # the formula of an operator of torch.library, in Python
 
 # Their gradient is that of the symmetric part; forward mode reads one triangle or takes the whole.
 _SYMMETRIC = {"LinalgCholeskyExBackward0", "LinalgEighBackward0"}
@@ -55,27 +57,27 @@ class Guard:
     """
 
     def __init__(self, strategy: Strategy, operators: Operators | None = None):
-        self._name = strategy.name if strategy.is_known else None
+        self.name = strategy.name if strategy.is_known else None
         self._operators = operators
-        self._looked_at: set[Any] = set()
+        self._looked_at: set[object] = set()
         self._judged: set[frozenset[str]] = set()
 
-    def __call__(self, loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> "Seen":
+    def __call__(self, loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwargs) -> "GuardedCall":
         """Look at one call of the loss."""
-        if self._name is None:  # the caller's own strategy
-            return Seen(None)
+        if self.name is None:  # the caller's own strategy
+            return GuardedCall(None)
         if self._operators is not None:
             names = self._operators(loss, params, args, kwargs)
             self.judge(names, "primitive")
-            return Seen(None, names)
+            return GuardedCall(None, names)
         try:
             key = key_of(loss, params, args, kwargs)
         except RuntimeError:
             refuse_kinds(args, kwargs)  # a nested tensor, which has no shape
             raise
-        seen = Seen(self)
+        seen = GuardedCall(self)
         if key in self._looked_at:
-            if self._name == "forward_over_forward":  # there is no graph to see it in
+            if self.name == "forward_over_forward":  # there is no graph to see it in
                 seen.see(derivative_nodes(loss, params, args, kwargs))
             return seen
         refuse_kinds(args, kwargs)
@@ -86,7 +88,7 @@ class Guard:
         except Exception as error:
             with Watched():
                 loss(tree.map(Tensor.clone, params), *args, **kwargs)  # the loss's own error, where it is one
-            _warn_once(f"the operators of the loss could not be looked at ({type(error).__name__}: {error})")
+            warn_once(f"the operators of the loss could not be looked at ({type(error).__name__}: {error})")
             return seen
         seen.see(names)
         seen.settles = partial(_keep, self._looked_at, key)
@@ -100,28 +102,34 @@ class Guard:
             _keep(self._judged, found)
 
     def _judge(self, names: set[str], kind: str) -> None:
-        known, name = table(kind), self._name
+        known, name = table(kind), self.name
         assert name is not None
         once = sorted(operator_of(n) for n in names if n.endswith(ONCE))
         if once and name in _DIFFERENTIATE_A_BACKWARD:
             raise StrategyError(
                 f"{', '.join(once)} is an autograd.Function whose backward is marked once_differentiable: torch.func "
-                f"takes its derivative for zero, and so would strategy {name!r}; write a backward that can be "
-                "differentiated, or the function in torch operators"
+                f"treats its derivative as zero, and so would strategy {name!r}; write a backward that can be "
+                "differentiated, or write the function in torch operators"
             )
         own = sorted(operator_of(n) for n in names if n.endswith(OWN_JVP))
         if own and name == "forward_over_forward":
             raise StrategyError(
-                f"{', '.join(own)} is an autograd.Function with a jvp of its own: torch.func takes its derivative for "
+                f"{', '.join(own)} is an autograd.Function with a jvp of its own: torch.func treats its derivative as "
                 f"zero, and so would strategy {name!r}; use strategy='reverse_over_reverse', or write the function in "
                 "torch operators"
+            )
+        library = sorted(operator_of(n) for n in names if n.startswith(_OF_LIBRARY))
+        if library and name == "forward_over_forward":
+            raise StrategyError(
+                f"{', '.join(library)} is an operator of torch.library: torch.func treats its forward derivative as "
+                f"zero, and so would strategy {name!r}; use strategy='reverse_over_reverse' or capture(loss, trust=...)"
             )
         symmetric = sorted(operator_of(n) for n in names & _SYMMETRIC)
         if symmetric and name != "reverse_over_reverse":
             raise StrategyError(
-                f"{', '.join(symmetric)} takes its matrix for symmetric, and strategy {name!r} gives another number "
-                "than the gradient does where its direction is not; use strategy='reverse_over_reverse' or "
-                "capture(loss), which take the symmetric part"
+                f"{', '.join(symmetric)} treats its matrix as symmetric, and along a direction that is not symmetric "
+                f"strategy {name!r} disagrees with the gradient; use strategy='reverse_over_reverse' or capture(loss), "
+                "which take the symmetric part"
             )
         wrong = sorted(n for n in names if n in known and known[n].get(name) in _WRONG)
         if wrong:
@@ -137,12 +145,12 @@ class Guard:
             remedies.append("capture(loss), which writes it in simpler operators first")
         remedies = remedies or ["write it in simpler operators"]
         return (
-            f"strategy {self._name!r} is wrong through {operators}, silently: PyTorch's formula, differentiated again, "
+            f"strategy {self.name!r} is wrong through {operators}, silently: PyTorch's formula, differentiated again, "
             f"is not the second derivative; {' or '.join(remedies)}"
         )
 
 
-class Seen:
+class GuardedCall:
     """What is seen of one call, before it and on the way.
 
     Attributes:
@@ -181,8 +189,8 @@ class Seen:
     def wrong_thrice(self) -> tuple[str, ...]:
         """The operators whose third derivative is wrong; warns of those that nobody knows, now that they have run."""
         for unknown in sorted(self._names.difference(table("derivative"), _BOOKKEEPING)):
-            if not unknown.endswith(ONCE):
-                _warn_once(f"the second derivative of {operator_of(unknown)} has never been verified")
+            if self._guard is not None and self._guard.name is not None and not unknown.endswith(ONCE):
+                doubt(self._guard.name, unknown)
         return tuple(operator_of(name) for name in sorted(self._names & _WRONG_THIRD))
 
 
@@ -200,7 +208,7 @@ def formulas(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwar
     return nodes_of(value), Plainly.of(value, leaves)
 
 
-def unverified(value: Tensor) -> bool:
+def has_unverified(value: Tensor) -> bool:
     """Whether a value has been made by an operator that the table does not know, an autograd.Function for one."""
     return not nodes_of(value) <= table("derivative").keys() | _BOOKKEEPING
 
@@ -246,19 +254,13 @@ class _Sealed(torch.autograd.Function):
 
 
 _HIDDEN = (
-    "{}, which is none of its arguments: autograd does not know of it, and its part in every derivative would be zero; "
-    "pass it as an argument, or, for a checkpoint, use_reentrant=False or capture(loss)"
+    "{}, which is not one of its arguments: autograd does not see it, and every derivative through it would be zero; "
+    "pass it as an argument; for a checkpoint, use use_reentrant=False or capture(loss)"
 )
 _THIRD = (
-    "a curvature through {} is differentiated: PyTorch's third derivative of it is wrong, silently; "
-    "capture(loss) first, which writes it in simpler operators"
+    "a curvature through {} is being differentiated, and PyTorch's third derivative of it is silently wrong: "
+    "use capture(loss), which writes it in simpler operators"
 )
-
-
-def _warn_once(what: str) -> None:
-    if what not in _warned:
-        _warned.add(what)
-        warn(f"{what}: check the result with alpha_func.check_quadratic")
 
 
 def _keep(kept: set[Any], new: Any) -> None:

@@ -5,7 +5,6 @@ normalisation are known to be wrong.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from alpha_func.calls import Args, Kwargs
 from alpha_func.errors import StrategyError
 from alpha_func.losses.in_double import doubled, loss_in_double
 from alpha_func.torch_private import forward_level, peek_interpreter_stack
-from alpha_func.transforms.guard import Seen
+from alpha_func.transforms.guard import GuardedCall
 from alpha_func.transforms.tower import against_differences
 from alpha_func.transforms.validation import scalar_loss
 from alpha_func.tree import Tree
@@ -34,7 +33,7 @@ class HigherOrders:
         order: int,
         args: Args,
         kwargs: Kwargs,
-        seen: Seen,
+        seen: GuardedCall,
     ) -> None:
         """Refuse derivatives up to an order that differences do not give."""
         wrong_thrice = seen.wrong_thrice()
@@ -45,25 +44,27 @@ class HigherOrders:
         if peek_interpreter_stack() is not None or forward_level() >= 0:
             raise StrategyError(_UNDER_A_TRANSFORM.format(order))
         at, d, some, options = tree.map(_alone, (params, direction, args, kwargs))
-        parted = against_differences(scalar_loss(loss_in_double(loss), some, options), at, d, order)
-        if parted is not None:
-            why = _PARTED if parted.differences == parted.differences else _KINK
-            raise StrategyError(why.format(parted.order, parted.got, parted.differences))
+        found = against_differences(scalar_loss(loss_in_double(loss), some, options), at, d, order)
+        if found is not None:
+            why = _PARTED if found.differences == found.differences else _KINK
+            raise StrategyError(why.format(found.order, found.got, found.differences))
         self._proven[seen.passed] = order
 
 
-def _alone(leaf: object) -> Any:
+def _alone(leaf: object) -> object:
     return doubled(leaf.detach()) if isinstance(leaf, Tensor) else leaf
 
 
-_CAPTURE = "capture(loss) first, which differentiates it by rules of its own"
-_WRONG = "a third derivative through {} is asked for: PyTorch's is wrong, silently; " + _CAPTURE
-_PARTED = "PyTorch's derivative of order {} along the direction is {:.9g}, differences give {:.9g}; " + _CAPTURE
+_CAPTURE = "use capture(loss), which has derivative rules of its own"
+_WRONG = "PyTorch's third derivative through {} is silently wrong; " + _CAPTURE
+_PARTED = (
+    "PyTorch's derivative of order {} along the direction is {:.9g}, and finite differences give {:.9g}; " + _CAPTURE
+)
 _KINK = (
-    "PyTorch's derivative of order {} along the direction, {:.9g}, cannot be proven: differences do not converge "
-    "here (a kink nearby?); " + _CAPTURE
+    "PyTorch's derivative of order {} along the direction, {:.9g}, cannot be checked: finite differences do not "
+    "converge here (is a kink nearby?); " + _CAPTURE
 )
 _UNDER_A_TRANSFORM = (
-    "PyTorch's derivatives of order {} have not been proven for the operators of this loss, and under a transform "
-    "there are no values to prove them with: call it once plainly before, or " + _CAPTURE
+    "PyTorch's derivatives of order {} have not been checked for the operators of this loss, and there are no values "
+    "to check them with inside vmap or grad: call it once outside of them first, or " + _CAPTURE
 )

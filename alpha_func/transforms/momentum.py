@@ -20,7 +20,7 @@ from alpha_func.tree import Tree
 
 
 class LRMomentum(NamedTuple):
-    """What a step is to be multiplied by, and the last one; and the quadratic that says so.
+    """The best multiples of a step and of the step before it, and the quadratic that they minimise.
 
     Attributes:
         lr: the multiple of d.
@@ -36,14 +36,14 @@ class LRMomentum(NamedTuple):
 def lr_and_momentum(
     loss: Callable[..., Tensor], *, damping: float = 0.0, strategy: StrategyLike | None = None
 ) -> Callable[..., LRMomentum]:
-    """The learning rate and momentum at which the quadratic of a loss is least, for a step with momentum.
+    """The learning rate and momentum that minimise the quadratic of a loss, for a step with momentum.
 
     lr, momentum minimise q(lr·d + momentum·δ) + ½·damping·‖lr·d + momentum·δ‖². For SGD, d = −g; for Adam, −g over the
     root of its second moments: ``from_optimizer(...).without_momentum()`` gives it of any optimizer.
 
     Args:
         loss: as for ``quadratic_along``.
-        damping: λ ≥ 0, that keeps the step short where the curvature is small.
+        damping: λ ≥ 0, which keeps the step short where the curvature is small.
         strategy: as for ``quadratic_in_span``.
 
     Returns:
@@ -67,7 +67,7 @@ def lr_and_momentum(
         d, δ = aligned(params, direction, "direction"), aligned(params, previous, "previous")
         first = dependent(gram([d, δ]), [d, δ])
         if first == 0:
-            raise ValueError("direction is zero: there is no step to find a learning rate of")
+            raise ValueError("direction is zero: a step of length zero has no best learning rate")
         alone = first == 1
         found = span(params, [d] if alone else [d, δ], *args, **kwargs)
         c = found.minimizer(damping=damping)

@@ -67,8 +67,8 @@ class Plainly:
 
 
 _ANOTHER = (
-    "under torch.func the {what} of the loss is {got:.9g}, called plainly it is {expected:.9g}: it is another loss "
-    "while it is differentiated. capture(loss), or take a derivative inside it by torch.func.grad, not by "
-    "torch.autograd.grad with respect to a batch (a transform does not see its requires_grad); let nothing depend on "
-    "requires_grad, or on anything that changes from call to call"
+    "the {what} of the loss is {got:.9g} under torch.func, and {expected:.9g} when it is called directly: it computes "
+    "something else while it is differentiated. Use capture(loss), or take a derivative inside it by torch.func.grad "
+    "instead of torch.autograd.grad with respect to a batch (torch.func does not see its requires_grad). Nothing may "
+    "depend on requires_grad, or on anything that changes from call to call"
 )

@@ -50,7 +50,7 @@ def _derivative(
     return derivative
 
 
-class Parted(NamedTuple):
+class Disagreement(NamedTuple):
     """A derivative that differences do not give: its order, its value and theirs; NaN where they do not converge."""
 
     order: int
@@ -58,7 +58,7 @@ class Parted(NamedTuple):
     differences: float
 
 
-def against_differences(loss: Loss, params: Tree, direction: Tree, order: int) -> Parted | None:
+def against_differences(loss: Loss, params: Tree, direction: Tree, order: int) -> Disagreement | None:
     """The first derivative beyond the second that is not the one before differentiated.
 
     Args:
@@ -73,7 +73,7 @@ def against_differences(loss: Loss, params: Tree, direction: Tree, order: int) -
         return [float(number) * unit**j for j, number in enumerate(found)]
 
     at = scaled(0.0, order)
-    found: Parted | None = None
+    found: Disagreement | None = None
     for reach in _REACHES:
         near = {s: scaled(s, order - 1) for s in (reach, -reach, reach / 2, -reach / 2)}
         found = _first_parted(at, near, reach, unit)
@@ -82,7 +82,9 @@ def against_differences(loss: Loss, params: Tree, direction: Tree, order: int) -
     return found
 
 
-def _first_parted(at: Sequence[float], near: dict[float, list[float]], reach: float, unit: float) -> Parted | None:
+def _first_parted(
+    at: Sequence[float], near: dict[float, list[float]], reach: float, unit: float
+) -> Disagreement | None:
     for j in range(3, len(at)):
         wide, narrow = ((near[s][j - 1] - near[-s][j - 1]) / (2 * s) for s in (reach, reach / 2))
         limit = (4 * narrow - wide) / 3
@@ -90,7 +92,7 @@ def _first_parted(at: Sequence[float], near: dict[float, list[float]], reach: fl
         # A kink at 0 itself cancels in central differences: it is seen from one side.
         right, left = ((near[s][j - 1] - at[j - 1]) / s for s in (reach / 2, -reach / 2))
         if not (abs(limit - narrow) <= 100 * room and abs(right - left) <= 1e5 * room):  # so for a NaN
-            return Parted(j, at[j] / unit**j, torch.nan)
+            return Disagreement(j, at[j] / unit**j, torch.nan)
         if not abs(at[j] - limit) <= room:
-            return Parted(j, at[j] / unit**j, limit / unit**j)
+            return Disagreement(j, at[j] / unit**j, limit / unit**j)
     return None

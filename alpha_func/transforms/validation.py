@@ -67,7 +67,7 @@ def check_params(params: Tree) -> None:
         if not isinstance(leaf, Tensor):
             raise TypeError(
                 f"params{path} is a {type(leaf).__name__}: every leaf must be a tensor; "
-                "close over what is not a parameter, or pass it as a further argument of the loss"
+                "let the loss close over what is not a parameter, or pass it as another argument of the loss"
             )
         if not _can_move(leaf):
             raise TypeError(
@@ -188,7 +188,7 @@ def _leaf_mismatch(params: Tree, other: Tree, name: str) -> Exception:
         if not alike(leaf, other_leaf):
             return TypeError(
                 f"{name}{path} is {_where(other_leaf)}: expected {_where(leaf)}, as params{path}; shard it alike, "
-                "direction.redistribute(placements=...), or make it of the parameters' own gradients"
+                "direction.redistribute(placements=...), or compute it from the gradients of the parameters"
             )
     raise AssertionError("every leaf matches")
 

@@ -33,20 +33,21 @@ def quadratic_along(
         loss: pure function ``loss(params, *args, **kwargs)`` to a real 0-d tensor.
         strategy: a name in STRATEGIES, or a function ``(loss_of_params, params, direction) -> Quadratic``. Left out:
             "reverse_over_reverse"; for a captured loss, one Taylor sweep of its program.
-        curvature: of which matrix. "hessian": dᵀHd. "gauss_newton": dᵀGd = (Jd)ᵀ∇²ψ(Jd), J the Jacobian of the
+        curvature: the matrix that is used. "hessian": dᵀHd. "gauss_newton": dᵀGd = (Jd)ᵀ∇²ψ(Jd), J the Jacobian of the
             module's outputs and ∇²ψ the Hessian of the criterion in them: never negative where the criterion is convex,
-            and H where the module is linear; of a loss of ``functional_loss(module, criterion)``. "fisher": the same
-            where G is the Fisher information, of CrossEntropyLoss, BCEWithLogitsLoss and MSELoss; else refused.
+            and H where the module is linear; it needs a loss of ``functional_loss(module, criterion)``. "fisher":
+            the same, for CrossEntropyLoss, BCEWithLogitsLoss and MSELoss, where G is the Fisher information.
 
     Returns:
         ``(params, direction, *args, **kwargs) -> Quadratic``, where params is a non-empty pytree of real floating-point
         tensors and direction one of the same structure, shapes, dtypes and devices. α is a multiple of the direction.
-        The three numbers are 0-d, float32 or better. Two to three gradients; nothing of the size of H is formed.
-        By Gauss and Newton less: of a captured loss, a forward sweep with 3 products a linear layer instead of 5.
+        The three numbers are 0-d, float32 or better. The cost is two to three gradients; nothing of the size of H is
+        formed. Gauss-Newton costs less: for a captured loss, a forward sweep with 3 products a linear layer instead of
+        5.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
-        StrategyError: PyTorch cannot run the strategy on an operator of the loss, or is known to be wrong on it.
+        StrategyError: PyTorch cannot run the strategy on an operator of the loss, or is known to compute it wrongly.
 
     >>> import torch
     >>> def loss(x):
@@ -130,7 +131,7 @@ def grad_and_quadratic(
     *,
     strategy: StrategyLike | None = None,
 ) -> Callable[..., Step]:
-    """The gradient, a direction made of it, and the quadratic of the loss along that direction.
+    """The gradient, a direction computed from it, and the quadratic of the loss along that direction.
 
     Args:
         loss: as for ``quadratic_along``.

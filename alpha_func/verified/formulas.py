@@ -83,7 +83,7 @@ def _names(node: Any) -> set[str]:
     return found
 
 
-def _is_once(node: Any) -> bool:
+def _is_once(node: object) -> bool:
     """Whether a node is an autograd.Function with a ``once_differentiable`` backward, under a transform too."""
     backward = getattr(getattr(node, "_forward_cls", None), "backward", None)
     for cell in getattr(backward, "__closure__", None) or ():  # torch.func makes a Function that calls the user's
@@ -92,7 +92,7 @@ def _is_once(node: Any) -> bool:
     return getattr(backward, "__code__", None) is _ONCE_CODE
 
 
-def _has_own_jvp(node: Any) -> bool:
+def _has_own_jvp(node: object) -> bool:
     """Whether a node is an autograd.Function with a ``jvp``, under a transform too."""
     functions = [getattr(node, "_forward_cls", None)]
     for cell in getattr(getattr(functions[0], "backward", None), "__closure__", None) or ():

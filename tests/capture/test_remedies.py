@@ -22,15 +22,6 @@ def of_module(make, *args, **options):
     return *functional_loss(make().double(), **options), args
 
 
-class Packed(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.rnn = nn.GRU(3, 4, batch_first=True)
-
-    def forward(self, x):
-        return self.rnn(nn.utils.rnn.pack_padded_sequence(x, torch.tensor([5, 3]), batch_first=True))[0].data.sum()
-
-
 class Checkpointed(nn.Module):
     def __init__(self):
         super().__init__()
@@ -60,7 +51,6 @@ def of_function(loss, *args):
 
 
 BY_DOUBLE_BACKWARD = {
-    "packed sequences": lambda: of_module(Packed, batch(2, 5, 3)),
     "a boolean index": of_function(lambda p: p[p > 0].square().sum()),
     "a branch on a value": of_function(lambda p: p.square().sum() if p.sum() > -100 else p.sum()),
 }

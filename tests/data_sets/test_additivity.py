@@ -108,7 +108,7 @@ def test_a_criterion_s_rule_is_counted_in_every_batch(criterion, pad):
 def test_a_guess_that_fails_in_any_batch_is_pointed_out(criterion, pad):
     function, weight = GUESSED[criterion]
     case, batches = tagging(function, PADDED[pad])
-    with pytest.warns(BatchDependenceWarning, match="mean is over something else than their number") as warned:
+    with pytest.warns(BatchDependenceWarning, match="mean is not over their number") as warned:
         accumulate(case.loss)(case.params, case.direction, batches)
     assert [warning.filename for warning in warned] == [__file__]
     assert_silently_whole(accumulate(case.loss, weight=weight), case, batches)
@@ -166,7 +166,7 @@ def test_a_loss_of_one_number_of_examples_alone_is_said_to_be_unchecked():
     def loss(params, x):
         return (x.view(4, 3) * params).square().mean()
 
-    with pytest.warns(BatchDependenceWarning, match="it was not checked, as the loss cannot be taken of fewer"):
+    with pytest.warns(BatchDependenceWarning, match="the loss does not run on fewer"):
         accumulate(loss)(torch.tensor(1.0), torch.tensor(1.0), [torch.ones(4, 3), torch.ones(4, 3)])
 
 

@@ -38,7 +38,7 @@ def test_a_gpt_that_no_process_holds_whole_is_trained_and_observed(tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, "--csv", str(path)], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    assert "training goes on" not in done.stderr
+    assert "training continues" not in done.stderr
     assert "the last is of 2 processes" in done.stdout
     with path.open() as file:
         rows = list(csv.DictReader(file))

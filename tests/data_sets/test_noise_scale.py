@@ -175,7 +175,7 @@ BAD = {
     "chunk_size": (lambda case: noise_scale(case.loss, chunk_size=1.5), r"chunk_size is 1.5"),
     "a remainder": (
         lambda case: noise_scale(case.loss, size=5)(case.params, case.args),
-        r"batch has 12 examples and size is 5: expected at least 3 pieces of one size",
+        r"batch has 12 examples and size is 5: expected at least 3 pieces of equal size",
     ),
     "two pieces": (lambda case: noise_scale(case.loss, size=6)(case.params, case.args), r"expected at least 3 pieces"),
     "batch size": (lambda case: noise_scale(case.loss)(case.params, case.args).rate(0), r"batch_size is 0: give"),

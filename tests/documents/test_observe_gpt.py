@@ -14,7 +14,7 @@ def test_the_small_gpt_learns_and_is_observed(tmp_path):
     command = [sys.executable, str(EXAMPLE), "--steps", "40", "--every", "10", "--csv", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    assert "training goes on" not in done.stderr
+    assert "training continues" not in done.stderr
     with path.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["0", "10", "20", "30"]

@@ -20,28 +20,15 @@ import pytest
 from alpha_func.experiment import folder as folders
 from alpha_func.experiment import plot, training
 from alpha_func.experiment import run as runs
-from alpha_func.experiment.cli import main
 from alpha_func.experiment.data import load
 from alpha_func.experiment.settings import Experiment
 from alpha_func.observer.line_file import LineFile
 from tests.experiment.faulty import BAD_OPTIONS, GERMAN, GOOD, REFUSED
+from tests.helpers.command_line import alpha_func as cli
+from tests.helpers.command_line import assert_refused
 
 QUICK = ("--strategy", "reverse_over_reverse", "--epochs", "1", "--batch-size", "250")  # 4 steps
 FILES = {"steps.csv", "config.json", "lines.jsonl", "alpha.png", "lines.png"}
-
-
-def cli(*arguments):
-    try:
-        return main([*map(str, arguments)])
-    except SystemExit as exit:  # argparse's way
-        return exit.code
-
-
-def assert_refused(status, error, message, out):
-    assert status == 2
-    assert error.count("\n") == 1, error
-    assert re.search(message, error), f"{error!r} does not match {message!r}"
-    assert not out.exists()
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from importlib.metadata import version
 
 import pandas as pd
@@ -17,13 +16,11 @@ from alpha_func.experiment.minibatches import batches, steps_of
 from alpha_func.experiment.settings import Experiment, network
 from alpha_func.experiment.training import observe
 from alpha_func.observer import StepRecord
+from tests.helpers.command_line import assert_refused
+from tests.helpers.command_line import observe as observe_cli
 from tests.helpers.reference import dense
 
 FILES = {"steps.csv", "config.json", "lines.jsonl", "alpha.png", "lines.png"}
-
-
-def observe_cli(*arguments):
-    return main(["observe", *map(str, arguments)])
 
 
 def records(**settings):
@@ -241,9 +238,8 @@ def test_bad_data_is_one_line_and_nothing_written(name, tmp_path, capsys):
     text, arguments, message = BAD_FILES[name]
     path = tmp_path / "data.csv"
     path.write_text(text)
-    assert observe_cli("--data", path, *arguments, "--out", tmp_path / "run") == 2
-    _assert_one_line(capsys.readouterr().err, message)
-    assert not (tmp_path / "run").exists()
+    status = observe_cli("--data", path, *arguments, "--out", tmp_path / "run")
+    assert_refused(status, capsys.readouterr().err, message, tmp_path / "run")
 
 
 BAD_SETTINGS = {
@@ -264,25 +260,19 @@ BAD_SETTINGS = {
 @pytest.mark.parametrize("name", BAD_SETTINGS)
 def test_bad_setting_is_one_line_and_nothing_written(name, tmp_path, capsys):
     arguments, message = BAD_SETTINGS[name]
-    try:
-        status = observe_cli(*arguments, "--out", tmp_path / "run")
-    except SystemExit as exit:  # argparse's way
-        status = exit.code
-    assert status == 2
-    _assert_one_line(capsys.readouterr().err, message)
-    assert not (tmp_path / "run").exists()
+    status = observe_cli(*arguments, "--out", tmp_path / "run")
+    assert_refused(status, capsys.readouterr().err, message, tmp_path / "run")
 
 
 def test_output_that_cannot_be_written_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert observe_cli("--out", tmp_path / "file" / "run") == 2
-    _assert_one_line(capsys.readouterr().err, r"cannot write to .*choose another --out")
+    out = tmp_path / "file" / "run"
+    assert_refused(observe_cli("--out", out), capsys.readouterr().err, r"cannot write to .*choose another --out", out)
 
 
 def test_a_strategy_that_pytorch_cannot_run_is_one_line_too(tmp_path, capsys):
-    assert observe_cli("--strategy", "forward_over_reverse", "--out", tmp_path / "run") == 2
-    _assert_one_line(capsys.readouterr().err, r"mse_loss.*reverse_over_reverse")
-    assert not (tmp_path / "run").exists()
+    status = observe_cli("--strategy", "forward_over_reverse", "--out", tmp_path / "run")
+    assert_refused(status, capsys.readouterr().err, r"mse_loss.*reverse_over_reverse", tmp_path / "run")
 
 
 def test_divergence_is_recorded_as_it_is(tmp_path):
@@ -290,9 +280,3 @@ def test_divergence_is_recorded_as_it_is(tmp_path):
     table = pd.read_csv(tmp_path / "run" / "steps.csv")
     assert len(table) == 64
     assert not math.isfinite(table.loss.iloc[-1])
-
-
-def _assert_one_line(text, message):
-    assert text.count("\n") == 1, text
-    assert "Traceback" not in text
-    assert re.search(message, text), f"{text!r} does not match {message!r}"

@@ -9,19 +9,16 @@ import torch
 from torch import nn
 
 from alpha_func import functional_loss
-from alpha_func.experiment.cli import main
 from alpha_func.experiment.data import load
 from alpha_func.experiment.minibatches import batches
 from alpha_func.experiment.optimizers import KINDS
 from alpha_func.experiment.settings import Experiment, network
 from alpha_func.experiment.training import observe, training_loss
+from tests.helpers.command_line import assert_refused
+from tests.helpers.command_line import observe as observe_cli
 from tests.helpers.reference import dense, flat
 
 LOSSES = {}  # captured once for all tests
-
-
-def observe_cli(*arguments):
-    return main(["observe", *map(str, arguments)])
 
 
 def records(**settings):
@@ -154,15 +151,8 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_option_is_one_line_and_nothing_written(name, tmp_path, capsys):
     arguments, message = BAD[name]
-    try:
-        status = observe_cli(*arguments, "--out", tmp_path / "run")
-    except SystemExit as exit:  # argparse's way
-        status = exit.code
-    assert status == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1, error
-    assert re.search(message, error), f"{error!r} does not match {message!r}"
-    assert not (tmp_path / "run").exists()
+    status = observe_cli(*arguments, "--out", tmp_path / "run")
+    assert_refused(status, capsys.readouterr().err, message, tmp_path / "run")
 
 
 def test_a_runs_random_state_is_its_own():

@@ -9,16 +9,13 @@ import torch
 from torch import nn
 
 from alpha_func import functional_loss
-from alpha_func.experiment.cli import main
 from alpha_func.experiment.data import load
 from alpha_func.experiment.minibatches import batches
 from alpha_func.experiment.other_samples import NAMES
 from alpha_func.experiment.settings import Experiment, network
+from tests.helpers.command_line import assert_refused
+from tests.helpers.command_line import observe as observe_cli
 from tests.helpers.reference import dense, flat
-
-
-def observe_cli(*arguments):
-    return main(["observe", *map(str, arguments)])
 
 
 @pytest.mark.parametrize(("name", "strategy"), [("sgd", "reverse_over_reverse"), ("adam", "captured")])
@@ -115,15 +112,8 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_use_is_one_line_and_nothing_written(name, tmp_path, capsys):
     arguments, message = BAD[name]
-    try:
-        status = observe_cli(*arguments, "--out", tmp_path / "run")
-    except SystemExit as exit:  # argparse's way
-        status = exit.code
-    assert status == 2
-    error = capsys.readouterr().err
-    assert re.search(message, error), error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "run").exists()
+    status = observe_cli(*arguments, "--out", tmp_path / "run")
+    assert_refused(status, capsys.readouterr().err, message, tmp_path / "run")
 
 
 def test_a_batch_that_is_all_samples_can_be_measured_on_all(tmp_path):

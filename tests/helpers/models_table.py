@@ -32,7 +32,7 @@ Written by `python -m tests.helpers.models_table`. The tests check every cell.
 - **yes**: exact.
 - **refused**: not differentiated, or known to be wrong; the error names what stands here, and the remedy.
 - **raises**: PyTorch has no such derivative of the operator; the error says what to use instead.
-- **yes, by double backward**: the program has no sweep for the operator that stands here; its double backward answers.
+- **yes, by double backward**: the program has no sweep for the operator that stands here; its double backward is used.
 
 ## Architectures
 

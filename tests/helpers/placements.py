@@ -93,6 +93,17 @@ def of_frozen_shards(model):
     return sharded(model)
 
 
+def of_whole_parameters(model):
+    """What is trained is whole on every rank, what is frozen is sharded."""
+    model.blocks.requires_grad_(False)
+    return in_parallel(model, mesh_of("tensor"))
+
+
+def with_sharded_outputs(model):
+    head = {"head": ColwiseParallel(output_layouts=Shard(-1), use_local_output=False)}
+    return parallelize_module(in_parallel(model, mesh_of("tensor")), mesh_of("tensor"), head)
+
+
 def mesh_of(*names):
     ranks = dist.get_world_size()
     return init_device_mesh("cpu", (ranks,) if len(names) == 1 else (2, ranks // 2), mesh_dim_names=names)
@@ -114,6 +125,8 @@ PLACEMENTS = {
     "frozen": (of_frozen_shards, net, lambda ranks: ranks),
     "offloaded": (lambda m: sharded(m, offload_policy=CPUOffloadPolicy(pin_memory=False)), net, lambda ranks: ranks),
     "tensor parallel": (lambda m: in_parallel(m, mesh_of("tensor")), net, lambda ranks: 1),
+    "whole beside frozen shards": (of_whole_parameters, lambda: net(depth=1), lambda ranks: 1),
+    "sharded outputs": (with_sharded_outputs, lambda: net(depth=1), lambda ranks: 1),
     "hybrid": (lambda m: sharded(m, mesh=mesh_of("replicate", "shard")), net, lambda ranks: ranks),
     "fsdp over tensor parallel": (on_both, net, lambda ranks: 2),
     "float32": (sharded, lambda: net(torch.float32), lambda ranks: ranks),

@@ -8,6 +8,7 @@ import tempfile
 import time
 import traceback
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,10 @@ import torch.distributed as dist
 import torch.fx.experimental.symbolic_shapes  # torch.func's first call imports it: here, once for every process
 
 import alpha_func
+from alpha_func import Quadratic, quadratic_along, tree
+from alpha_func.data_sets import all_reduce, data_parallel_quadratic
+from alpha_func.taylor import Taylor
+from alpha_func.transforms import quadratic_by_group, quadratic_in_span, taylor_along
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,9 +127,43 @@ def quadratic(rank, ranks):
     batches = shard(args, rank, ranks)
     total = accumulate(loss).total(params, direction, batches)
     return (
-        numbers(all_reduce(total.quadratic if batches else None, total.weight)),
+        numbers(all_reduce(total.result, total.weight)),
         numbers(data_parallel_quadratic(loss)(params, direction, batches)),
     )
+
+
+VERBS = {
+    "quadratic": quadratic_along,
+    "taylor": partial(taylor_along, order=4),
+    "span": quadratic_in_span,
+    "groups": quadratic_by_group,
+    "interactions": partial(quadratic_by_group, groups=["*weight", "*bias"], interactions=True),
+    "gauss_newton": partial(quadratic_along, curvature="gauss_newton"),
+    "fisher": partial(quadratic_along, curvature="fisher"),
+}
+
+
+def operand_of(verb, case):
+    """The direction of a case, or two of a span."""
+    other = tree.randn_like(case.params, generator=torch.Generator().manual_seed(1))
+    return [case.direction, other] if verb == "span" else case.direction
+
+
+def every_verb(rank, ranks):
+    """The numbers of every verb, with uneven shards and with all data on one rank; and two errors."""
+    of, one = case(), torch.tensor(1.0)
+    found = {}
+    for name, verb in VERBS.items():
+        over_ranks, operand = data_parallel_quadratic(of.loss, verb=verb), operand_of(name, of)
+        results = [over_ranks(of.params, operand, mine) for mine in (shard(of.args, rank, ranks), [of.args][rank:])]
+        found[name] = [[x for leaf in tree.leaves(each) for x in leaf.reshape(-1).tolist()] for each in results]
+    kinds = [Quadratic(one, one, one), Taylor(one, one, one, (one,))]
+    for name, result in {"two kinds": kinds[rank], "no result": [kinds[0], None][rank]}.items():
+        try:
+            found[name] = f"no error, {all_reduce(result, 1.0)}"
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
 
 
 def of_a_sum(rank, ranks):

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from alpha_func import Observer, capture, functional_loss, optimal_alpha, quadratic_along
@@ -95,7 +96,26 @@ def observed(rank, ranks):
     without, _ = trained(sharded, False)
     _, expected = trained(whole_of_it, True)
     same = all(torch.equal(a, b) for a, b in zip(with_observer, without, strict=True))
-    return same, *([told(record) for record in each] for each in (records, expected))
+    return same, *([told(record) for record in each] for each in (records, expected)), odd_steps(rank)
+
+
+def odd_steps(rank):
+    """Of a loop in bfloat16 whether each step's record agrees; None where the ranks handed over batches otherwise."""
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    model, criterion, (x, y) = net(torch.float32, depth=1)
+    model = sharded(model, mp_policy=policy)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    found = []
+    with Observer(model, criterion, optimizer) as observer:
+        for batches in ([1, 1], [1, 2], [0, 1], [1, 1]):
+            optimizer.zero_grad()
+            criterion(model(x).float(), y).backward()
+            for _ in range(batches[rank]):
+                observer.batch(x, y)
+            before = observer.last
+            optimizer.step()
+            found.append(None if observer.last is before else observer.last.agrees)
+    return found
 
 
 def told(record):
@@ -142,9 +162,10 @@ def over_batches(rank, ranks):
     found = {
         "data_parallel_quadratic": data_parallel_quadratic(captured)(params, d, batches),
         "microbatched": all_reduce(cut, weight),
-        "accumulate": all_reduce(total.quadratic, total.weight),
+        "accumulate": all_reduce(total.result, total.weight),
     }
-    alpha = optimal_alpha(captured)(params, d, *batch)  # of the whole batch, on every rank
+    with torch.inference_mode():
+        alpha = optimal_alpha(captured)(params, d, *batch)  # of the whole batch, on every rank
     return {name: [float(x) for x in q] for name, q in found.items()}, expected, float(alpha)
 
 
@@ -173,6 +194,7 @@ def one_sided(rank, ranks):
     attempted("another order", lambda: along(x, y) if rank else other(x[:, :4], y))
     mine = slice(0, 7) if rank else slice(7, 8)
     attempted("another shape", lambda: all_reduce(along(x[mine], y[mine]), 7.0 if rank else 1.0))
+    attempted("another dtype", lambda: along(x, y.float().to(y.dtype if rank else torch.float32)))
     attempted("whole again", lambda: along(x, y))
     return found
 

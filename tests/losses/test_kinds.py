@@ -31,7 +31,7 @@ MODULES = {
     "a lazy layer": (
         lambda: nn.Sequential(nn.Linear(3, 3), nn.LazyLinear(3)),
         ValueError,
-        "part '1' is a LazyLinear whose parameters have no shape.*call it on its inputs once",
+        "part '1' is a LazyLinear whose parameters have no shape.*call it once on its inputs",
     ),
     "a quantised layer": (
         lambda: nn.Sequential(nn.Linear(3, 3), quantised()),

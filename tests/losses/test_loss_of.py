@@ -49,7 +49,7 @@ def test_loss_of_is_the_function_of_the_module(name, captured):
 
 
 def test_loss_of_beside_a_criterion_is_refused():
-    with pytest.raises(TypeError, match="without a criterion, got a criterion beside it"):
+    with pytest.raises(TypeError, match="without a criterion, got a criterion as well"):
         functional_loss(Model(), nn.MSELoss(), loss_of=LOSSES["a tuple"])
     with pytest.raises(TypeError, match=r"callable as loss_of\(module, \*batch\).* got int"):
         functional_loss(Model(), loss_of=3)

@@ -63,7 +63,7 @@ def test_another_loss_is_marked_and_warned_of_once(name, caplog):
     assert message.startswith("step 0: the loss that was measured is not the loss that was trained")
     assert f"the measured slope is {records[0].slope:.6g}" in message
     if name == "weights changed by hand":
-        assert "Seen: the parameters changed between the forward and the step" in message
+        assert "Observed: the parameters changed between the forward and the step" in message
 
 
 def clip_norm(net):
@@ -143,7 +143,7 @@ def test_two_observers_of_two_optimizers_say_that_the_step_is_a_joint_one(caplog
     for optimizer in optimizers:
         optimizer.step()
     assert [observer.last.agrees for observer in observers] == [True, False]
-    assert "give Observer every optimizer of the model in one list" in caplog.text
+    assert "pass Observer every optimizer of the model in one list" in caplog.text
 
 
 def test_two_observers_of_one_optimizer_measure_alike():

@@ -51,7 +51,7 @@ def test_a_file_is_refused_or_gone_on_with(tmp_path, kind):
     log = kind(path)
     log(RECORDS[0])
     log.close()
-    with pytest.raises(FileExistsError, match="choose another path, or say append=True"):
+    with pytest.raises(FileExistsError, match="choose another path, or pass append=True"):
         kind(path)
     log = kind(path, append=True)
     log(RECORDS[1])
@@ -81,7 +81,7 @@ def test_a_torn_last_row_is_not_glued_to_the_next(tmp_path, kind, kept):
     if whole[:end].endswith(b"\n") or not end:
         assert lines_of(torn, rest, append=True) == whole
     else:
-        with pytest.warns(UserWarning, match=r"torn line of \d+ bytes, which was removed"):
+        with pytest.warns(UserWarning, match=r"incomplete line of \d+ bytes, which was removed"):
             assert lines_of(torn, rest, append=True) == whole
 
 

@@ -465,7 +465,7 @@ def test_double_backward_measures_what_cannot_be_captured_and_logs_why(caplog):
         assert observer.last.curvature == pytest.approx(curvature, rel=1e-9)
         assert observer.last.alpha_steps == pytest.approx(-slope / curvature, rel=1e-9)
     (message,) = said(caplog)
-    assert "without a captured program from here on, by double backward" in message
+    assert "by double backward, without a captured program" in message
     assert "y.sum() > 0" in message
 
 
@@ -508,7 +508,7 @@ def test_a_logger_that_fails_is_reported_once_and_the_others_are_served(caplog):
     assert_identical(without, loop(module, optimizer, observer))
     assert len(records) == 6
     (message,) = said(caplog)
-    assert "broken failed, and training goes on: OSError: disk full" in message
+    assert "broken failed, and training continues: OSError: disk full" in message
 
 
 def test_an_error_at_the_first_step_is_raised_and_a_later_one_logged_once(caplog):
@@ -525,7 +525,7 @@ def test_an_error_at_the_first_step_is_raised_and_a_later_one_logged_once(caplog
     assert_identical(loop(*made()), loop(module, optimizer))  # nobody calls batch
     assert observer.last is None
     (message,) = said(caplog)
-    assert message.startswith("step 2 was not measured, and training goes on: ObserverError: the step has no batch")
+    assert message.startswith("step 2 was not measured, and training continues: ObserverError: the step has no batch")
 
 
 def test_a_closed_observer_has_left_nothing():

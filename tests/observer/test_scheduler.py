@@ -1,7 +1,9 @@
 """AlphaLR: the learning rate of a loop by a step rule, against the pure rule on the records of the loop."""
 
+import copy
 import io
 import math
+import pickle
 
 import pytest
 import torch
@@ -160,9 +162,9 @@ def observed(kind, **options):
 BAD = {
     "no observer": (lambda: (parts()[1], None, greedy()), TypeError, "observer must be an Observer of the optimizer"),
     "no rule": (lambda: (*parts()[1:], 0.5), TypeError, r"rule must be a StepRule such as .*cdat\(2.0\), got float"),
-    "other optimizer": (other_optimizer, ValueError, "observer watches other optimizers than this one"),
+    "other optimizer": (other_optimizer, ValueError, "observer watches different optimizers"),
     "Rprop": (lambda: observed(torch.optim.Rprop, lr=0.1), ValueError, "Rprop is not known to be proportional"),
-    "rate 0": (lambda: observed(torch.optim.SGD, lr=0.0), ValueError, "the first group's lr is 0"),
+    "rate 0": (lambda: observed(torch.optim.SGD, lr=0.0), ValueError, "the lr of the first parameter group is 0"),
 }
 
 
@@ -179,6 +181,12 @@ def test_the_state_of_another_rule_or_of_other_groups_is_refused():
         Loop(armijo()).scheduler.load_state_dict(state)
     with pytest.raises(ValueError, match="state_dict has 1 groups, the optimizer 2"):
         Loop(cdat()).scheduler.load_state_dict({**state, "base_lrs": [0.1]})
+
+
+@pytest.mark.parametrize("way", [pickle.dumps, copy.deepcopy, copy.copy])
+def test_it_is_not_pickled_or_copied_and_says_what_is_to_be_saved(way):
+    with pytest.raises(TypeError, match=r"AlphaLR cannot be pickled or copied.*save state_dict\(\)"):
+        way(Loop(greedy()).scheduler)
 
 
 @pytest.mark.parametrize("given", [None, {}, {"rule": []}])

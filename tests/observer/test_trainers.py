@@ -163,7 +163,7 @@ def test_manual_optimization_of_several_optimizers_takes_a_loss(tmp_path):
         ]
 
     records = []
-    with pytest.raises(ValueError, match="has 2 optimizers: say which"):
+    with pytest.raises(ValueError, match="has 2 optimizers: choose one"):
         lightning_run(tmp_path, LightningObserver(loss=loss), change=change)
     lightning_run(tmp_path, LightningObserver(loss=loss, optimizer=[0, 1], log=records.append), change=change)
     assert len(records) == 12

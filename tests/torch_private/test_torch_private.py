@@ -22,8 +22,8 @@ def test_fully_shard_leaves_its_marks_and_its_policy():
     with fake_ranks(2):
         module = fully_shard(torch.nn.Linear(2, 2), mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
         assert vars(module).keys() >= torch_private.FSDP_MARKS
-        assert torch_private.fsdp_computes_in(module) is torch.bfloat16
-        assert torch_private.fsdp_computes_in(torch.nn.Linear(2, 2)) is None
+        assert torch_private.fsdp_dtypes(module)[0] is torch.bfloat16
+        assert torch_private.fsdp_dtypes(torch.nn.Linear(2, 2)) == (None, None)
 
 
 def test_schemas_say_what_is_written_and_what_may_share_memory():

@@ -57,7 +57,7 @@ BAD_PARAMS = {
     "integer": ({"w": ones(dtype=torch.int64)}, TypeError, r"params\['w'\] is torch.int64.*\.to\(torch.float32\)"),
     "boolean": ({"w": ones(dtype=torch.bool)}, TypeError, r"params\['w'\] is torch.bool.*\.to\(torch.float32\)"),
     "one of many": ({"w": [ones(), (ones(dtype=torch.int8),)]}, TypeError, r"params\['w'\]\[1\]\[0\] is torch.int8"),
-    "float": ({"w": 1.0}, TypeError, r"params\['w'\] is a float: every leaf must be a tensor; close over"),
+    "float": ({"w": 1.0}, TypeError, r"params\['w'\] is a float: every leaf must be a tensor; let the loss close over"),
     "none": ({"w": ones(), "b": None}, TypeError, r"params\['b'\] is a NoneType: every leaf must be a tensor"),
     "string": ("w", TypeError, r"params is a str: every leaf must be a tensor"),
     "module": (nn.Linear(2, 1), TypeError, r"params is a Linear: every leaf must be a tensor"),
@@ -354,7 +354,7 @@ class Returns(nn.Module):
 )
 def test_functional_loss_refuses_an_output_without_a_loss(output):
     loss, params = functional_loss(Returns(output))
-    message = rf"the module's output, a {type(output).__name__}, holds no loss: pass the targets.*or a criterion"
+    message = rf"the module's output, a {type(output).__name__}, has no loss: pass the targets.*or pass a criterion"
     with pytest.raises(TypeError, match=message):
         loss(params)
 

@@ -1,6 +1,7 @@
 """Derivatives of higher order, spans and Gauss-Newton curvatures on every model and loss of the models' table.
 
-Against other routes: the curvature differentiated along the line, polarised quadratics, and the module pushed forward.
+Against other routes: the curvature differentiated along the line, polarised quadratics, double backward by group, and
+for Gauss and Newton's the module's outputs and the criterion differentiated in plain loops.
 """
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 
 from alpha_func import capture, quadratic_along, tree
 from alpha_func.errors import CaptureError, StrategyError
+from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.parting import parted
-from alpha_func.transforms import quadratic_in_span, taylor_along
+from alpha_func.transforms import lr_and_momentum, quadratic_by_group, quadratic_in_span, taylor_along
 from tests.helpers.models import LOSSES, MODELS, with_loss
 from tests.helpers.reference import assert_close, extrapolated
 from tests.helpers.whole import a_few_of
@@ -66,19 +68,59 @@ def test_a_span_is_made_of_quadratics_on(name):
     expected = torch.stack([torch.stack([one.curvature, cross]), torch.stack([cross, two.curvature])])
     assert ((got.curvature - expected).abs() <= 1e-9 * scale).all(), (got.curvature, expected)
     assert_close(got.curvature[0, 0], quadratic.curvature, 1e-9, scale)
+    best = lr_and_momentum(loss)(case.params, d, e, *case.args)
+    assert torch.equal(torch.stack([best.lr, best.momentum]), got.minimizer())
 
 
 @every_case
-def test_gauss_newton_is_the_same_by_both_ways_on(name):
+def test_the_parts_of_a_quadratic_are_by_double_backward_those_on(name):
+    case, loss, quadratic = captured(name)
+    got = quadratic_by_group(loss, ["*"], interactions=True)(case.params, case.direction, *case.args)
+    parts = quadratic_by_group(loss)(case.params, case.direction, *case.args)
+    scale = quadratic.curvature.abs() + sum(part.abs() for part in parts.curvatures.values())
+    reach = sum(part.abs() for part in parts.slopes.values())
+    for found in (got, parts):
+        assert_close(found.quadratic.curvature, quadratic.curvature, 1e-9, scale)
+        assert_close(found.quadratic.slope, quadratic.slope, 1e-9, reach)
+    try:
+        products = quadratic_by_group(case.loss)(case.params, case.direction, *case.args)
+    except REFUSED as error:
+        pytest.skip(f"refused plainly: {error}")
+    for group, curvature in products.curvatures.items():
+        assert_close(parts.curvatures[group], curvature, 1e-9, scale)
+        assert_close(parts.slopes[group], products.slopes[group], 1e-9, reach)
+
+
+def by_loops(case):
+    """dᵀGd: the pullback of the outputs pulled back, and the criterion's gradient differentiated, by autograd alone."""
+    told = parted(case.loss, "gauss_newton")
+    leaves = {name: leaf.clone().requires_grad_() for name, leaf in case.params.items()}
+    inputs, targets = case.args
+    with twice_differentiable():
+        z = told.outputs(leaves, inputs)
+        given = list(leaves.values())
+        u = torch.zeros_like(z, requires_grad=True)
+        back = torch.autograd.grad(z, given, u, create_graph=True, materialize_grads=True)
+        moved = sum((b * d).sum() for b, d in zip(back, tree.leaves(case.direction), strict=True))
+        (t,) = torch.autograd.grad(moved, u, materialize_grads=True)
+        at = z.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(told.criterion(at, targets), at, create_graph=True)
+        bent = (slope * t).sum()
+        return (t * torch.autograd.grad(bent, at, materialize_grads=True)[0]).sum() if bent.requires_grad else 0 * bent
+
+
+@every_case
+def test_gauss_newton_is_that_of_plain_loops_on(name):
     case, loss, *_ = captured(name)
     try:
-        parted(case.loss, "gauss_newton")
+        expected = by_loops(case)
     except ValueError:
         pytest.skip("the loss does not tell module and criterion apart")
+    got = quadratic_along(loss, curvature="gauss_newton")(case.params, case.direction, *case.args)
+    tol = 1e-7 if name == "MLP, Hardsigmoid" else 1e-9  # whose kernel has its constants in float32
+    assert_close(got.curvature, expected, tol)
     try:
         plain = quadratic_along(case.loss, curvature="gauss_newton")(case.params, case.direction, *case.args)
     except REFUSED as error:
         pytest.skip(f"refused plainly: {error}")
-    got = quadratic_along(loss, curvature="gauss_newton")(case.params, case.direction, *case.args)
-    tol = 1e-7 if name == "MLP, Hardsigmoid" else 1e-9  # whose kernel has its constants in float32
     torch.testing.assert_close(got, plain, rtol=tol, atol=1e-12)

@@ -1,5 +1,7 @@
 """dᵀGd against the dense Jᵀ ∇²ψ J, by autograd in plain loops; and the losses that do not tell G."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import func, nn
@@ -185,7 +187,9 @@ def test_a_wrong_rule_is_found_by_the_proof_of_gauss_newton(monkeypatch):
     right = RULES[aten._log_softmax.default].second
     plant(monkeypatch, aten._log_softmax.default, second=lambda b, *x: b.call(aten.mul.Tensor, right(b, *x), 2))
     case = case_of("cross entropy")
-    with pytest.warns(CaptureWarning, match="the Gauss-Newton program .* To blame is the rule of aten._log_softmax"):
+    with pytest.warns(
+        CaptureWarning, match="the Gauss-Newton program .* The cause is the derivative rule of aten._log_softmax"
+    ):
         got = quadratic_along(capture(case.loss), curvature="gauss_newton")(case.params, case.direction, *case.args)
     assert_close(got.curvature, dense_gauss_newton(case), 1e-12)
 
@@ -202,8 +206,12 @@ def no_criterion():
 
 
 REFUSED = {
-    "a function": (lambda p: p.sum(), "gauss_newton", "this loss, a function, does not tell them apart: make it by"),
-    "a module's own": (no_criterion()[0], "gauss_newton", "this loss, the module's own or of loss_of, does not tell"),
+    "a function": (lambda p: p.sum(), "gauss_newton", "this loss, a function, does not keep them apart: make it by"),
+    "a module's own": (
+        no_criterion()[0],
+        "gauss_newton",
+        "this loss, one of the module's own or of loss_of, does not keep",
+    ),
     "no such matrix": (case_of("mse").loss, "ggn", "curvature 'ggn' is unknown: choose from hessian, gauss_newton"),
     "fisher of a huber": (case_of("huber").loss, "fisher", r"needs a criterion that is the negative .*; got HuberLoss"),
     "fisher of an own": (case_of("own").loss, "fisher", "got <lambda>"),
@@ -240,8 +248,17 @@ def test_a_criterion_that_reads_the_parameters_is_refused(way):
     case = line(
         net, lambda z, y: (z - y).square().mean() + net.weight.square().sum(), torch.randn(6, 4), torch.randn(6, 3)
     )
-    with pytest.raises((StrategyError, CaptureError), match="so that the two cannot be told apart"):
+    with pytest.raises((StrategyError, CaptureError), match="so the two cannot be separated"):
         quadratic_along(way(case.loss), curvature="gauss_newton")(case.params, case.direction, *case.args)
+
+
+def test_a_criterion_by_function_and_options_has_the_fisher_of_its_module():
+    case = case_of("smoothed")
+    by_name = partial(F.cross_entropy, label_smoothing=0.1, ignore_index=1)
+    loss, params = functional_loss(case.loss.model.module, by_name)
+    operands = params, case.direction, *case.args
+    got, expected = (quadratic_along(x, curvature="fisher")(*operands) for x in (loss, case.loss))
+    assert torch.equal(got.curvature, expected.curvature)
 
 
 @pytest.mark.parametrize("kind", [nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss])

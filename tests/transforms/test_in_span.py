@@ -86,7 +86,9 @@ def test_a_wrong_rule_is_found_by_the_proof_of_a_span(monkeypatch):
     plant(monkeypatch, first=lambda b, *x: b.call(aten.mul.Tensor, right(b, *x), 2))
     case = mse_net(activation=nn.Tanh)
     directions = directions_of(case, 2)
-    with pytest.warns(CaptureWarning, match=r"the adjoint along 2 directions .* To blame is the rule of aten\.tanh"):
+    with pytest.warns(
+        CaptureWarning, match=r"the adjoint along 2 directions .* The cause is the derivative rule of aten\.tanh"
+    ):
         assert_span(quadratic_in_span(capture(case.loss))(case.params, directions, *case.args), case, directions)
 
 
@@ -134,15 +136,23 @@ def ones(*shape):
 
 
 REFUSED = {
-    "none": ([], ValueError, r"directions is empty: give at least one tree"),
-    "a tree": (ones(), TypeError, r"directions must be a list or tuple of trees as params, got dict"),
+    "none": ([], ValueError, r"directions is empty: pass at least one tree"),
+    "a tree": (
+        ones(),
+        TypeError,
+        r"directions must be a list or tuple of trees with the structure of params, got dict",
+    ),
     "another shape": ([ones(), ones(2)], ValueError, r"directions\[1\]\['w'\] has shape \(2,\): expected \(3,\)"),
     "zero": ([ones(), {"w": torch.zeros(3)}], ValueError, r"directions\[1\] is zero: leave it out"),
-    "a multiple": ([ones(), {"w": torch.full((3,), 1 / 3)}], ValueError, r"directions\[1\] is a combination of those"),
+    "a multiple": (
+        [ones(), {"w": torch.full((3,), 1 / 3)}],
+        ValueError,
+        r"directions\[1\] is a linear combination of those",
+    ),
     "a combination": (
         [ones(), {"w": torch.tensor([1.0, 2.0, 4.0])}, {"w": torch.tensor([3.0, 5.0, 9.0])}],
         ValueError,
-        r"directions\[2\] is a combination of those before it",
+        r"directions\[2\] is a linear combination of those before it",
     ),
 }
 

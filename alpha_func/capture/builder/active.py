@@ -21,7 +21,7 @@ _CONSTANT = {"detach", "empty_like", "zeros_like", "ones_like", "full_like", "ra
 _CONSTANT |= {"new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided", "bernoulli"}
 
 
-def unverified(graph: fx.Graph, params: int, strategy: str = "reverse_over_reverse") -> list[str]:
+def unverified_operators(graph: fx.Graph, params: int, strategy: str = "reverse_over_reverse") -> list[str]:
     """The operators of ``graph`` that a derivative in the first ``params`` inputs passes through, and that have not
     been verified under a strategy; under ``forward_over_forward``, those whose nested forward derivatives have not.
     """

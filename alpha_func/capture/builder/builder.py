@@ -7,7 +7,6 @@ Each node carries a fake tensor (shape, dtype, strides) in ``meta["val"]``.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import getitem
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -49,8 +48,8 @@ class Builder:
         self.mode = mode
         self._laws, self._apart = laws, apart
         self.used_once: set[Value] = set()  # values that the program which is rewritten uses once
-        self.traces: dict[Any, fx.GraphModule] = {}
-        self._known: dict[Operator, Any] = {}
+        self.traces: dict[object, fx.GraphModule] = {}
+        self._known: dict[Operator, Value] = {}
 
     def placeholder(self, name: str, val: object) -> fx.Node:
         """A further input of the program."""
@@ -92,7 +91,7 @@ class Builder:
                 return found
         return self.write(target, *args, **kwargs)
 
-    def write(self, target: Operator, *args: Any, **kwargs: Any) -> Value:
+    def write(self, target: Operator, *args: Value, **kwargs: Value) -> Value:
         """The node of a call, without laws."""
         if isinstance(target, OpOverload) and writes_in_place(target):
             raise NotImplementedError(f"{target} writes in place: a program of pure operators was expected")
@@ -137,7 +136,7 @@ class Builder:
         return result_of(self.mode, target, args, kwargs)
 
 
-def plus(b: Builder, *terms: Any) -> Value:
+def plus(b: Builder, *terms: Value) -> Value:
     """The sum of the terms; None is zero."""
     total = None
     for term in terms:
@@ -146,7 +145,7 @@ def plus(b: Builder, *terms: Any) -> Value:
     return total
 
 
-def times(b: Builder, *factors: Any) -> Value:
+def times(b: Builder, *factors: Value) -> Value:
     """The product of the factors; None is zero."""
     if any(factor is None for factor in factors):
         return None
@@ -156,7 +155,7 @@ def times(b: Builder, *factors: Any) -> Value:
     return product
 
 
-Visit = Callable[[fx.Node, Args, Kwargs, Any], None]
+Visit = Callable[[fx.Node, Args, Kwargs, Value], None]
 
 
 def replay(module: fx.GraphModule, inputs: Sequence[Value], builder: Builder, visit: Visit | None = None) -> Value:
@@ -164,7 +163,7 @@ def replay(module: fx.GraphModule, inputs: Sequence[Value], builder: Builder, vi
 
     ``visit`` is told of each call: its node in the program, and in the builder its operands and its value.
     """
-    env: dict[fx.Node, Any] = {}
+    env: dict[fx.Node, Value] = {}
     given = iter(inputs)
     for node in module.graph.nodes:
         if node.op == "placeholder":

@@ -1,6 +1,6 @@
 """What the laws ask of an operand, and the tensors of one number."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import fx
@@ -52,13 +52,13 @@ def is_inexact(x: Value) -> bool:
     return isinstance(val, torch.Tensor) and (val.is_floating_point() or val.is_complex())
 
 
-def filled(b: Builder, shape: Any, value: Number, dtype: torch.dtype, device: Any) -> fx.Node:
+def filled(b: Builder, shape: Sequence[Value], value: Number, dtype: torch.dtype, device: torch.device) -> fx.Node:
     """A tensor of one number: the normal form of zeros, ones and their kin; the number as its dtype holds it."""
     held = torch.full((), value, dtype=dtype, device="cpu").item()
     return b.write(aten.full.default, list(shape), held, dtype=dtype, device=device)
 
 
-def filled_like(b: Builder, x: fx.Node, value: Number, shape: Any = None) -> fx.Node:
+def filled_like(b: Builder, x: fx.Node, value: Number, shape: Sequence[Value] | None = None) -> fx.Node:
     """A tensor of one number, with the shape, dtype and device of x."""
     val = x.meta["val"]
     return filled(b, val.shape if shape is None else shape, value, val.dtype, val.device)
@@ -79,7 +79,7 @@ def real(b: Builder, x: Value) -> Value:
     return b.call(aten.select.int, b.call(aten.view_as_real.default, x), -1, 0) if is_complex(x) else x
 
 
-def broadcast(b: Builder, x: Value, shape: Any) -> Value:
+def broadcast(b: Builder, x: Value, shape: Sequence[Value]) -> Value:
     """x in this shape."""
     return b.call(aten.expand.default, x, list(shape))
 
@@ -103,12 +103,12 @@ def converted(b: Builder, x: Value, dtype: torch.dtype) -> Value:
     return x if dtype_of(x) in (None, dtype) else b.call(aten._to_copy.default, x, dtype=dtype)
 
 
-def places(dims: Any, rank: int) -> list[int]:
+def places(dims: Value, rank: int) -> list[int]:
     """Dimensions of a tensor of this rank, counted from the front; all, where none are given. 0-d has none."""
     return sorted({dim % rank for dim in dims}) if dims and rank else list(range(rank))
 
 
-def multiple(x: Value) -> tuple[Any, Any]:
+def multiple(x: Value) -> tuple[Value, Value]:
     """(y, c) with x = c·y, both in the dtype of x, which is inexact."""
     if is_call(x, aten.mul.Tensor) and is_number(x.args[1]) and is_inexact(x) and dtype_of(x.args[0]) == dtype_of(x):
         return x.args[0], x.args[1]

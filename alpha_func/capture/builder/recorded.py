@@ -5,7 +5,7 @@ Nothing is computed: the operands are fake tensors. A recording holds none, so i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.fx.node import map_aggregate
 
 from alpha_func.calls import Args, Function, Kwargs
 from alpha_func.capture.builder.values import Operator, Value
-from alpha_func.torch_private import FakeTensor, FakeTensorMode, TorchDispatchMode, is_composite
+from alpha_func.torch_private import FakeTensor, FakeTensorMode, OpOverload, TorchDispatchMode, is_composite
 
 aten = torch.ops.aten
 
@@ -66,7 +66,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._refs = {id(tensor): Ref(-1, i) for i, tensor in enumerate(inputs)}
         self._alive: list[Value] = [inputs]  # so that no two tensors have one id
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Value:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Value:
         kwargs = kwargs or {}
         if func.namespace == "prim":  # a question about a tensor
             return func(*args, **kwargs)
@@ -111,7 +113,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return x if found is None else found
 
 
-def _read_by(operands: Any) -> set[int]:
+def _read_by(operands: Value) -> set[int]:
     found = set()
 
     def look(x: Value) -> Value:

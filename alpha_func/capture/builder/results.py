@@ -6,7 +6,6 @@ of its time. All else is asked each time.
 
 from collections.abc import Callable
 from operator import getitem
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -16,9 +15,9 @@ from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.torch_private import FakeTensor, FakeTensorMode, fake_tensor, fake_view, memory_id
 
-Make = Callable[[FakeTensorMode, list[Any]], Any]  # of the mode and the operands
+Make = Callable[[FakeTensorMode, list[Value]], Value]  # of the mode and the operands
 
-_MAKE: dict[Any, Make] = {}  # by operator and kinds of operands; for all programs
+_MAKE: dict[object, Make] = {}  # by operator and kinds of operands; for all programs
 _AT_MOST = 2**14
 
 
@@ -26,7 +25,7 @@ def result_of(mode: FakeTensorMode, target: Operator, args: Args, kwargs: Kwargs
     """Shape, dtype, strides, device and memory of what a call of nodes and constants returns."""
     if target is getitem:
         return args[0].meta["val"][args[1]]
-    operands: list[Any] = []
+    operands: list[Value] = []
 
     def operand(a: Value) -> Value:
         if isinstance(a, fx.Node):
@@ -49,7 +48,7 @@ def result_of(mode: FakeTensorMode, target: Operator, args: Args, kwargs: Kwargs
     return found
 
 
-def _made_again(found: Value, operands: list[Any]) -> Make | None:
+def _made_again(found: Value, operands: list[Value]) -> Make | None:
     """Makes such a result; None where it is of another kind, or could be a view of two operands."""
     if isinstance(found, (tuple, list)):
         made = [_made_again(part, operands) for part in found]

@@ -9,7 +9,6 @@ PyTorch's own: the jvp, the jvp of the jvp and the vjp of this one operator, tra
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, func, fx
@@ -54,7 +53,7 @@ def pullback(b: Builder, call: Call, active: Tangents, λ: Value) -> list[Value]
     return found + [None] * (len(pytree.tree_leaves(active)) - len(found))
 
 
-def _leaves(nested: Any) -> list[Value]:
+def _leaves(nested: object) -> list[Value]:
     """The leaves, None among them."""
     return pytree.tree_leaves(nested, is_leaf=lambda x: x is None)
 
@@ -81,7 +80,7 @@ def per_output(call: Call, what: object) -> Value:
 
 # PyTorch's own derivatives of one operator, traced once for operands of a kind.
 
-_RECORDED: dict[Any, Recorded] = {}
+_RECORDED: dict[object, Recorded] = {}
 _AT_MOST = 4096
 
 
@@ -137,7 +136,7 @@ def _jvp_of_jvp(target: Operator, args: Args, kwargs: Kwargs, tangents: Tangents
     return func.jvp(lambda *x: func.jvp(function, x, along)[1], tuple(at), along)[1]
 
 
-def _vjp(target: Operator, args: Args, kwargs: Kwargs, active_and_adjoints: Any) -> Value:
+def _vjp(target: Operator, args: Args, kwargs: Kwargs, active_and_adjoints: Sequence[Value]) -> Value:
     active, adjoints = active_and_adjoints
     chosen = _leaves(active)
     several = isinstance(adjoints, (tuple, list))

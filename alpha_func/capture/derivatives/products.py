@@ -1,7 +1,6 @@
 """Bilinear operators and quotients: D(x·y) = t_x·y + x·t_y, D²(x·y) = 2·t_x·t_y."""
 
 from operator import getitem
-from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -97,7 +96,7 @@ def _convolution_backward_second(b: Builder, call: Call, t: Tangents) -> Value:
     return [times(b, plus(b, *of_one), 2) for of_one in zip(*parts, strict=True)]
 
 
-def _parts(b: Builder, g: Any, x: Value, w: Any, *how: Any) -> list[Value]:
+def _parts(b: Builder, g: Value, x: Value, w: Value, *how: Value) -> list[Value]:
     """The pullback of a convolution to x, w and bias, as far as its mask asks for them; zero where an operand is."""
     mask = how[-1]
     if not any(mask) or any(operand is None for operand in (g, x, w)):

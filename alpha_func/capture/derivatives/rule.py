@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from alpha_func.capture.builder.operands import is_complex
 from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.torch_private import pytree
 
-Tangents = Any  # one for each operand, in the nesting of the operands
+Tangents = Value  # one for each operand, in the nesting of the operands
 
 
 class Call(NamedTuple):

@@ -2,7 +2,6 @@
 
 import math
 from operator import getitem
-from typing import Any
 
 import torch
 
@@ -59,7 +58,7 @@ def _log_softmax_second(b: Builder, call: Call, t: Tangents) -> Value:
 closed_form(_log_softmax, _log_softmax_second, {aten._log_softmax.default: lambda x: x.log_softmax(0)})
 
 
-def _variance(b: Builder, x: Value, t: Value, how: tuple[Any, float, bool]) -> tuple[Value, Value]:
+def _variance(b: Builder, x: Value, t: Value, how: tuple[object, float, bool]) -> tuple[Value, Value]:
     """D var(x)[t] = 2·mean((x − mean x)·t) and D mean(x)[t] = mean(t), the mean over n − correction entries."""
     dims, correction, keepdim = how
     shape = x.meta["val"].shape
@@ -70,7 +69,7 @@ def _variance(b: Builder, x: Value, t: Value, how: tuple[Any, float, bool]) -> t
     return times(b, moment, 2 / (count - correction)), b.call(aten.mean.dim, t, dims, keepdim)
 
 
-def _how(call: Call) -> tuple[Any, float, bool]:
+def _how(call: Call) -> tuple[object, float, bool]:
     correction = call.kwargs.get("correction")
     dims = call.args[1] if len(call.args) > 1 else None
     return dims, 1 if correction is None else correction, call.kwargs.get("keepdim", False)

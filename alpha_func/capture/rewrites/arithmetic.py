@@ -1,7 +1,5 @@
 """Products, sums and their kin, each in one form."""
 
-from typing import Any
-
 import torch
 from torch import fx
 
@@ -135,7 +133,7 @@ def _without_expand(x: Value, other: Value) -> Value:
     return x.args[0]
 
 
-def _bare(x: Value, y: Value) -> tuple[Any, Any]:
+def _bare(x: Value, y: Value) -> tuple[Value, Value]:
     """Both operands without fills and expands, as far as the result stays in its shape.
 
     One after the other: each is judged beside what the other has become, for two expands cannot both go.
@@ -146,7 +144,7 @@ def _bare(x: Value, y: Value) -> tuple[Any, Any]:
     return _ordered(x, y)
 
 
-def _ordered(x: Value, y: Value) -> tuple[Any, Any]:
+def _ordered(x: Value, y: Value) -> tuple[Value, Value]:
     """Commutative operands in the order in which they were written, the number last."""
     if not isinstance(x, fx.Node) or (isinstance(y, fx.Node) and y < x):
         return y, x
@@ -199,7 +197,7 @@ def sums_have_one_form(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     x, y = _bare(x, y)
     if is_number(y):
         return b.write(aten.add.Tensor, x, y)
-    terms: dict[Operator, Any] = {}
+    terms: dict[Operator, Value] = {}
     listed = [*_terms(x), *_terms(y)]
     for term, factor in listed:
         terms[term] = terms.get(term, 0) + factor
@@ -212,7 +210,7 @@ def sums_have_one_form(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     return broadcast(b, total, shape)
 
 
-def _terms(x: Value, depth: int = 4) -> list[tuple[Any, Any]]:
+def _terms(x: Value, depth: int = 4) -> list[tuple[Value, Value]]:
     """The terms of nested sums, each with its factor."""
     if depth and is_call(x, aten.add.Tensor) and all(isinstance(term, fx.Node) for term in x.args):
         return [*_terms(x.args[0], depth - 1), *_terms(x.args[1], depth - 1)]

@@ -3,8 +3,6 @@
 Each turns two operators into one pass over memory, and the numbers stay, to rounding.
 """
 
-from typing import Any
-
 import torch
 from torch import fx
 
@@ -71,5 +69,5 @@ def _is_multiple(x: fx.Node) -> bool:
     return is_call(x, aten.mul.Tensor) and is_number(x.args[1])
 
 
-def _same_dtype(x: fx.Node, *others: Any) -> bool:
+def _same_dtype(x: fx.Node, *others: object) -> bool:
     return all(isinstance(y, fx.Node) and dtype_of(y) == dtype_of(x) for y in others)

@@ -4,7 +4,6 @@ Rules and laws are the same in every precision, and so are their errors; in floa
 """
 
 from operator import getitem
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -27,7 +26,7 @@ def program_in_double(program: fx.GraphModule) -> fx.GraphModule:
     The ``meta["val"]`` of its nodes are those of the program.
     """
     graph, env = fx.Graph(), dict[fx.Node, fx.Node]()
-    constants: dict[str, Any] = {}
+    constants: dict[str, object] = {}
     own: set[fx.Node] = set()  # calls in the program's own precision, which may have several outputs
 
     def converted(node: fx.Node, dtype: torch.dtype) -> fx.Node:

@@ -5,8 +5,6 @@ second derivative comes out as 0 or nan there: of weight decay on a bias of zero
 The square is therefore written of x itself, in the program that everything is differentiated from.
 """
 
-from typing import Any
-
 import torch
 from torch import fx
 
@@ -29,7 +27,7 @@ def square(b: Builder, x: Value) -> Value:
         inner = square(b, x.args[0])
         return None if inner is None else b.call(x.target, inner, *x.args[1:], **x.kwargs)
     if is_call(x, aten.mul.Tensor):
-        factors: Any = x.args
+        factors: Args = x.args
         for one, other in (factors, factors[::-1]):
             inner = square(b, one)
             if inner is not None:
@@ -41,7 +39,9 @@ def _absolute(b: Builder, x: Value) -> Value:
     return None if x.meta["val"].is_complex() else times(b, x, x)
 
 
-def _norm(b: Builder, x: Value, order: Any = 2, dims: Any = None, keepdim: bool = False, **kwargs: object) -> Value:
+def _norm(
+    b: Builder, x: Value, order: object = 2, dims: object = None, keepdim: bool = False, **kwargs: object
+) -> Value:
     if order != 2 or kwargs or x.meta["val"].is_complex():
         return None
     return b.call(aten.sum.dim_IntList, times(b, x, x), dims, keepdim)
@@ -76,11 +76,11 @@ def _is_positive(x: Value) -> bool:
     return x.target in (aten.abs.default, aten.exp.default, aten.var.correction)
 
 
-def _is_even(n: Any) -> bool:
+def _is_even(n: Value) -> bool:
     return is_number(n) and n > 0 and n % 2 == 0
 
 
-SQUARES: dict[Operator, Any] = {
+SQUARES: dict[Operator, Operator] = {
     aten.abs.default: _absolute,
     aten.hypot.default: _hypotenuse,
     aten.linalg_vector_norm.default: _norm,

@@ -5,8 +5,6 @@ A view depends on the strides of its input, which are not part of a signature; a
 bit that a view carries, and that not every operator can take.
 """
 
-from typing import Any
-
 import torch
 
 from alpha_func.calls import Args, Kwargs
@@ -16,7 +14,7 @@ from alpha_func.capture.rewrites.table import LAWS
 
 aten = torch.ops.aten
 
-RENAMED: dict[Operator, Any] = {
+RENAMED: dict[Operator, Operator] = {
     aten._conj.default: aten._conj_physical.default,
     aten.conj_physical.default: aten._conj_physical.default,
     aten._neg_view.default: aten.neg.default,

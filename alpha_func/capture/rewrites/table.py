@@ -10,7 +10,6 @@ FUSED           several operators in one kernel
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import torch
 from torch import fx
@@ -18,21 +17,21 @@ from torch import fx
 from alpha_func.capture.builder.builder import Law
 from alpha_func.capture.builder.values import Operator
 
-LawOfKind = Callable[[Any], Law | None]
+LawOfKind = Callable[[Operator], Law | None]
 
 
-class Table(Mapping[Any, list[Law]]):
+class Table(Mapping[Operator, list[Law]]):
     """Operator to its laws: first those of its kind, which its tags tell, then its own.
 
     Args:
         apart: operators each call of which stays a node of its own in what is rewritten.
     """
 
-    def __init__(self, apart: Collection[Any] = ()) -> None:
+    def __init__(self, apart: Collection[object] = ()) -> None:
         self.apart = apart
         self._of_kinds: list[LawOfKind] = []
         self._own: dict[Operator, list[Law]] = {}
-        self._signs: set[Any] = set()
+        self._signs: set[object] = set()
         self._all: dict[Operator, list[Law]] = {}
         self._left_out: ContextVar[Collection[Law]] = ContextVar("left_out", default=())
 
@@ -63,7 +62,7 @@ class Table(Mapping[Any, list[Law]]):
         left_out = self._left_out.get()
         return [law for law in self._all[target] if law not in left_out] if left_out else self._all[target]
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Operator]:
         return iter(self._own)
 
     def __len__(self) -> int:

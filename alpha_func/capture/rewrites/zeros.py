@@ -1,7 +1,5 @@
 """A linear function of a symbolic zero is one."""
 
-from typing import Any
-
 import torch
 
 from alpha_func.calls import Args, Kwargs
@@ -24,7 +22,7 @@ def _of_zero_is_zero(target: Operator, operands: tuple[int, ...]) -> Law:
     return images_of_zero_are_zero
 
 
-ZERO_AT_ZERO: dict[Any, tuple[int, ...]] = {
+ZERO_AT_ZERO: dict[Operator, tuple[int, ...]] = {
     aten.sum.default: (0,),
     aten.sum.dim_IntList: (0,),
     aten.mean.default: (0,),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from alpha_func.capture.builder.values import Value
 from alpha_func.capture.running.backends import Runnable
 from alpha_func.capture.running.proof import Candidate
 
@@ -70,10 +71,10 @@ class AsLine:
             parts += part
         return [*parts, *(r / self._count for r in rest)]
 
-    def _line(self, numbers: Sequence[Any]) -> tuple[Any, Any, Any]:
+    def _line(self, numbers: Sequence[Value]) -> tuple[Value, Value, Value]:
         value, k = numbers[0], self._count
         curvatures = iter(numbers[1 + k :])
-        slope: Any = sum((i + 1) * numbers[1 + i] for i in range(k))
+        slope: Value = sum((i + 1) * numbers[1 + i] for i in range(k))
         pairs = [(i, j) for i in range(k) for j in range(i, k)]
-        curvature: Any = sum((1 if i == j else 2) * (i + 1) * (j + 1) * next(curvatures) for i, j in pairs)
+        curvature: Value = sum((1 if i == j else 2) * (i + 1) * (j + 1) * next(curvatures) for i, j in pairs)
         return value, slope, curvature

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from torch import fx
 
 from alpha_func.capture.builder.builder import Law
+from alpha_func.capture.builder.values import Operator
 from alpha_func.capture.derivatives.rule import RULES, without_rules
 from alpha_func.capture.rewrites import CHANNELS_LAST, FUSED, LAWS, rewrite
 from alpha_func.capture.rewrites.normalisation import BATCH, LAYER
@@ -21,9 +22,9 @@ Program = fx.GraphModule
 
 
 def culprit(
-    write: Callable[[], Program], operators: set[Any], backend: str, is_right: Callable[[Program, Program], bool]
+    write: Callable[[], Program], operators: set[Operator], backend: str, is_right: Callable[[Program, Program], bool]
 ) -> str:
-    """The name of what is to blame.
+    """The name of the cause.
 
     Args:
         write: writes the scheme anew, by the rules and laws that are there.
@@ -33,7 +34,7 @@ def culprit(
     """
 
     def right_without(
-        laws: Sequence[Law], operators: Sequence[Any], finish: Callable[[Program], Program] = _as_is
+        laws: Sequence[Law], operators: Sequence[Operator], finish: Callable[[Program], Program] = _as_is
     ) -> bool:
         with LAWS.without(laws), without_rules(operators):
             try:
@@ -52,12 +53,12 @@ def culprit(
         return next(wrong, f"backend {backend!r}")
     laws = LAWS.seen()
     if right_without(laws, []):
-        return "law " + _names(_one_of(laws, lambda some: right_without(some, [])))
+        return "the rewrite law " + _names(_one_of(laws, lambda some: right_without(some, [])))
     ruled = [operator for operator in operators if operator in RULES]
     # PyTorch's own derivatives of whole normalisations are wrong when they are differentiated again.
     for suspects in ([o for o in ruled if o not in (LAYER, BATCH)], [LAYER], [BATCH]):
         if right_without([], suspects):
-            return "the rule of " + _names(_one_of(suspects, lambda some: right_without([], some)))
+            return "the derivative rule of " + _names(_one_of(suspects, lambda some: right_without([], some)))
     return "the sweep"
 
 

@@ -104,7 +104,7 @@ def finite(numbers: Numbers) -> bool:
     return all(x.isfinite().all() for x in numbers.values())
 
 
-def parted(
+def first_doubt(
     got: Numbers, expected: Numbers, tolerance: float, spreads: Sequence[Spread], floors: dict[str, float]
 ) -> Doubt | None:
     """The first number that is farther from the evidence than roundings go."""
@@ -119,8 +119,8 @@ def parted(
         if any(spread.explains("slope" if name == OF_PROGRAM else name, difference) for spread in spreads):
             continue
         if ours.ndim:
-            return Doubt(f"the {name} is off by {difference:.3g} of {size:.3g}")
-        what = f"the {name} is {float(ours):.9g}, by PyTorch's own derivatives {float(theirs):.9g}"
+            return Doubt(f"the {name} is off by {difference:.3g}, and its norm is {size:.3g}")
+        what = f"the {name} is {float(ours):.9g}, and by PyTorch's own derivatives {float(theirs):.9g}"
         return Doubt(what, name == OF_PROGRAM)
     return None
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.running import proof
 from alpha_func.capture.running.as_line import AsLine
 from alpha_func.capture.running.evidence import Witness
@@ -32,7 +33,7 @@ from alpha_func.quadratic import Quadratic
 from alpha_func.taylor import Taylor
 from alpha_func.torch_private import peek_interpreter_stack
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
-from alpha_func.transforms.engine import Args, Engine, Form, Kwargs, Uncaptured
+from alpha_func.transforms.engine import Engine, SpanNumbers, Uncaptured
 from alpha_func.transforms.strategies import Products, Step
 from alpha_func.tree import Tree
 
@@ -157,7 +158,7 @@ class Captured(Engine):
         found = self.step(params, lambda grads: directions[0], args, kwargs)
         return Products(found.quadratic.value, found.grads, [self.product(params, d, args, kwargs) for d in directions])
 
-    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Form:
+    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> SpanNumbers:
         """By the adjoint of the program, which the directions share."""
         schemes, inputs = self._lookup(params, args, kwargs)
         k = len(directions)
@@ -168,7 +169,7 @@ class Captured(Engine):
             line = AsLine(schemes.params, k).weigh(d)
             return proof.quadratic(self._witness(schemes, (params, args, kwargs), inputs), line)
 
-        def read(found: Sequence[Any]) -> Form:
+        def read(found: Sequence[Any]) -> SpanNumbers:
             upper = iter(found[1 + k :])
             rows: list[list[Any]] = [[None] * k for _ in range(k)]
             for i in range(k):
@@ -231,8 +232,8 @@ class Captured(Engine):
         """By double backward over the program, or over the loss where the program is another function."""
         if schemes.misled:
             raise CaptureError(
-                "PyTorch's second derivatives of the program are not those of its values, and the library's own were "
-                "given up: write the loss in other operators, see check_quadratic, and please report it"
+                "neither PyTorch's second derivatives of this loss nor the library's agree with finite differences of "
+                "its values: write the loss in other operators, compare with check_quadratic, and please report it"
             )
         if schemes.is_the_loss:
             return ask(self._by_strategy)
@@ -240,7 +241,8 @@ class Captured(Engine):
             return ask(self._uncaptured)
         except StrategyError as error:
             raise CaptureError(
-                f"the program has other derivatives than the loss, and those of the loss are refused: {error}"
+                "the derivatives of the captured program differ from those of the loss, and the loss is refused: "
+                f"{error}"
             ) from error
 
     def _witness(self, schemes: Schemes, call: tuple[Tree, Args, Kwargs], inputs: list[Tensor]) -> Witness:

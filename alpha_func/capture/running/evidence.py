@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, func, fx
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.rewrites.in_double import program_in_double
 from alpha_func.capture.running.binding import bind
 from alpha_func.capture.running.points import NoEvidence, Point, recordable, values_of
@@ -24,8 +25,8 @@ from alpha_func.capture.tracing.outside import values
 from alpha_func.capture.tracing.roundings import seeded
 from alpha_func.losses.in_double import doubled, loss_in_double
 from alpha_func.losses.looking import hides
-from alpha_func.transforms.engine import Args, Kwargs, Uncaptured
-from alpha_func.transforms.guard import known_wrong, twice_exact, unverified
+from alpha_func.transforms.engine import Uncaptured
+from alpha_func.transforms.guard import has_unverified, known_wrong, twice_exact
 from alpha_func.transforms.tower import derivatives_along
 from alpha_func.transforms.validation import scalar_loss
 from alpha_func.tree import Tree
@@ -74,8 +75,11 @@ class Witness:
         self._args, self._kwargs = tree.map(
             lambda v: recordable(values(v)) if isinstance(v, Tensor) else v, (args, kwargs)
         )
-        self._primitives = bind(primitives).forward
         self.is_known_wrong = False  # until the loss's own gradient is found to be made by a formula that is wrong
+
+    @cached_property
+    def _primitives(self) -> Callable[..., Tensor]:
+        return bind(self._graph).forward
 
     @property
     def count(self) -> int:
@@ -97,12 +101,13 @@ class Witness:
 
     def of_loss_frugally(self, at: Point) -> Numbers:
         """The same, where double backward keeps little."""
-        if not self._keeps_little:
+        if not self.keeps_little:
             raise NoEvidence("memory", lasting=False)
         return self.of_loss(at)
 
     @cached_property
-    def _keeps_little(self) -> bool:
+    def keeps_little(self) -> bool:
+        """Whether a backward pass has room for the values of the program."""
         kept = (node.meta.get("val") for node in self._graph.graph.nodes)
         return sum(leaf.nbytes for leaf in tree.leaves(list(kept)) if isinstance(leaf, Tensor)) <= _ROOM
 
@@ -110,7 +115,7 @@ class Witness:
         """Value, slope and curvature of the primitives by forward derivatives."""
         leaves, rest, d = tuple(at.inputs[: self.count]), at.inputs[self.count :], tuple(at.direction or ())
 
-        def value_and_slope(*leaves: Tensor) -> Any:
+        def value_and_slope(*leaves: Tensor) -> object:
             return func.jvp(lambda *x: self._program(list(x), rest), leaves, d)
 
         (value, slope), (_, curvature) = func.jvp(value_and_slope, leaves, d)  # type: ignore[misc]
@@ -145,7 +150,7 @@ class Witness:
 
     def slope(self, at: Point) -> Numbers:
         """Value and slope of the loss, by its gradient where that keeps little: forward mode parts from it at ties."""
-        if self._keeps_little:
+        if self.keeps_little:
             found = self.gradient(at)
             return {"value": found["value"], "slope": found["slope"]}
         leaves, rest, d = tuple(at.inputs[: self.count]), at.inputs[self.count :], tuple(at.direction or ())
@@ -157,8 +162,8 @@ class Witness:
         with torch.enable_grad(), _no_checkpoints():
             leaves = [leaf.clone().requires_grad_() for leaf in at.inputs[: self.count]]
             value = self._value(leaves, at.inputs[self.count :])
-            if unverified(value) and hides(lambda x: self._value(x, at.inputs[self.count :]), leaves):
-                raise NoEvidence("an autograd.Function reads what is none of its arguments", lasting=True)
+            if has_unverified(value) and hides(lambda x: self._value(x, at.inputs[self.count :]), leaves):
+                raise NoEvidence("an autograd.Function reads a tensor that is not one of its arguments", lasting=True)
             self.is_known_wrong = known_wrong(value)
             grads = _gradient(value, leaves)
         slope = tree.vdot(at.direction or [-g for g in grads], grads)

@@ -14,9 +14,9 @@ from alpha_func.capture.running.schemes import Scheme, Schemes
 from alpha_func.capture.tracing.agreement import aside
 from alpha_func.errors import CaptureError, CaptureWarning, warn
 
-_GIVEN_UP = "the {} of a captured loss was given up: {}. To blame is {}"
-_INSTEAD = "; double backward answers instead, right and slower. Please report it"
-_STRICT = "; leave out strict=True to have double backward answer instead, right and slower"
+_GIVEN_UP = "the {} of a captured loss failed its check and is not used: {}. The cause is {}"
+_INSTEAD = "; double backward is used instead, which is correct and slower. Please report it"
+_STRICT = "; leave out strict=True to use double backward instead, which is correct and slower"
 
 
 class FirstUse:
@@ -89,9 +89,9 @@ class FirstUse:
         run = scheme.ready(backend)
         if lacking.lasting:
             if self.strict:
-                raise CaptureError(f"the {scheme.name} of a captured loss cannot be proven: {lacking}")
+                raise CaptureError(f"the {scheme.name} of a captured loss cannot be checked: {lacking}")
             scheme.proven[backend] = run
-            warn(f"the {scheme.name} of a captured loss could not be proven: {lacking}", CaptureWarning)
+            warn(f"the {scheme.name} of a captured loss could not be checked: {lacking}", CaptureWarning)
         return run
 
     @staticmethod

@@ -1,9 +1,11 @@
 """A scheme proven at its first use: its numbers against independent routes over the loss itself (``evidence``).
 
-    in double    the finished program, in float64, against the loss's own double backward, or its primitives'
-    as it runs   in the precision of the call, against the same numbers and the loss's own first derivatives
+    as it runs   in the precision of the call, against the loss's own double backward, or its primitives'
+    in double    where that says too little, for roundings: the finished program in float64 against the same evidence
+                 in float64, and then as it runs against these numbers and the loss's own first derivatives
 
-A program in float64 is both at once. Neither goes through the rules, laws and passes that a scheme is made by. The
+Neither goes through the rules, laws and passes that a scheme is made by. A program in float64 is both at once; in
+float32 two orders of one derivative as a rule agree to what float64 would say of them, at a third of its price. The
 first call is compared at its own values, with their zeros and ties. The second, before the scheme is trusted with any
 others, at parameters a little away from its own and along a random direction, where an error that a call's values hide
 has nowhere to vanish (a zero direction, a stationary point, a layer that begins at zero). Where two numbers differ by
@@ -19,7 +21,7 @@ from typing import NamedTuple
 from torch import Tensor, fx
 
 from alpha_func.capture.running.backends import Runnable
-from alpha_func.capture.running.difference import Doubt, Roundings, Shaken, finite, floors, parted
+from alpha_func.capture.running.difference import Doubt, Roundings, Shaken, finite, first_doubt, floors
 from alpha_func.capture.running.evidence import GRADIENT, OF_PROGRAM, Numbers, Witness
 from alpha_func.capture.running.points import NoEvidence, Point, values_of
 from alpha_func.capture.running.vote import Side, vote
@@ -28,6 +30,7 @@ from alpha_func.capture.tracing.roundings import coarsest, seeded
 from alpha_func.errors import CaptureError
 from alpha_func.losses.kernels import twice_differentiable
 
+_CLOSE = 1e-5  # by which two orders of one derivative differ in float32, as a rule
 _NEAR = 1024  # roundings by which two orders of one derivative differ without a second look
 _EXACT = 1e-7  # the same in float64, in which a kernel here and there has its constants in float32 (hardsigmoid)
 _ROUNDED = 1e-6  # the same, of a program that was written for less, whose constants are rounded
@@ -92,19 +95,30 @@ class Case:
         """
         with aside(), twice_differentiable():
             witness, point = self._witness, self._point(away)
+            got = self._numbers(candidate.run, point)
+            if not witness.is_narrow:
+                return self._judged(got, witness, _EXACT, candidate.written, away=away, votes=self.votes)[0]
+            if coarsest(point.inputs) < _CLOSE and self._is_close(got, away):
+                return None
             exact = None
-            if witness.is_narrow:
-                with suppress(Exception):  # an operator without a kernel in float64, memory
-                    exact = self._numbers(candidate.finished(), point.in_double())
+            with suppress(Exception):  # an operator without a kernel in float64, memory
+                exact = self._numbers(candidate.finished(), point.in_double())
             if exact is not None:
                 with suppress(NoEvidence):
-                    return self._narrow(candidate, exact, away)
-            got = self._numbers(candidate.run, point)
-            if witness.is_narrow:
-                return self._judged(got, witness, _NEAR * coarsest(point.inputs), candidate.written, away=away)[0]
-            return self._judged(got, witness, _EXACT, candidate.written, away=away, votes=self.votes)[0]
+                    return self._narrow(candidate, got, exact, away)
+            return self._judged(got, witness, _NEAR * coarsest(point.inputs), candidate.written, away=away)[0]
 
-    def _narrow(self, candidate: Candidate, exact: Numbers, away: bool) -> Doubt | None:
+    def _is_close(self, got: Numbers, away: bool) -> bool:
+        """Whether the evidence in the precision of the call says nothing else, roundings apart."""
+        for route in self._routes:
+            expected = self._evidence(self._witness, route, away)
+            if expected is not None:
+                if route is not self._second_order:
+                    expected = self._with_first_order(expected, away)
+                return finite(expected) and first_doubt(got, expected, _CLOSE, (), {}) is None
+        return False
+
+    def _narrow(self, candidate: Candidate, got: Numbers, exact: Numbers, away: bool) -> Doubt | None:
         """In double, and then as it runs."""
         witness, point = self._witness, self._point(away)
         found, route = self._judged(exact, witness.in_double, _ROUNDED, None, away=away)
@@ -116,15 +130,15 @@ class Case:
         if found is not None:
             return found
         spreads = (Roundings(lambda p: self._numbers(p, point), candidate.written),)
-        got, tolerance = self._numbers(candidate.run, point), _NEAR * coarsest(point.inputs)
-        found = parted(got, exact, tolerance, spreads, floors(exact, point, witness.count))
+        tolerance = _NEAR * coarsest(point.inputs)
+        found = first_doubt(got, exact, tolerance, spreads, floors(exact, point, witness.count))
         if found is not None or (route is self._second_order and route is not None):
             return found
         own = self._evidence(witness, self._second_order, away) if self._second_order else None
         if own is not None and not away:  # at a tie its second derivatives may be others
             own = {name: x for name, x in own.items() if name != "curvature"}
         own = own or self._evidence(witness, self._first_order, away)
-        found = parted(got, own or {}, tolerance, spreads, floors(exact, point, witness.count))
+        found = first_doubt(got, own or {}, tolerance, spreads, floors(exact, point, witness.count))
         in_double = witness.in_double, point.in_double()
         if found is None or (self.votes and witness.is_known_wrong and _is_right(*in_double, exact, own or {})):
             return None
@@ -151,7 +165,10 @@ class Case:
             spreads = Roundings(lambda p: self._numbers(p, point), written), Shaken(route, witness, point, expected)
             if route is not self._second_order and witness is self._witness:
                 expected = self._with_first_order(expected, away)
-            against, found = expected, parted(got, expected, tolerance, spreads, floors(expected, point, witness.count))
+            against, found = (
+                expected,
+                first_doubt(got, expected, tolerance, spreads, floors(expected, point, witness.count)),
+            )
             if found is None:
                 # A tie explains that the loss's own derivatives are others, and nothing does away from one.
                 if own is None or witness is not self._witness or not (away and votes):
@@ -177,8 +194,8 @@ class Case:
         side = vote(witness, point, got, expected)
         if side is Side.NEITHER:
             raise CaptureError(
-                f"{found.what}, and differences of the loss give neither: it cannot be differentiated twice here; "
-                "see alpha_func.check_quadratic, and please report it"
+                f"{found.what}, and finite differences of the loss agree with neither: it may have no second "
+                "derivative here; compare with alpha_func.check_quadratic, and please report it"
             )
         self.misled |= side is Side.SCHEME
         return None if side is Side.SCHEME else found
@@ -262,4 +279,5 @@ def taylor(witness: Witness, direction: Sequence[Tensor], order: int) -> Case:
     def of(numbers: Callable[[Witness, Point, int], Sequence[Tensor]]) -> Route:
         return lambda witness, at: dict(zip(names, numbers(witness, at, order), strict=True))
 
-    return Case(names, witness, direction, (of(Witness.forward_to), of(Witness.reverse_to)), Witness.slope)
+    routes = of(Witness.reverse_to), of(Witness.forward_to)  # reverse mode takes half the time, and keeps more
+    return Case(names, witness, direction, routes if witness.keeps_little else routes[::-1], Witness.slope)

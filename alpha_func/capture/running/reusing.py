@@ -5,12 +5,12 @@ costs up to four times one that is written over an operand. Only memory that the
 """
 
 from operator import getitem
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from alpha_func import tree
+from alpha_func.capture.builder.values import Operator
 from alpha_func.torch_private import LazyGraphModule, allocates, memory_id, out_argument
 
 aten = torch.ops.aten
@@ -19,7 +19,7 @@ _LARGE = 2**14  # entries; a smaller tensor is made in less time than it takes t
 _NEAR = 32  # operators that memory may wait to be used again; what waits is not freed
 
 # Elementwise: they may write over an operand.
-_ELEMENTWISE: dict[Any, Any] = {
+_ELEMENTWISE: dict[Operator, Operator] = {
     aten.add.Tensor: aten.add.out,
     aten.addcmul.default: aten.addcmul.out,
     aten.exp.default: aten.exp.out,
@@ -33,7 +33,7 @@ _ELEMENTWISE: dict[Any, Any] = {
     aten.threshold_backward.default: aten.threshold_backward.grad_input,
 }
 # They may write over their first operand.
-_ADDED_TO: dict[Any, Any] = {aten.addmm.default: aten.addmm.out, aten.baddbmm.default: aten.baddbmm.out}
+_ADDED_TO: dict[Operator, Operator] = {aten.addmm.default: aten.addmm.out, aten.baddbmm.default: aten.baddbmm.out}
 _TO = {**_ELEMENTWISE, **_ADDED_TO, aten.bmm.default: aten.bmm.out, aten.mm.default: aten.mm.out}
 _NAME = {target: out_argument(out) for target, out in _TO.items()}
 
@@ -71,7 +71,7 @@ def memory_of(nodes: list[fx.Node]) -> dict[fx.Node, set[fx.Node]]:
     """For each node, those whose memory it may hold: itself, where it is known to allocate; else all that its operands
     may hold."""
     memory: dict[fx.Node, set[fx.Node]] = {}
-    parts: dict[Any, fx.Node] = {}
+    parts: dict[Operator, fx.Node] = {}
     for node in nodes:
         operands = node.all_input_nodes
         if node.target is getitem and memory[operands[0]] == {operands[0]}:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, fx
 
-from alpha_func.capture.builder.active import unverified
+from alpha_func.capture.builder.active import unverified_operators
 from alpha_func.capture.derivatives.rule import RULES
 from alpha_func.capture.rewrites import IN_PRIMITIVES, rewrite
 from alpha_func.capture.rewrites.in_double import program_in_double, rewritten_in_double
@@ -35,7 +35,7 @@ from alpha_func.losses.draws import ALONE, seeded_rng
 
 T = TypeVar("T")
 Writer = Callable[[], fx.GraphModule]
-Form = Callable[[fx.GraphModule], fx.GraphModule]
+Rewriting = Callable[[fx.GraphModule], fx.GraphModule]
 
 
 class _MadeOnce(cached_property[T]):
@@ -68,7 +68,7 @@ class Scheme:
         self,
         name: str,
         of: "Schemes",
-        form: Form,
+        form: Rewriting,
         part: Writer | None = None,
         before: "Scheme | None" = None,
         proven_as: Callable[[Candidate], Candidate] | None = None,
@@ -184,7 +184,7 @@ class Schemes:
         """The quadratic with the Gauss-Newton curvature, of a program whose last input marks the outputs."""
         return self._kept("Gauss-Newton program", lambda g: gauss_newton_program(g, self.params))
 
-    def _kept(self, name: str, form: Form, proven_as: Callable[[Candidate], Candidate] | None = None) -> Scheme:
+    def _kept(self, name: str, form: Rewriting, proven_as: Callable[[Candidate], Candidate] | None = None) -> Scheme:
         with ALONE:
             if name not in self._by_name:
                 self._by_name[name] = Scheme(name, self, form, proven_as=proven_as)
@@ -193,7 +193,7 @@ class Schemes:
     @_MadeOnce
     def unswept(self) -> list[str]:
         """The operators whose second forward derivative has not been verified: only double backward serves."""
-        found = unverified(self.graph.graph, self.params, "forward_over_forward")
+        found = unverified_operators(self.graph.graph, self.params, "forward_over_forward")
         replaced = {str(operator) for operator, rule in RULES.items() if rule.replaces}
         return [name for name in found if name not in replaced]
 

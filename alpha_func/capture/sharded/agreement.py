@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from alpha_func.errors import DistributedError
-from alpha_func.shards import attempt, groups, layout
+from alpha_func.shards import attempt, device_of, groups, meshes
 
 T = TypeVar("T")
 _INTERRUPTED = 2.0
@@ -61,23 +61,23 @@ class Agreement:
                 self._most([bad, float(dist.get_rank()), 0.0, 0.0, *[0.0] * _ROOM])
             raise
         mark = float(int.from_bytes(sha256(f"{where}: {found.text}".encode()).digest()[:6], "big"))
-        said = [*found.most, *[0.0] * (_ROOM - len(found.most))]
-        bad, rank, high, low, *most = self._most([0.0, -1.0, mark, -mark, *said])
+        numbers = [*found.most, *[0.0] * (_ROOM - len(found.most))]
+        bad, rank, high, low, *most = self._most([0.0, -1.0, mark, -mark, *numbers])
         if bad:
             what = "was interrupted (Ctrl-C)" if bad == _INTERRUPTED else "failed: its own error says why"
             raise DistributedError(f"rank {int(rank)} {what}; nothing was gathered")
         if high != -low:
             raise DistributedError(
-                f"ranks are about to gather different parameters, or in another order, at {where}: let "
-                "every rank make the same calls with the same module, one direction and batches of one kind"
+                f"at {where}, the ranks are about to gather different parameters, or in a different order: every rank "
+                "must make the same calls, with the same module, the same direction and batches of the same kind"
             )
         return most[: len(found.most)], rest
 
     @classmethod
     def of(cls, tensors: Iterable[Tensor]) -> "Agreement":
         """That of the ranks which have some tensors, DTensors among them, together."""
-        layouts = [place for place in map(layout, tensors) if place is not None]
-        return cls(groups(layouts), layouts[0].device)
+        found = meshes(tensors)
+        return cls(groups(found), device_of(found[0]))
 
     def mean(self, numbers: Sequence[float]) -> list[float]:
         """The means over all ranks."""
@@ -98,4 +98,4 @@ class Agreement:
         return most.tolist()
 
 
-_ROOM = 4  # numbers that a rank may say
+_ROOM = 5  # numbers that a rank may say

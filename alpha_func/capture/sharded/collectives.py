@@ -7,10 +7,11 @@ what is done to that; over a mesh of two dimensions twice. Chains that are writt
 
 from collections.abc import Iterable
 from operator import getitem
-from typing import Any
 
 import torch
 from torch import fx
+
+from alpha_func.capture.builder.values import Value
 
 c10d = torch.ops._c10d_functional
 GATHER, WAIT = c10d.all_gather_into_tensor.default, c10d.wait_tensor.default
@@ -66,7 +67,7 @@ def emit(graph: fx.Graph, chains: list[Chain], before: fx.Node, stages: Iterable
     """Write some stages of the chains, each with its gathers together, before a node."""
     with graph.inserting_before(before):
         for stage in stages:
-            together: dict[tuple[Any, Any, Any], list[tuple[Chain, fx.Node]]] = {}
+            together: dict[tuple[Value, Value, Value], list[tuple[Chain, fx.Node]]] = {}
             for chain in chains:
                 for gather in chain.prepare(graph, stage):
                     _, size, group = gather.args
@@ -75,7 +76,7 @@ def emit(graph: fx.Graph, chains: list[Chain], before: fx.Node, stages: Iterable
                 _write(graph, gathers, size, group)
 
 
-def _write(graph: fx.Graph, gathers: list[tuple[Chain, fx.Node]], size: Any, group: Any) -> None:
+def _write(graph: fx.Graph, gathers: list[tuple[Chain, fx.Node]], size: Value, group: Value) -> None:
     operands = [chain.operand(gather) for chain, gather in gathers]
     if len(gathers) == 1:
         ((chain, gather),) = gathers

@@ -9,37 +9,42 @@ A loss of whole parameters has the engine of any other captured loss.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from alpha_func import shards, torch_private, tree
+from alpha_func.calls import Args, Kwargs
+from alpha_func.capture.running.points import Point
 from alpha_func.capture.sharded import proof
 from alpha_func.capture.sharded.agreement import Agreement, Found
 from alpha_func.capture.sharded.lookup import Lookup
 from alpha_func.capture.sharded.made import Gathering, Made
+from alpha_func.capture.tracing.refusal import without_remedy
 from alpha_func.errors import CaptureError, CaptureWarning, StrategyError, warn
-from alpha_func.losses.module_loss import ModuleLoss
+from alpha_func.losses.in_double import is_narrow
+from alpha_func.losses.module_loss import ModuleLoss, module_loss_of
 from alpha_func.losses.sharding import own_parameters, own_precisions, own_value
 from alpha_func.quadratic import Quadratic
 from alpha_func.shards import layout, local, together
 from alpha_func.taylor import Taylor
 from alpha_func.torch_private import plain_beneath
 from alpha_func.transforms.directions import DirectionFunction
-from alpha_func.transforms.engine import Args, Engine, Form, Kwargs
+from alpha_func.transforms.engine import Engine, SpanNumbers
 from alpha_func.transforms.strategies import Products, Step
 from alpha_func.tree import Tree
 
 _PROVEN = 2  # calls: at the values of the first, and away from those of the second
 _NOT_FORMED = (
-    "the parameters are sharded (DTensors), of which {what} is not formed here: take the gradient by backward() of the "
-    "module, as the loop does, and then quadratic_along(capture(loss))(params, direction, *batch)"
+    "{what} of sharded parameters (DTensors) is not implemented: compute the gradient by backward() of the module, as "
+    "a training loop does, and then quadratic_along(capture(loss))(params, direction, *batch)"
 )
 _TRANSFORMED = (
-    "params are sharded (DTensors), and vmap or grad over them would gather within a transform: call quadratic_along "
-    "outside of torch.func, once for each direction"
+    "params are sharded (DTensors), and cannot be gathered inside vmap or grad: call quadratic_along outside of "
+    "torch.func, once for each direction"
 )
 _GIVEN_UP = (
-    "the sweep of a captured loss of sharded parameters was given up, as it parts from PyTorch's forward derivatives: "
-    "{}; these answer instead, right and about three times slower. Please report it"
+    "the sweep of a captured loss of sharded parameters disagrees with PyTorch's forward derivatives and is not used: "
+    "{}; PyTorch's are used instead, which are correct and about three times slower. Please report it"
 )
 
 
@@ -73,22 +78,24 @@ class Sharded(Engine):
 
         def alone() -> tuple[Found, Ready]:
             ready = self._ready(params, direction, args, kwargs)
-            made = ready.made
+            made, operands = ready.made, [*ready.inputs, *ready.direction]
             asked = [not made.is_the_loss, made.proven == 0, made.proven < _PROVEN, made.given_up]
-            return Found(made.order, asked), ready
+            return Found(made.order, [*asked, any(map(is_narrow, operands))]), ready
 
-        (unknown, first, second, given_up), ready = agree("the quadratic of sharded parameters", alone)
-        made, operands = ready.made, [*ready.inputs, *ready.direction]
-        if unknown:
-            self._require_value(agree, ready, args, kwargs)
-        if (first or second) and not given_up:
-            why = proof.doubt(made, agree, ready.inputs, ready.direction, away=not first)
-            made.proven += 1
-            if why is not None:
-                self._give_up(made, why)
-            given_up = why is not None
-        made.given_up |= bool(given_up)
-        return Quadratic(*together(lambda: (made.line if given_up else made.sweep)(*operands)))
+        with torch.inference_mode(False):
+            (unknown, first, second, given_up, narrow), ready = agree("the quadratic of sharded parameters", alone)
+            made, operands = ready.made, [*ready.inputs, *ready.direction]
+            if unknown:
+                self._require_value(agree, ready, args, kwargs)
+            if (first or second) and not given_up:
+                point = Point(ready.inputs, ready.direction)
+                why = proof.doubt(made, agree, point, away=not first, narrow=bool(narrow))
+                made.proven += 1
+                if why is not None:
+                    self._give_up(made, why)
+                given_up = why is not None
+            made.given_up |= bool(given_up)
+            return Quadratic(*together(lambda: (made.line if given_up else made.sweep)(*operands)))
 
     def value(self, params: Tree, args: Args, kwargs: Kwargs) -> Tensor:
         """The loss of this rank's batch."""
@@ -98,10 +105,11 @@ class Sharded(Engine):
             ready = self._ready(params, None, args, kwargs)
             return Found(ready.made.order, [not ready.made.is_the_loss]), ready
 
-        (unknown,), ready = agree("the value of sharded parameters", alone)
-        if unknown:
-            self._require_value(agree, ready, args, kwargs)
-        return together(lambda: ready.made.value(*ready.inputs))
+        with torch.inference_mode(False):
+            (unknown,), ready = agree("the value of sharded parameters", alone)
+            if unknown:
+                self._require_value(agree, ready, args, kwargs)
+            return together(lambda: ready.made.value(*ready.inputs))
 
     def product(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Tree:
         """Refused."""
@@ -122,20 +130,24 @@ class Sharded(Engine):
     def _agreement(self, params: Tree) -> Agreement:
         if torch_private.peek_interpreter_stack() is not None:
             raise StrategyError(_TRANSFORMED)
-        return Agreement.of(tree.leaves(params))
+        loss = module_loss_of(self._loss)
+        held = [] if loss is None else [*loss.model.parameters(), *loss.model.buffers()]
+        return Agreement.of([*tree.leaves(params), *held])
 
     def _ready(self, params: Tree, direction: Tree | None, args: Args, kwargs: Kwargs) -> Ready:
         """What one rank does alone: nothing in it communicates."""
         if self._backend != "eager":
             raise CaptureError(
-                f"backend {self._backend!r} does not gather sharded parameters (DTensors): "
-                "leave it out, capture(loss) runs operator by operator"
+                f"backend {self._backend!r} does not gather sharded parameters (DTensors): leave out backend="
             )
-        program, inputs = self._lookup(params, args, kwargs)
+        try:
+            program, inputs = self._lookup(params, args, kwargs)
+        except CaptureError as error:
+            raise CaptureError(without_remedy(str(error))) from error
         if program.schemes.unswept:
             raise CaptureError(
                 f"the second forward derivative of {', '.join(program.schemes.unswept)} has not been verified, and any "
-                "other route needs the parameters whole: write it in simpler operators"
+                "other way needs whole parameters: write it in simpler operators"
             )
         layouts = tuple(map(layout, inputs))
         if layouts not in program.of_shards:
@@ -169,11 +181,12 @@ class ByPlacement(Engine):
     """The engine of a captured loss: one for whole parameters, another for sharded ones.
 
     Args:
+        loss: as it was given.
         whole, sharded: the two.
     """
 
-    def __init__(self, whole: Engine, sharded: Sharded):
-        self._whole, self._sharded = whole, sharded
+    def __init__(self, loss: Callable[..., Tensor], whole: Engine, sharded: Sharded):
+        self._loss, self._whole, self._sharded = loss, whole, sharded
 
     def quadratic(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
         """By the engine of the parameters' kind."""
@@ -195,7 +208,7 @@ class ByPlacement(Engine):
         """By the engine of the parameters' kind."""
         return self._of(params).products(params, directions, args, kwargs)
 
-    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> Form:
+    def span(self, params: Tree, directions: Sequence[Tree], args: Args, kwargs: Kwargs) -> SpanNumbers:
         """By the engine of the parameters' kind."""
         return self._of(params).span(params, directions, args, kwargs)
 
@@ -204,11 +217,14 @@ class ByPlacement(Engine):
         return self._of(params).gauss_newton(params, direction, args, kwargs)
 
     def _of(self, params: Tree) -> Engine:
-        return self._sharded if has_shards(params) else self._whole
+        return self._sharded if has_shards(params, self._loss) else self._whole
 
 
-def has_shards(params: Tree) -> bool:
-    """Whether a leaf is a DTensor, be it beneath a transform of torch.func."""
+def has_shards(params: Tree, loss: Callable[..., Tensor]) -> bool:
+    """Whether a leaf is a DTensor, be it beneath a transform of torch.func, or the module of the loss has others."""
+    of_module = module_loss_of(loss)
+    if of_module is not None and of_module.spread:
+        return True
     if torch_private.peek_interpreter_stack() is None:
         return not tree.is_flat(params) and shards.any_sharded(tree.leaves(params))
     return shards.any_sharded(map(plain_beneath, tree.leaves(params)))

@@ -110,7 +110,7 @@ class Gathered:
         self.program = program
         number = {node: i for i, node in enumerate(inputs)}
         self.order = f"{ahead} {dtype} " + "; ".join(
-            ", ".join(_said(number[each.source], places[each.source]) for each in bundle.stretches)
+            ", ".join(_described(number[each.source], places[each.source]) for each in bundle.stretches)
             for bundle in bundles
         )
 
@@ -204,5 +204,5 @@ def _give(graph: fx.Graph, stretch: Stretch, whole: fx.Node, family: dict[fx.Nod
         user.args, user.kwargs = fx.map_arg(user.args, of_whole), fx.map_arg(user.kwargs, of_whole)
 
 
-def _said(number: int, place: Layout) -> str:
+def _described(number: int, place: Layout) -> str:
     return f"{number} {place.shape} {place.dtype} {place.placements}"

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
 
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from alpha_func.capture.tracing.refusal import refuse_autocast
 from alpha_func.losses.draws import ALONE
 from alpha_func.losses.kinds import refuse_kinds
 from alpha_func.losses.module_loss import ModuleLoss
-from alpha_func.losses.sharding import Standing, plain, refuse_partial, reshard, stand_in
+from alpha_func.losses.sharding import Standing, refuse_partial, reshard, stand_in, unsharded
 from alpha_func.shards import local
 from alpha_func.tree import Tree
 
@@ -51,7 +50,7 @@ class Lookup:
                 tree.map(lambda leaf: stand_in(leaf).detach().requires_grad_(), params),
                 *tree.map(_alias, (args, kwargs)),
             )
-            with plain(model, standing) if model is not None else nullcontext():
+            with unsharded(model, standing) if model is not None else nullcontext():
                 recording, inputs = self._recorder(*call)
                 if recording.lowered is None:
                     recording.lowered = program_of(
@@ -65,5 +64,5 @@ class Lookup:
         return program, [*tree.leaves(params), *held, *tensors]
 
 
-def _alias(leaf: object) -> Any:
+def _alias(leaf: object) -> object:
     return leaf.detach().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf

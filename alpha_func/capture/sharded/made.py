@@ -10,7 +10,7 @@ sweep, has no backward pass either, so that no more than a layer is whole, and i
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -145,7 +145,7 @@ class Made:
             with seeded(self.seed):
                 return run(*inputs, alpha)
 
-        def value_and_slope(alpha: Tensor) -> Any:
+        def value_and_slope(alpha: Tensor) -> object:
             return torch.func.jvp(h, (alpha,), (one,))
 
         with torch.no_grad():

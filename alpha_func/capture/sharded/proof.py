@@ -60,31 +60,29 @@ def require_value(
                 with seeded(made.seed):
                     yield [together(partial(run, *inputs))]
 
-        parted = _parted(agree, [got], [expected], _NEAR_IN_VALUE * eps, disturbed_values)
+        parted = _apart(agree, [got], [expected], _NEAR_IN_VALUE * eps, disturbed_values)
     if parted:
         raise CaptureError(
-            f"the program and the module's own forward on its shards have other values ({parted}): the loss reads "
-            "something that changes from call to call, or the module is written for the shards of a rank (local heads, "
-            "attention over ranks); write it as the module of one process, which parallelize_module then shards"
+            f"the captured program and the module's own forward on its shards have different values ({parted}): the "
+            "loss reads something that changes from call to call, dropout draws the mask of each rank's own shard, or "
+            "the module is written for the shards of one rank (local heads, attention over ranks); write it for a "
+            "single process, and let parallelize_module shard it"
         )
 
 
-def doubt(
-    made: Made, agree: Agreement, inputs: Sequence[Tensor], direction: Sequence[Tensor], *, away: bool
-) -> str | None:
+def doubt(made: Made, agree: Agreement, point: Point, *, away: bool, narrow: bool) -> str | None:
     """What speaks against the sweep, the same on every rank; None where nothing does.
 
     Args:
         made: the programs.
         agree: with the other ranks.
-        inputs, direction: what is here of them.
+        point: what is here of inputs and direction.
         away: whether to compare away from the call's own values.
+        narrow: whether a rank has a tensor in less than double precision.
     """
-    point = Point(list(inputs), list(direction))
     if away:
         point = point.away(made.count)
     operands = [*point.inputs, *(point.direction or ())]
-    narrow = any(doubled(tensor) is not tensor for tensor in operands)
 
     def disturbed_sweeps(written: fx.GraphModule, given: list[Tensor]) -> Iterator[Numbers]:
         for run in disturbed(written, _RUNS, _SIZE):
@@ -99,16 +97,16 @@ def doubt(
         try:
             line = together(lambda: made.line_in_double(*operands))
         except NotImplementedError:  # an operator without forward derivatives, on every rank alike
-            parted = _parted_from_differences(made, agree, exact, point)
+            parted = _apart_from_differences(made, agree, exact, point)
         else:
-            parted = _parted(agree, exact, line, _ROUNDED if narrow else _EXACT, in_double)
+            parted = _apart(agree, exact, line, _ROUNDED if narrow else _EXACT, in_double)
         if not parted and narrow:
             got, near = together(lambda: made.sweep(*operands)), _NEAR * max(coarsest(operands), made.rounding)
-            parted = _parted(agree, got, exact, near, lambda: disturbed_sweeps(made.written(), operands))
+            parted = _apart(agree, got, exact, near, lambda: disturbed_sweeps(made.written(), operands))
     return parted or None
 
 
-def _parted(
+def _apart(
     agree: Agreement,
     got: Numbers,
     expected: Numbers,
@@ -133,7 +131,7 @@ def _parted(
     return found[0] if found else "on another rank"
 
 
-def _parted_from_differences(made: Made, agree: Agreement, exact: Numbers, point: Point) -> str:
+def _apart_from_differences(made: Made, agree: Agreement, exact: Numbers, point: Point) -> str:
     """The same against differences of the sum of all ranks' values, of which all know the same."""
     inputs, d = list(map(doubled, point.inputs)), list(map(doubled, point.direction or ()))
     value = made.value_in_double()

@@ -11,7 +11,7 @@ of two activations six. Griewank and Walther, Evaluating Derivatives (2008), cha
 """
 
 from operator import getitem
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import fx
@@ -86,7 +86,7 @@ def _gradient(lowered: fx.GraphModule, parameters: int) -> tuple[Builder, Values
     return b, values, adjoints, grads
 
 
-def _line(b: Builder, values: Values, adjoints: Coefficients, directions: list[fx.Node]) -> tuple[Any, Any]:
+def _line(b: Builder, values: Values, adjoints: Coefficients, directions: list[fx.Node]) -> tuple[Value, Value]:
     """(slope, curvature)."""
     along: Coefficients = dict(zip(values.inputs, directions, strict=False))
     drops_nan = any(call.target is aten.nan_to_num.default for call in values.calls.values())  # what came before: λ = 0

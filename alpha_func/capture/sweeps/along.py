@@ -7,7 +7,6 @@ Leibniz's, and a function of one number the recurrence of its Taylor coefficient
 """
 
 from operator import getitem
-from typing import Any
 
 from torch import fx
 
@@ -19,8 +18,6 @@ from alpha_func.capture.derivatives.derivative import first
 from alpha_func.capture.derivatives.rule import Call
 from alpha_func.torch_private import pytree
 
-Derivative = Any  # a node, or a list of them for a node of several outputs; None for zero
-
 
 class Along:
     """∂ of any value of a program, None where it is zero.
@@ -30,10 +27,10 @@ class Along:
         known: ∂ of the values that it begins at; what else has no operand is constant.
     """
 
-    def __init__(self, b: Builder, known: dict[fx.Node, Derivative]):
+    def __init__(self, b: Builder, known: dict[fx.Node, Value]):
         self._b, self._known = b, known
 
-    def __call__(self, value: Value) -> Derivative:
+    def __call__(self, value: Value) -> Value:
         """∂ of a value of the program, or of each of several."""
         if isinstance(value, (list, tuple)):
             return [self(part) for part in value]
@@ -43,7 +40,7 @@ class Along:
             self._known[value] = self._derivative(value)
         return self._known[value]
 
-    def _derivative(self, node: fx.Node) -> Derivative:
+    def _derivative(self, node: fx.Node) -> Value:
         if node.op != "call_function" or is_constant(node.target) or not is_inexact(node):
             return None
         if node.target is getitem:

@@ -15,8 +15,8 @@ from alpha_func.capture.sweeps.sweep import Coefficients, all_zero, extend, forw
 from alpha_func.errors import CaptureError
 
 _BESIDES = (
-    "the criterion depends on the parameters other than through the outputs of the module, so that the two cannot be "
-    "told apart: {} is a function of both"
+    "the criterion depends on the parameters other than through the outputs of the module, so the two "
+    "cannot be separated: {} is a function of both"
 )
 
 

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from inspect import signature
 from itertools import takewhile
 from operator import getitem
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from alpha_func.capture.builder.builder import Builder, fake_mode
 from alpha_func.capture.builder.operands import filled_like, is_inexact
+from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.rule import Call
 from alpha_func.capture.rewrites import LAWS
 from alpha_func.capture.sweeps.sweep import Coefficients, adjoints
@@ -80,7 +80,7 @@ def write_a_gradient(program: fx.GraphModule) -> bool:
     return True
 
 
-def _several(tensors: Any) -> list[Any]:
+def _several(tensors: Value) -> list[Value]:
     if isinstance(tensors, dict):
         tensors = tensors.values()
     return [tensors] if isinstance(tensors, Tensor) else list(tensors)

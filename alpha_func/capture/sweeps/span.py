@@ -13,7 +13,6 @@ adjoint. Any other call writes D²f[s, t] for each pair, by the rule of f for wh
 
 from collections.abc import Iterator
 from operator import getitem
-from typing import Any
 
 from torch import fx
 
@@ -21,7 +20,7 @@ from alpha_func.capture.builder.builder import Builder, finished, plus, replay, 
 from alpha_func.capture.builder.operands import filled_like
 from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.derivative import first, pullback
-from alpha_func.capture.derivatives.rule import Call, rule_of, rules_left_out
+from alpha_func.capture.derivatives.rule import Call, Tangents, rule_of, rules_left_out
 from alpha_func.capture.rewrites import LAWS
 from alpha_func.capture.sweeps.adjoint import inner
 from alpha_func.capture.sweeps.along import Along
@@ -48,7 +47,7 @@ def span_program(lowered: fx.GraphModule, parameters: int, count: int) -> fx.Gra
         for k in range(count)
     ]
     pairs = [(i, j) for i in range(count) for j in range(i, count)]
-    total: dict[tuple[int, int], Any] = dict.fromkeys(pairs)
+    total: dict[tuple[int, int], Value] = dict.fromkeys(pairs)
     for node, call in values.calls.items():
         for one in along:
             extend(b, node, call, one)
@@ -62,7 +61,7 @@ def span_program(lowered: fx.GraphModule, parameters: int, count: int) -> fx.Gra
     return finished(b, (values.output, *outputs))
 
 
-def _bends(b: Builder, call: Call, tangents: list[Value], λ: Value) -> Iterator[tuple[tuple[int, int], Any]]:
+def _bends(b: Builder, call: Call, tangents: list[Value], λ: Value) -> Iterator[tuple[tuple[int, int], Value]]:
     """((i, j), a part of ⟨λ, D²f[tᵢ, tⱼ]⟩) for the pairs where it is not zero."""
     moving = [i for i, t in enumerate(tangents) if not all_zero(t)]
     rule = rule_of(call)
@@ -86,7 +85,7 @@ def _bends(b: Builder, call: Call, tangents: list[Value], λ: Value) -> Iterator
                 yield (i, j), _contracted(b, λ, mixed(b, call, tangents[i], tangents[j]))
 
 
-def _contracted(b: Builder, λ: Value, bends: Any) -> Value:
+def _contracted(b: Builder, λ: Value, bends: Value) -> Value:
     pairs = zip(λ, bends, strict=True) if isinstance(λ, list) else [(λ, bends)]
     return plus(b, *(inner(b, adjoint, bend) for adjoint, bend in pairs))
 
@@ -118,9 +117,9 @@ def mixed(b: Builder, call: Call, s: Value, t: Value) -> Value:
     return replay(b.traces[key], [leaves[i] for i in where], b)
 
 
-def _leaves(tangents: Any) -> list[Value]:
+def _leaves(tangents: Tangents) -> list[Value]:
     return pytree.tree_leaves(tangents, is_leaf=lambda x: x is None)
 
 
-def _layout(val: Any) -> Value:
+def _layout(val: Value) -> Value:
     return (val.shape, val.stride(), val.dtype, val.device) if hasattr(val, "stride") else val

@@ -10,7 +10,7 @@ All are kept by the node of the *lowered* program, for two of its nodes may have
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import getitem
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import fx
 
@@ -21,11 +21,11 @@ from alpha_func.capture.builder.builder import Builder, fake_mode, plus, replay
 from alpha_func.capture.builder.operands import filled_like, is_inexact
 from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.derivative import first, pullback, second
-from alpha_func.capture.derivatives.rule import Call
+from alpha_func.capture.derivatives.rule import Call, Tangents
 from alpha_func.capture.rewrites import LAWS
 from alpha_func.torch_private import pytree
 
-Coefficients = dict[fx.Node, Any]
+Coefficients = dict[fx.Node, Value]
 
 
 class Values(NamedTuple):
@@ -84,7 +84,7 @@ def extend(b: Builder, node: fx.Node, call: Call, one: Coefficients, two: Coeffi
 
 def second_terms(
     b: Builder, node: fx.Node, call: Call, one: Coefficients, adjoints: Coefficients
-) -> Iterator[tuple[Any, Any]]:
+) -> Iterator[tuple[Value, Value]]:
     """(λ_v, D²f_v[t, t]) for each output of a call where neither is zero."""
     λ, t = adjoints.get(node), operands(node, one)
     if node.target is getitem or λ is None or all_zero(t):
@@ -104,7 +104,7 @@ def adjoints(
     b: Builder,
     calls: dict[fx.Node, Call],
     inputs: Sequence[fx.Node],
-    start: Mapping[fx.Node, Any],
+    start: Mapping[fx.Node, Value],
     *,
     of_inputs: bool = True,
 ) -> Coefficients:
@@ -159,7 +159,7 @@ def _active(calls: dict[fx.Node, Call], inputs: Sequence[fx.Node]) -> set[fx.Nod
     return active
 
 
-def all_zero(tangents: Any) -> bool:
+def all_zero(tangents: Tangents) -> bool:
     """Whether no operand has a coefficient."""
     return all(leaf is None for leaf in pytree.tree_leaves(tangents))
 
@@ -170,7 +170,7 @@ def _sum(b: Builder, x: Value, y: Value) -> Value:
     return plus(b, x, y)
 
 
-def _differentiable(call: Call, tangent: Any) -> Value:
+def _differentiable(call: Call, tangent: Value) -> Value:
     """The tangents of the outputs that can have one."""
     val = call.value.meta["val"]
     if isinstance(val, (list, tuple)):

@@ -8,7 +8,6 @@ did). Then no derivative is right either. The price is one forward pass.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -76,13 +75,13 @@ def require_agreement(
         spread = spread_of(program, seed, operands, got)
         if not abs(float(got) - float(expected)) <= _FAR * spread:  # so for a NaN
             raise CaptureError(
-                f"the program's value is {float(got):.9g}, the loss's own {float(expected):.9g}, on the same inputs: "
-                "the loss reads something that changes from call to call, or an operator is lowered wrongly; "
+                f"the program's value is {float(got):.9g}, and the loss's own is {float(expected):.9g}, on the same "
+                "inputs: the loss reads something that changes from call to call, or an operator is lowered wrongly; "
                 f"make it a function of its arguments, or {EAGER}"
             )
 
 
-def _look(loss: Callable[..., Tensor], params: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _look(loss: Callable[..., Tensor], params: Tree, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
     """Call it once to see that it writes to nothing; its own errors the call itself raises."""
     clones = tree.map(lambda leaf: leaf.detach().clone().requires_grad_(), params)
     with suppress(RuntimeError), torch.enable_grad(), Watched(), looking(clones, (args, kwargs)):

@@ -13,7 +13,10 @@ from torch.nn import functional as F
 
 from alpha_func.calls import Function
 from alpha_func.capture.tracing.groups import grouped_mm
+from alpha_func.capture.tracing.packed import TRACED
 from alpha_func.torch_private import checkpoint_generator
+
+aten = torch.ops.aten
 
 
 def gaussian_nll_loss(
@@ -38,7 +41,7 @@ def linear_cross_entropy(
     *,
     linear_bias: Tensor | None = None,
     ignore_index: int | None = None,
-    options: Any = None,
+    options: object = None,
     **kwargs: Any,
 ) -> Tensor:
     """``F.linear_cross_entropy`` without its chunks, which are an operator of their own."""
@@ -72,12 +75,39 @@ def corrcoef(x: Tensor) -> Tensor:
     return (c / deviation[:, None] / deviation).clamp(-1, 1)
 
 
+def one_hot(x: Tensor, num_classes: int = -1) -> Tensor:
+    """``F.one_hot``, whose classes are counted where they are not given."""
+    classes = torch.arange(num_classes if num_classes >= 0 else int(x.max()) + 1, device=x.device)
+    return (x.unsqueeze(-1) == classes).long()
+
+
+def repeat_interleave(
+    x: Tensor, repeats: Any = None, dim: int | None = None, *, output_size: int | None = None
+) -> Tensor:
+    """``torch.repeat_interleave``, whose rows are counted."""
+    if repeats is None:
+        return aten.repeat_interleave.Tensor(x, output_size=int(x.sum()))
+    if isinstance(repeats, Tensor):
+        x, dim = (x.flatten(), 0) if dim is None else (x, dim)
+        repeats = repeats.expand(x.shape[dim])
+        return x.index_select(dim, aten.repeat_interleave.Tensor(repeats, output_size=int(repeats.sum())))
+    return aten.repeat_interleave.self_int(x, repeats, dim, output_size=output_size)
+
+
+def bincount(x: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+    """``torch.bincount``, whose bins are counted."""
+    bins = max(int(x.max()) + 1 if x.numel() else 0, minlength)
+    weights = torch.ones_like(x, dtype=torch.long) if weights is None else weights.detach()
+    weights = weights if weights.dtype in (torch.long, torch.float32) else weights.double()
+    return torch.zeros(bins, dtype=weights.dtype, device=x.device).scatter_add(0, x.long(), weights)
+
+
 def not_checkpointed(module: object, *args: object, **kwargs: object) -> Any:
     """What ``torch.distributed``'s composable checkpoint wraps around a module: a program holds no activations."""
     yield
 
 
-def not_hooked(model: Any) -> None:
+def not_hooked(model: object) -> None:
     """What transformers does at a model's first forward: its hooks keep hidden states for who asks for them."""
 
 
@@ -85,17 +115,17 @@ def left_out() -> dict[Function, Function]:
     """Functions that do nothing to a value, and what is recorded of each, of what is imported by now."""
     hooking = sys.modules.get("transformers.utils.output_capturing")
     found = getattr(hooking, "maybe_install_capturing_hooks", None)
-    return (
-        {checkpoint_generator: not_checkpointed}
-        if found is None
-        else {checkpoint_generator: not_checkpointed, found: not_hooked}
-    )
+    instead = {**TRACED, checkpoint_generator: not_checkpointed}
+    return instead if found is None else {**instead, found: not_hooked}
 
 
-BEFORE_RECORDING: dict[Any, Function] = {
+BEFORE_RECORDING: dict[object, Function] = {
     F.gaussian_nll_loss: gaussian_nll_loss,
+    torch.bincount: bincount,
     torch.corrcoef: corrcoef,
     torch.cov: cov,
+    torch.repeat_interleave: repeat_interleave,
+    F.one_hot: one_hot,
 }
 if hasattr(torch, "_grouped_mm"):
     BEFORE_RECORDING[torch._grouped_mm] = grouped_mm

@@ -6,12 +6,12 @@ operator has only simple rules to compose. Matrix products, convolutions and nor
 """
 
 from functools import cache
-from typing import Any
 
 import torch
 
 from alpha_func.calls import Function
-from alpha_func.capture.tracing import compositions, groups, zeros_and_ties
+from alpha_func.capture.builder.values import Operator
+from alpha_func.capture.tracing import compositions, groups, lists, zeros_and_ties
 from alpha_func.torch_private import get_decompositions, registered
 
 aten = torch.ops.aten
@@ -78,12 +78,12 @@ _LOWERED = (
 )
 
 
-def decompositions() -> dict[Any, Function]:
+def decompositions() -> dict[Operator, Function]:
     """The table that ``make_fx`` lowers by: operator overload to its composition."""
     return {**_decompositions(), **registered(groups.OF_OTHERS)}
 
 
 @cache
-def _decompositions() -> dict[Any, Function]:
-    ours = compositions.BY_OPERATOR, groups.BY_OPERATOR, zeros_and_ties.BY_OPERATOR
+def _decompositions() -> dict[Operator, Function]:
+    ours = compositions.BY_OPERATOR, groups.BY_OPERATOR, lists.BY_OPERATOR, zeros_and_ties.BY_OPERATOR
     return {operator: way for table in (get_decompositions(_LOWERED), *ours) for operator, way in table.items()}

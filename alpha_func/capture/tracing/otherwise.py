@@ -13,35 +13,34 @@ from types import FunctionType
 from typing import Any
 from unittest.mock import patch
 
-import torch
-from torch import Tensor
-
-from alpha_func import torch_private, tree
+from alpha_func import torch_private
 from alpha_func.calls import Args, Function, Kwargs
-from alpha_func.capture.tracing import reads
 from alpha_func.capture.tracing.before_recording import left_out
-from alpha_func.capture.tracing.reads import read_of
+from alpha_func.capture.tracing.reading import READING
+
+Variable = Any  # TorchDynamo's, which stands for a value: a VariableTracker
+Translator = Any  # TorchDynamo's, of a frame: an InstructionTranslator
 
 
-def changes(trust: Collection[Any]) -> list[tuple[Any, str, Function]]:
+def changes(trust: Collection[object]) -> list[tuple[object, str, Function]]:
     """The owner, the name of its method, and ours of that, as far as a release has it; ``trust``: functions that are
     recorded as their forward."""
     found = []
-    for where, name, ours in _CHANGES:
+    for where, name, ours in (*_CHANGES, *READING):
         owner = torch_private.of_dynamo(where)
         if hasattr(owner, name):
             found.append((owner, name, partial(ours, trust) if ours is _trusted_are_their_forward else ours))
     return found
 
 
-def _own_globals(of_module: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+def _own_globals(of_module: Callable[[object, str], object]) -> Callable[[object, str], object]:
     """Read a function's globals where they are: Dynamo takes the module of their ``__name__``, which for code that was
     exec'd is another one, or none.
     """
     from torch._dynamo.source import DictGetItemSource, GlobalSource
     from torch._dynamo.variables.builder import VariableBuilder
 
-    def found(translator: Any, name: str) -> Any:
+    def found(translator: Translator, name: str) -> Any:
         names = translator.f_globals
         module = sys.modules.get(names.get("__name__", ""))
         if module is not None and vars(module) is names:
@@ -56,7 +55,7 @@ def _locks_are_entered(enter: Callable[..., None]) -> Callable[..., None]:
     """Record what runs under a lock: no other thread is in a recording."""
     from torch._dynamo.variables.ctx_manager import NullContextVariable
 
-    def entered(self: Any, *args: Any) -> None:
+    def entered(self: Any, *args: object) -> None:
         if isinstance(getattr(self.stack[-1], "value", None), _LOCKS):
             self.stack[-1] = NullContextVariable()
         enter(self, *args)
@@ -70,7 +69,7 @@ def _some_are_left_out(call_function: Function) -> Function:
 
     instead = left_out()
 
-    def call(self: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+    def call(self: Variable, tx: Translator, args: Args, kwargs: Kwargs) -> Variable:
         function = getattr(self, "fn", None) or getattr(self, "value", None)
         ours = instead.get(function) if isinstance(function, FunctionType) else None
         if ours is None:
@@ -83,7 +82,7 @@ def _some_are_left_out(call_function: Function) -> Function:
 def _inputs_may_require_grad(of_intermediates: Function) -> Function:
     """Record ``requires_grad_`` of an input, which is an alias here."""
 
-    def requires_grad_(self: Any, tx: Any, *args: object, **kwargs: object) -> Any:
+    def requires_grad_(self: Variable, tx: object, *args: object, **kwargs: object) -> Variable:
         source, self.source = self.source, None
         try:
             return of_intermediates(self, tx, *args, **kwargs)
@@ -96,7 +95,7 @@ def _inputs_may_require_grad(of_intermediates: Function) -> Function:
 def _flags_may_be_set(set_attribute: Function) -> Function:
     """Record ``x.requires_grad = True`` as ``x.requires_grad_()``."""
 
-    def assign(self: Any, tx: Any, owner: Any, name: Any, value: Any) -> Any:
+    def assign(self: object, tx: Translator, owner: Variable, name: Variable, value: Variable) -> Variable:
         if not owner.is_tensor() or not name.is_python_constant() or name.as_python_constant() != "requires_grad":
             return set_attribute(self, tx, owner, name, value)
         owner.call_method(tx, "requires_grad_", [value], {})
@@ -108,7 +107,7 @@ def _flags_may_be_set(set_attribute: Function) -> Function:
 def _leaves_may_be_made(call_function: Function) -> Function:
     """Record ``torch.zeros(..., requires_grad=True)`` as the two calls that it is."""
 
-    def call(self: Any, tx: Any, args: Args, kwargs: Kwargs) -> Any:
+    def call(self: Variable, tx: Translator, args: Args, kwargs: Kwargs) -> Variable:
         wanted = kwargs.get("requires_grad")
         if wanted is None or not wanted.is_python_constant() or not wanted.as_python_constant():
             return call_function(self, tx, args, kwargs)
@@ -118,13 +117,13 @@ def _leaves_may_be_made(call_function: Function) -> Function:
     return call
 
 
-def _trusted_are_their_forward(trust: Collection[Any], with_its_backward: Function) -> Function:
+def _trusted_are_their_forward(trust: Collection[object], with_its_backward: Function) -> Function:
     """Record the forward of a trusted ``autograd.Function`` like any other function."""
     from torch._dynamo.source import AttrSource
     from torch._dynamo.variables.base import VariableTracker
     from torch._dynamo.variables.misc import AutogradFunctionContextVariable
 
-    def call(self: Any, tx: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    def call(self: Variable, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]) -> Variable:
         if self.fn_cls not in trust:
             return with_its_backward(self, tx, args, kwargs)
         forward = self.fn_cls.forward
@@ -136,29 +135,13 @@ def _trusted_are_their_forward(trust: Collection[Any], with_its_backward: Functi
     return call
 
 
-def _numbers_are_read(as_symbols: Function) -> Function:
-    """The whole number, or list of numbers, that a tensor holds, as it is in this call."""
-    from torch._dynamo.variables.base import VariableTracker
-
-    def numbers(self: Any, tx: Any, *args: object, **kwargs: object) -> Any:
-        node = self.as_proxy().node
-        whole = not (node.meta["example_value"].is_floating_point() or node.meta["example_value"].is_complex())
-        read = read_of(node) if whole and not args and not kwargs else None
-        if read is None:
-            return as_symbols(self, tx, *args, **kwargs)
-        torch_private.reads_of_this_graph().append(read)
-        return VariableTracker.build(tx, getattr(read.value, as_symbols.__name__.removeprefix("method_"))())
-
-    return numbers
-
-
 def _gradients_may_have_a_graph(method_backward: Function) -> Function:
     """What ``backward(create_graph=True)`` adds to ``.grad`` with its derivatives: Dynamo adds it without."""
     from torch._dynamo.variables.ctx_manager import GradModeVariable
 
     create = GradModeVariable.create
 
-    def backward(self: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
+    def backward(self: Variable, tx: Translator, *args: Variable, **kwargs: Variable) -> Variable:
         wanted = kwargs.get("create_graph", args[2] if len(args) > 2 else None)
         if wanted is None or not wanted.is_python_constant() or not wanted.as_python_constant():
             return method_backward(self, tx, *args, **kwargs)
@@ -168,57 +151,17 @@ def _gradients_may_have_a_graph(method_backward: Function) -> Function:
     return backward
 
 
-def _masks_are_counted(get_fake_value: Function) -> Function:
-    """The shape that entries taken by a mask have in this call."""
-    from torch._dynamo.utils import run_node
-
-    def found(node: Any, tx: Any, *args: object, **kwargs: object) -> Any:
-        masks = reads.masks_of(node) if "example_value" not in node.meta else []
-        counts = [read_of(mask, torch.count_nonzero) for mask in masks]
-        counted = [read for read in counts if read is not None]
-        if not masks or len(counted) < len(counts):
-            return get_fake_value(node, tx, *args, **kwargs)
-        count = int(counted[0].value)
-        like = torch.fx.map_arg((node.args, node.kwargs), lambda n: _with_places(n, count if n in masks else None))
-        with torch.no_grad(), torch_private.modes_disabled():
-            shapes = run_node(tx.output, node, *like, None)
-        torch_private.reads_of_this_graph().extend(counted)
-        node.meta[reads.COUNT] = count
-        with_grad = torch.is_grad_enabled() and any(n.meta["example_value"].requires_grad for n in node.all_input_nodes)
-        with tx.fake_mode:
-            return tree.map(lambda like: _entries(like, with_grad), shapes)
-
-    return found
-
-
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
-
-
-def _with_places(node: Any, count: int | None) -> Tensor:
-    """A tensor like the value of a node, with so many places that are not zero."""
-    value = node.meta["example_value"]
-    zero = torch.zeros((), dtype=value.dtype, device=value.device).expand(value.shape)
-    if count is None:
-        return zero
-    return (torch.arange(zero.numel(), device=value.device) < count).reshape(value.shape).to(value.dtype)
-
-
-def _entries(like: Tensor, with_grad: bool) -> Tensor:
-    entries = torch.empty(like.shape, dtype=like.dtype, device=like.device)
-    return entries.requires_grad_(with_grad and like.is_floating_point())
 
 
 _CHANGES: list[tuple[str, str, Function]] = [
     ("symbolic_convert.InliningInstructionTranslator", "get_globals_source_and_value", _own_globals),
     ("symbolic_convert.InstructionTranslatorBase", "setup_or_before_with", _locks_are_entered),
-    ("variables.builder", "get_fake_value", _masks_are_counted),
     ("variables.builtin.SetAttrBuiltinVariable", "_call_setattr", _flags_may_be_set),
     ("variables.functions.SkipFunctionVariable", "call_function", _some_are_left_out),
     ("variables.functions.UserFunctionVariable", "call_function", _some_are_left_out),
     ("variables.misc.AutogradFunctionVariable", "call_apply", _trusted_are_their_forward),
     ("variables.tensor.TensorVariable", "method_backward", _gradients_may_have_a_graph),
-    ("variables.tensor.TensorVariable", "method_item", _numbers_are_read),
     ("variables.tensor.TensorVariable", "method_requires_grad_", _inputs_may_require_grad),
-    ("variables.tensor.TensorVariable", "method_tolist", _numbers_are_read),
     ("variables.torch.TorchInGraphFunctionVariable", "call_function", _leaves_may_be_made),
 ]

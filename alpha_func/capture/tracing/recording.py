@@ -56,10 +56,10 @@ class Recording:
         self._hooks = _global_hooks()
         self._reads = [(read, _at(read.sources)) for read in torch_private.reads_of_this_graph()]
         self._function: types.FunctionType = _calls_the_loss  # type: ignore[assignment]
-        self._guards: Callable[[dict[str, Any]], bool] | None = None
-        self._read: Callable[..., Sequence[Any]] | None = None
+        self._guards: Callable[[dict[str, object]], bool] | None = None
+        self._read: Callable[..., Sequence[object]] | None = None
 
-    def ask_directly(self, function: types.FunctionType, names: dict[str, Any], inputs: Sequence[Any]) -> bool:
+    def ask_directly(self, function: types.FunctionType, names: dict[str, object], inputs: Sequence[object]) -> bool:
         """Whether guards and inputs, those of this call, can be had without a call of the function."""
         try:
             read = _at(self.sources)
@@ -83,7 +83,7 @@ class Recording:
             return self._read(names, self._function.__globals__)
         return None
 
-    def reads_the_same(self, names: dict[str, Any], function: types.FunctionType) -> bool:
+    def reads_the_same(self, names: dict[str, object], function: types.FunctionType) -> bool:
         """Whether the values that the loss reads on its way, by which its graph was written, are what they were."""
         for read, at in self._reads:
             value = read(*at(names, function.__globals__))
@@ -91,15 +91,15 @@ class Recording:
                 return False
         return True
 
-    def require_one_reading(self, names: dict[str, Any]) -> None:
+    def require_one_reading(self, names: dict[str, object]) -> None:
         """Refuse a call under vmap whose examples read different values: one program runs for all of them."""
         with suppress(RuntimeError):  # a read that cannot be batched
             found = [(read.of(*at(names, self._function.__globals__)), read.value) for read, at in self._reads]
             if all(same_in_a_batch(*pair) for pair in found):
                 return
         raise CaptureError(
-            "under vmap the examples of the batch differ in a number that the loss reads, or in how many places of a "
-            "mask are true, and one program runs for all of them: loop over the examples, or use torch.where"
+            "one program runs for all examples under vmap, and here they differ in a number that the loss reads, or in "
+            "how many places of a mask are true: loop over the examples, or use torch.where"
         )
 
     @property
@@ -111,7 +111,7 @@ class Recording:
         """What Dynamo calls with the inputs of the graph when its guards hold."""
         raise _Found(self, inputs)  # in no variable: exception, traceback and frame would be a circle
 
-    def guarded(self, objects: list[Any]) -> None:
+    def guarded(self, objects: list[object]) -> None:
         """Remember the methods that the classes of these objects have: to Dynamo, those of modules never change."""
         for kind in {type(value) for value in objects}:
             names = {name for base in kind.__mro__ for name in vars(base)}
@@ -138,11 +138,11 @@ class Recorder:
         trust: the functions (``autograd.Function``) that are recorded as their forward.
     """
 
-    def __init__(self, loss: Callable[..., Tensor], trust: frozenset[Any] = frozenset()):
+    def __init__(self, loss: Callable[..., Tensor], trust: frozenset[object] = frozenset()):
         self._loss, self._trust = loss, trust
         self._frame: Function | None = None
         self._function: types.FunctionType = _calls_the_loss  # type: ignore[assignment]
-        self._others: list[Any] = []  # frames whose recordings read other values
+        self._others: list[object] = []  # frames whose recordings read other values
         self._asked: list[Recording] = []  # those whose guards are asked without a call
 
     def __call__(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Recording, Sequence[Tensor]]:
@@ -171,7 +171,7 @@ class Recorder:
         """A call as ``known`` takes it."""
         return dict(zip(_NAMES, (self._loss, params, args, kwargs), strict=True))
 
-    def known(self, names: dict[str, Any], *, valued: bool = True) -> tuple[Recording, Sequence[Tensor]] | None:
+    def known(self, names: dict[str, object], *, valued: bool = True) -> tuple[Recording, Sequence[Tensor]] | None:
         """The same for a call by names, of what has been recorded and can be asked without it.
 
         Args:
@@ -204,7 +204,7 @@ class Recorder:
                     if recording.reads_the_same(self.names(*call), self._function):
                         return recording, inputs
                     if known is None:
-                        raise CaptureError(f"the loss reads a number that is another one at once; {EAGER}") from None
+                        raise CaptureError(f"the loss reads a number that changes between two reads; {EAGER}") from None
                     self._others = [*self._others[-MAX_RECORDINGS + 1 :], frame]  # it may be right again
             except limit_reached:  # Dynamo drops none of its graphs
                 pass
@@ -224,7 +224,7 @@ class Recorder:
             recorded.append(Recording(graph))
             return recorded[0].run
 
-        def guarded(objects: list[Any]) -> None:
+        def guarded(objects: list[object]) -> None:
             recorded.pop().guarded(objects)
 
         # Dynamo keeps and counts its graphs by code object: each loss has one of its own.
@@ -252,7 +252,7 @@ def _calls_the_loss(loss: Callable[..., Tensor], params: Tree, args: Args, kwarg
 _NAMES = _calls_the_loss.__code__.co_varnames[: _calls_the_loss.__code__.co_argcount]
 
 
-def _at(sources: list[str]) -> Callable[[dict[str, Any], dict[str, Any]], Sequence[Any]]:
+def _at(sources: list[str]) -> Callable[[dict[str, object], dict[str, object]], Sequence[object]]:
     """What stands at these sources, by the names that they begin with."""
     found: Callable[[dict[str, Any], dict[str, Any]], Sequence[Any]] = eval(
         f"lambda L, G: ({''.join(f'{source}, ' for source in sources)})"
@@ -260,7 +260,7 @@ def _at(sources: list[str]) -> Callable[[dict[str, Any], dict[str, Any]], Sequen
     return found
 
 
-def _global_hooks() -> tuple[Any, ...]:
+def _global_hooks() -> tuple[object, ...]:
     if not any(torch_private.GLOBAL_HOOKS):
         return ()
     return tuple([hook for hooks in torch_private.GLOBAL_HOOKS for hook in hooks.values()])

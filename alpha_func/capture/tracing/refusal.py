@@ -33,12 +33,17 @@ def tried(message: str, uncaptured: Callable[[str], object]) -> str:
     return message.replace(EAGER, f"{works}, which runs" if works else _NOTHING)
 
 
+def without_remedy(message: str) -> str:
+    """A refusal where there is no uncaptured loss: its parameters are sharded."""
+    return message.replace(EAGER, _OF_SHARDS)
+
+
 def refuse_autocast() -> None:
     """Refuse a call under autocast."""
     if any_autocast_enabled():
         raise CaptureError(
-            "a captured loss is called under autocast, whose casts would be written into the program: "
-            "leave autocast for the call, and give parameters and batch the dtype to compute in"
+            "a captured loss was called under autocast, whose casts would become part of the program: call it outside "
+            "of autocast, with parameters and batch in the dtype to compute in"
         )
 
 
@@ -59,4 +64,5 @@ def not_recorded(error: Exception) -> str:
     return f"the loss cannot be traced{line}: {what}{f' ({why[1]})' if why else ''}; {EAGER}"
 
 
-_NOTHING = "write it in simpler operators: no strategy runs on the uncaptured loss either"
+_OF_SHARDS = "write it in simpler operators: of sharded parameters only a captured loss is measured"
+_NOTHING = "write it in simpler operators; the uncaptured loss does not run under any strategy either"

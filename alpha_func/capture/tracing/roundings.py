@@ -68,7 +68,7 @@ class Disturbed(fx.Interpreter):
         super().__init__(program)
         self._generator = torch.Generator().manual_seed(seed)  # not the generator that the program draws from
         self._size = size
-        self._noise: dict[Any, Tensor] = {}
+        self._noise: dict[object, Tensor] = {}
         sent = {n for n in program.graph.nodes if getattr(n.target, "namespace", "") == "_c10d_functional"}
         parts = {n for n in program.graph.nodes if n.target is getitem and n.args[0] in sent}
         self._on_its_way = {n for n in sent | parts if "wait" not in str(n.target)}
@@ -86,7 +86,7 @@ class Disturbed(fx.Interpreter):
         result = super().run_node(n)
         return result if n in self._on_its_way else tree.map(self._disturbed, result)
 
-    def _disturbed(self, value: object) -> Any:
+    def _disturbed(self, value: object) -> object:
         if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
             return value
         disturbed = value * self._factors(value)

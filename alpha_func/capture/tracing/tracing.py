@@ -74,7 +74,7 @@ def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx
         if not torch.equal(before, torch.default_generator.get_state()):
             torch.default_generator.set_state(before)
             raise CaptureError(
-                "the loss seeds the global RNG itself, which a program would not: leave that to "
+                "the loss seeds the global RNG itself, which cannot be captured: leave that to "
                 "functional_loss(module, criterion, seed=...)"
             )
         return value
@@ -201,16 +201,16 @@ class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     count: int | None = None
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
+    def __torch_dispatch__(self, func: OpOverload, types: object, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
         if isinstance(kwargs.get("generator"), torch.Generator):
             raise CaptureError(
                 f"{func} draws from a torch.Generator of the loss's own: a program cannot hold its state; "
-                "pass the draw as an argument"
+                "pass the random tensor as an argument"
             )
         if func in _ASSERTIONS:
             raise CaptureError(
-                f"{func} checks values and gives none: a program would drop it; leave it out, or {EAGER}"
+                f"{func} only checks values, and a captured program would drop it: leave it out, or {EAGER}"
             )
         by_count = BY_COUNT.get(func) if self.count is not None else None
         out = func(*args, **kwargs) if by_count is None else by_count(self.count, *args)
@@ -230,7 +230,7 @@ def _cleaned(traced: fx.GraphModule) -> fx.GraphModule:
                 f"the loss changes an argument in place ({node.args[1]}): it is not a pure function; change a clone"
             )
         if _changes_something(node):
-            raise CaptureError(f"{node.target} changes a tensor in place, which a program cannot; {EAGER}")
+            raise CaptureError(f"{node.target} changes a tensor in place, which cannot be captured; {EAGER}")
         node.target = RENAMED.get(node.target, node.target)
         if node.target is torch.ops.prims.convert_element_type.default:  # has no derivatives
             (x, dtype), node.target = node.args, aten._to_copy.default
@@ -271,13 +271,13 @@ def _fill_a_tensor_of_its_own(draw: fx.Node) -> None:
 
 
 _AUTOGRAD_FUNCTION = (
-    "an autograd.Function is called: its backward may differ from the derivative of its forward, which a program would "
-    f"hold; if it does not, capture(..., trust=[the function]); else write it in torch operators, or {EAGER}"
+    "an autograd.Function is called, and a captured program would differentiate its forward, which its backward may "
+    f"not match; if it does, pass capture(..., trust=[the function]); if not, write it in torch operators, or {EAGER}"
 )
 
 _HOOK = (
-    "a hook on a gradient is registered (Tensor.register_hook), and a gradient taken within the loss: it may be what "
-    "the hook makes of it, which a program does not hold; change the gradient where torch.autograd.grad gives it"
+    "the loss registers a hook on a gradient (Tensor.register_hook) and takes a gradient inside: the hook may change "
+    "that gradient, and a captured program would not; change what torch.autograd.grad returns instead"
 )
 
 
@@ -287,4 +287,4 @@ def _depends_on_values(error: Exception, line: str) -> str:
         found = f"control flow or .item() on the value of a tensor{line}"
     else:
         found = f"{operator}{line} has an output whose shape depends on values, or no shape rule"
-    return f"{found}: a program is the same for all values; use torch.where and masks, or {EAGER}"
+    return f"{found}: a captured program must be the same for all values; use torch.where and masks, or {EAGER}"

@@ -27,12 +27,19 @@ def test_an_error_of_one_rank_is_one_of_all_before_anything_is_gathered(found, n
 
 def test_ranks_with_other_parameters_are_refused_before_a_gather(found):
     for of_rank in found:
-        assert of_rank["another order"].startswith("DistributedError: ranks are about to gather different parameters")
+        assert of_rank["another order"].startswith(
+            "DistributedError: at the quadratic of sharded parameters, the ranks are about to gather different"
+        )
 
 
 def test_ranks_may_have_batches_of_other_shapes(found):
     for of_rank in found:
         assert of_rank["another shape"] == pytest.approx(of_rank["whole"], rel=1e-10)
+
+
+def test_ranks_may_have_tensors_of_other_dtypes(found):
+    for of_rank in found:
+        assert of_rank["another dtype"] == pytest.approx(of_rank["whole"], rel=1e-6)
 
 
 def test_after_an_error_that_all_know_of_the_ranks_go_on(found):
@@ -44,5 +51,5 @@ def test_after_an_error_that_all_know_of_the_ranks_go_on(found):
 def test_a_rank_that_is_gone_is_an_error_within_the_timeout(how):
     (status, (error, seconds), trace), _ = start(partial(sharded_ranks.gone, how=how), 2, timeout=12)
     assert status == 0, trace
-    assert error.startswith("DistributedError: rank 0 waited for the others, and one did not come")
+    assert error.startswith("DistributedError: rank 0 waited for another rank that never arrived")
     assert seconds < 20

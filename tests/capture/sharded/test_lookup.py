@@ -53,7 +53,7 @@ def test_the_hooks_of_the_engine_and_its_marks_are_where_they_were(case):
 def test_an_observer_of_shards_takes_no_strategy(case):
     model, _ = case
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match=r"strategy='reverse_over_reverse'.*sharded parameters .* leave it out"):
+    with pytest.raises(ValueError, match=r"strategy='reverse_over_reverse'.*sharded parameters.* leave it out"):
         Observer(model, nn.MSELoss(), optimizer, strategy="reverse_over_reverse")
-    with pytest.raises(ValueError, match=r"over_ranks=False.*sharded parameters .* leave it out"):
+    with pytest.raises(ValueError, match=r"over_ranks=False.*sharded parameters.* leave it out"):
         Observer(model, nn.MSELoss(), optimizer, over_ranks=False)

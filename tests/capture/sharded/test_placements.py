@@ -8,7 +8,7 @@ from tests.helpers import sharded_ranks
 from tests.helpers.ranks import start
 from tests.helpers.whole import WHOLE
 
-OF_TWO = ["transformer", "uneven", "tensor parallel"]
+OF_TWO = ["transformer", "uneven", "tensor parallel", "whole beside frozen shards", "sharded outputs"]
 OF_FOUR = ["fsdp over tensor parallel"]
 ALL = [
     *((name, 2) for name in OF_TWO),

@@ -42,11 +42,28 @@ def test_whole_parameters_do_not_go_into_a_sharded_module(case):
         loss({name: torch.zeros(p.shape) for name, p in params.items()}, *batch)
 
 
+def test_a_loss_that_cannot_be_captured_has_a_remedy_that_runs(case):
+    loss, params, d, batch = case
+    loss, _ = functional_loss(loss.model.module, loss_of=lambda model, x, y: model(x).sum() * (1 if x.sum() > 0 else 2))
+    with pytest.raises(RuntimeError, match=r"cannot be traced.* of sharded parameters only a captured loss") as raised:
+        quadratic_along(capture(loss))(params, d, *batch)
+    assert "uncaptured" not in str(raised.value)
+
+
+def test_a_frozen_shard_is_named_as_the_modules():
+    model, criterion, batch = net()
+    model.blocks.requires_grad_(False)
+    loss, params = functional_loss(sharded(model), criterion)
+    whole = {name: torch.zeros(p.shape, dtype=p.dtype) for name, p in params.items()}
+    with pytest.raises(TypeError, match=rf"module's parameter 'blocks.0.0.weight' is a DTensor .*{CAPTURE}"):
+        loss(whole, *batch)
+
+
 @pytest.mark.parametrize("verb", [grad_and_quadratic, hvp])
 def test_gradients_and_products_are_refused(case, verb):
     loss, params, d, batch = case
     operands = (params,) if verb is grad_and_quadratic else (params, d)
-    with pytest.raises(RuntimeError, match=r"StrategyError|take the gradient by backward\(\) of the module"):
+    with pytest.raises(RuntimeError, match=r"StrategyError|compute the gradient by backward\(\) of the module"):
         verb(capture(loss))(*operands, *batch)
 
 
@@ -57,7 +74,9 @@ def test_transforms_over_shards_are_refused(case):
         lambda: grad(lambda p: along(p, d, *batch).curvature)(params),
         lambda: vmap(lambda x, y: along(params, d, x, y))(*(part[:, None] for part in batch)),
     ):
-        with pytest.raises(RuntimeError, match=r"params are sharded \(DTensors\), and vmap or grad over them"):
+        with pytest.raises(
+            RuntimeError, match=r"params are sharded \(DTensors\), and cannot be gathered inside vmap or grad"
+        ):
             call()
 
 
@@ -96,13 +115,13 @@ def test_other_ways_of_spreading_a_module_are_refused_by_name():
     with pytest.raises(TypeError, match=r"module is under FSDP1 .*fully_shard"):
         functional_loss(nn.Sequential(FullyShardedDataParallel(nn.Linear(4, 2), device_id=torch.device("cpu"))))
     stage = PipelineStage(nn.Linear(4, 2), 0, 4, torch.device("cpu"))
-    with pytest.raises(TypeError, match=r"module is a PipelineStage, a stage of a pipeline.*fully_shard"):
+    with pytest.raises(TypeError, match=r"module is a PipelineStage, one stage of a pipeline.*fully_shard"):
         functional_loss(stage)
 
 
 def test_a_number_to_be_reduced_is_this_ranks_own():
     numbers = [distribute_tensor(torch.tensor(1.0), mesh_of("rank"), [Replicate()]) for _ in range(3)]
-    with pytest.raises(TypeError, match=r"quadratic.value is a DTensor"):
+    with pytest.raises(TypeError, match=r"result.value is a DTensor"):
         all_reduce(Quadratic(*numbers), 1.0)
 
 

@@ -83,7 +83,7 @@ def test_a_frozen_loss_counts_as_well():
 def test_a_batch_whose_examples_read_several_values_is_refused(loss):
     captured = capture(loss)
     masks = torch.stack([MASK, FEWER])
-    with pytest.raises(CaptureError, match="examples of the batch differ"):
+    with pytest.raises(CaptureError, match="one program runs for all examples under vmap"):
         torch.func.vmap(lambda mask: quadratic_along(captured)(P, P, mask).curvature)(masks)
 
 
@@ -115,12 +115,72 @@ def of_the_argument(p, mask):
     return (X * p).sum() * mask.sum().item()
 
 
-@pytest.mark.parametrize("loss", [first_set, through_a_view, into_out, of_the_argument])
-def test_a_read_of_what_is_written_is_refused_and_nothing_written(loss):
+def with_a_draw(p, mask):
+    drawn = torch.zeros(6)
+    drawn.view(3, 2).uniform_()
+    return by_index(p, drawn > 0.5)
+
+
+def with_a_parameter(p, mask):
+    near = mask.clone()
+    near[:2] = p.detach() > 0
+    return by_index(p, near)
+
+
+def with_nothing(p, mask):
+    return by_index(p, torch.empty_like(mask))
+
+
+@pytest.mark.parametrize("loss", [first_set, through_a_view, into_out])
+def test_a_read_of_what_the_loss_writes_is_made_anew_with_the_writes(loss):
+    captured = capture(loss, strict=True)
+    for mask in (OTHERS, MASK, OTHERS):
+        before = mask.clone()
+        assert_right(captured, mask)
+        assert torch.equal(mask, before)
+
+
+@pytest.mark.parametrize("loss", [of_the_argument, with_a_draw, with_a_parameter, with_nothing])
+def test_a_read_of_what_is_not_written_so_again_is_refused(loss):
     mask = OTHERS.clone()
     with pytest.raises(CaptureError):
         capture(loss)(P, mask)
     assert torch.equal(mask, OTHERS)
+
+
+def entries(p, n):
+    return (X * p).tanh()[n].square().sum() + (X * p)[:, n - 2, None].exp().sum() + (X * p).sin()[-n].sum()
+
+
+def test_an_entry_whose_place_a_tensor_holds_is_looked_up_by_one_program():
+    captured = capture(entries, strict=True)
+    for n in (1, 2, 3):
+        assert_right(captured, torch.tensor(n))
+    assert captured.captured == 1
+
+
+def checked(p, n):
+    assert (n > 0).all()
+    return (X * p).exp().sum() if n.sum() > 9 or not (n < 4).all() else (X * p).square().sum() * bool(n.any())
+
+
+NUMBERS = {
+    "a size": lambda p, n: ((X * p).T.tanh()[:, : n.max()] * torch.arange(n.max())).square().sum(),
+    "a branch": checked,
+    "a range": lambda p, n: sum((X[i] * p).tanh().sum() ** 2 for i in range(n.min(), n.max())),
+    "classes": lambda p, n: (F.one_hot(n).double() @ p.sum().expand(int(n.max()) + 1)).square().sum(),
+    "repeats": lambda p, n: torch.repeat_interleave((X[:3] * p).tanh(), n, dim=0).square().sum(),
+    "places repeated": lambda p, n: (X * p).tanh()[torch.repeat_interleave(n)].square().sum(),
+    "bins": lambda p, n: (torch.bincount(n, minlength=6).double() @ (X * p).tanh()[:6]).square().sum(),
+}
+
+
+@pytest.mark.parametrize("loss", NUMBERS.values(), ids=NUMBERS)
+def test_whole_numbers_are_read_where_they_decide_what_is_called(loss):
+    captured = capture(loss, strict=True)
+    for numbers in ([1, 3, 2], [2, 5, 3], [1, 3, 2]):
+        assert_right(captured, torch.tensor(numbers))
+    assert captured.captured == 2
 
 
 OF_ONE = {
