@@ -68,7 +68,7 @@ from alpha_func.torch_private.modules import (
 from alpha_func.torch_private.operators import (
     allocates,
     compiled_by_inductor,
-    in_full,
+    given_to,
     inductor_decompositions,
     is_composite,
     is_written,
@@ -119,8 +119,8 @@ __all__ = [
     "get_decompositions",
     "get_mkldnn_enabled",
     "get_unwrapped",
+    "given_to",
     "guards_of",
-    "in_full",
     "inductor_decompositions",
     "is_batchedtensor",
     "is_composite",

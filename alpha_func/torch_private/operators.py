@@ -34,10 +34,10 @@ def returning(operator: OpOverload) -> OpOverload | None:
     return next((each for each in found if not writes_in_place(each) and _operands(each) == operands), None)
 
 
-def in_full(operator: OpOverload, args: Sequence[Any], kwargs: Kwargs) -> tuple[Any, ...]:
-    """The operands of a call by position, those that it leaves out with their defaults: another operator's differ."""
-    left_out = operator._schema.arguments[len(args) :]
-    return *args, *(a.default_value for a in left_out if not a.kwarg_only and a.name not in kwargs)
+def given_to(other: OpOverload, operator: OpOverload, args: Sequence[object]) -> tuple[object, ...]:
+    """The operands by position of a call, for ``other`` of the same ones: it may have no default where this one has."""
+    pairs = zip(operator._schema.arguments[len(args) :], other._schema.arguments[len(args) :], strict=True)
+    return *args, *(own.default_value for own, its in pairs if not its.has_default_value())
 
 
 def _operands(operator: OpOverload) -> list[tuple[str, str]]:

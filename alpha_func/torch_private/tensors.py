@@ -38,5 +38,5 @@ def fake_view(
     of: Tensor, shape: Sequence[int], stride: Sequence[int], offset: int, dtype: torch.dtype, mode: FakeTensorMode
 ) -> Tensor:
     """A fake tensor in the memory of another fake one, likewise."""
-    meta = torch.empty(0, dtype=dtype, device="meta").set_(of.untyped_storage(), offset, shape, stride)  # type: ignore[call-overload]
+    meta = torch.empty(0, dtype=dtype, device="meta").set_(of.untyped_storage(), offset, shape, stride)
     return FakeTensor(mode, meta, of.device)

@@ -62,7 +62,7 @@ def _made_again(found: Value, operands: list[Value]) -> Make | None:
         return lambda mode, given: fake_tensor(shape, stride, dtype, device, mode)
     if len(shared) > 1 or type(operands[shared[0]]) is not FakeTensor:
         return None
-    (i,), offset = shared, found.storage_offset()
+    (i,), offset = shared, int(found.storage_offset())
     return lambda mode, given: fake_view(given[i], shape, stride, offset, dtype, mode)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import tree
-from alpha_func.capture.builder.values import Operator
+from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.torch_private import LazyGraphModule, allocates, memory_id, out_argument
 
 aten = torch.ops.aten
@@ -94,7 +94,7 @@ def _storages(nodes: list[fx.Node]) -> set[int]:
     return {memory_id(leaf) for node in nodes for leaf in _parts(node.meta.get("val")) if isinstance(leaf, Tensor)}
 
 
-def _parts(val: Any) -> list[Any]:
+def _parts(val: Value) -> list[Value]:
     return [val] if isinstance(val, Tensor) else tree.leaves(val)
 
 

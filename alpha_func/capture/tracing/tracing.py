@@ -37,7 +37,7 @@ from alpha_func.torch_private import (
     TorchDispatchMode,
     UnsupportedOperatorException,
     allocates,
-    in_full,
+    given_to,
     is_composite,
     returning,
     writes_in_place,
@@ -249,7 +249,7 @@ def _write_nowhere(graph: fx.Graph) -> None:
         if pure is None or is_composite(pure) or pure in decompositions():
             continue
         if len(own.users) == 1 and allocates(own.target):
-            args = in_full(node.target, node.args, node.kwargs)
+            args = given_to(pure, node.target, node.args)
             given = result_of(val.fake_mode, pure, args, node.kwargs)
             if (given.shape, given.stride(), given.dtype) == (val.shape, val.stride(), val.dtype):
                 node.target, node.args, node.meta["val"] = pure, args, given

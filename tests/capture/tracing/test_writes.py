@@ -20,6 +20,7 @@ def seen_by_a_view(x):
 
 ALONE = {
     "a_draw_scaled": lambda x: x * torch.empty_like(x).bernoulli_(0.5).div_(0.5),
+    "a_number_added": lambda x: x.sin().add_(1),
     "a_square": lambda x: (y := x.sin()).mul_(y),
 }
 OTHERS = {
