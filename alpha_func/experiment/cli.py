@@ -74,7 +74,8 @@ def _train(given: argparse.Namespace, command: list[str], out: "Terminal", inter
             raise
         rows = max((folder / STEPS).read_bytes().count(b"\n") - 1, 0) if (folder / STEPS).exists() else 0
         remedy = (
-            f"alpha-func plot {folder} draws them" + f", alpha-func resume {folder} goes on" * (folder / STATE).exists()
+            f"alpha-func plot {folder} draws "
+            "them" + f", alpha-func resume {folder} continues it" * (folder / STATE).exists()
         )
         return _say(f"alpha-func {given.command}", f"interrupted: {rows} rows are in {folder}; {remedy}", INTERRUPTED)
 
@@ -95,7 +96,7 @@ def _finish(given: argparse.Namespace, folder: Path, summary: "Summary", out: "T
             for picture in plot_run(folder, given.format):
                 out.print(f"wrote {picture}")
         if status:
-            out.print(f"to go on: alpha-func resume {folder}")
+            out.print(f"to continue: alpha-func resume {folder}")
     except (InputError, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         later = f"{summary.recorded} rows are in {folder}; alpha-func plot {folder} draws them later"

@@ -49,7 +49,7 @@ def old_run(folder: Path) -> Iterator[str]:
     try:
         file = (folder / CONFIGURATION).open("r+b")
     except OSError as error:
-        raise InputError(f"{folder} holds no run to go on with: {CONFIGURATION}: {error.strerror}") from error
+        raise InputError(f"{folder} holds no run to resume: {CONFIGURATION}: {error.strerror}") from error
     with file:
         _lock(file, folder)
         yield file.read().decode("utf-8", "replace")
@@ -57,8 +57,8 @@ def old_run(folder: Path) -> Iterator[str]:
 
 def _occupied(folder: Path, name: str) -> InputError:
     return InputError(
-        f"{folder} already holds a run ({name}): choose another --out, or remove that folder; alpha-func resume goes "
-        "on with one that was interrupted"
+        f"{folder} already holds a run ({name}): choose another --out, or remove that folder; alpha-func resume "
+        "continues one that was interrupted"
     )
 
 

@@ -64,9 +64,8 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     _showing(observe)
     resume = commands.add_parser(
         "resume",
-        help="go on with a run that was interrupted or killed",
-        description="Go on with a run that was interrupted or killed, as if it had not been: the rows and numbers are "
-        "those of a run in one go.",
+        help="continue a run that was interrupted or killed",
+        description="Continue a run that was interrupted or killed: the rows and numbers are those of a run in one go.",
     )
     resume.add_argument("folder", type=Path, metavar="FOLDER", help="of the run; for data from stdin, give it again")
     _showing(resume)
@@ -170,7 +169,7 @@ def _training(group: argparse._ArgumentGroup) -> None:
         "--batch-size", type=_count, default=_DEFAULT.batch_size, metavar="N", help="samples a step (default: 32)"
     )
     size.add_argument("--full-batch", action="store_true", help="all samples at every step")
-    group.add_argument("--shuffle", action="store_true", help="draw the batches anew every epoch")
+    group.add_argument("--shuffle", action="store_true", help="draw new batches every epoch")
     group.add_argument(
         "--seed", type=_count, default=_DEFAULT.seed, metavar="N", help="of weights, drawn data and order (default: 0)"
     )

@@ -243,7 +243,7 @@ def _read_state(folder: Path, prepared: _Prepared) -> dict[str, object]:
         steps = folder / STEPS
         if steps.exists() and steps.read_bytes().count(b"\n") > rows:
             raise InputError(
-                f"the run in {folder} is finished: there is nothing to resume; alpha-func plot draws it anew"
+                f"the run in {folder} is finished: there is nothing to resume; alpha-func plot draws its pictures again"
             )
         return {}  # killed before the first state: from the start
     try:

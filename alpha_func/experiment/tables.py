@@ -111,7 +111,7 @@ class _Source:
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # values would be left out
                 return pd.read_csv(self._open(), index_col=False, low_memory=False, **self._options, **options)
         except _TORN as error:
-            raise InputError(f"data file {self._name} is cut off or damaged ({error}): fetch it again") from error
+            raise InputError(f"data file {self._name} is cut off or damaged ({error}): download it again") from error
         except pd.errors.ParserWarning as error:
             raise InputError(
                 f"{self._name} has more values in its rows than names in its header: name every column"
@@ -208,7 +208,7 @@ def _numbers(columns: _Columns, numbers: _Columns, experiment: Experiment, name:
                 )
     infinite = {key: bad for key, each in made.items() if (bad := each.abs() == np.inf).any()}
     if infinite:
-        raise InputError(f"{name} has infinity in column {_where(made, infinite, list(infinite))}: mend those rows")
+        raise InputError(f"{name} has infinity in column {_where(made, infinite, list(infinite))}: fix those rows")
     frame = pd.DataFrame(made)
     if len(frame.columns) < (1 if experiment.task == "classification" else 2):
         raise InputError(f"{name} has no column of numbers to predict from: --text one-hot uses those of text")

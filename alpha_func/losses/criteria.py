@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from torch.nn import functional as F
 
-_FUNCTIONS: dict[Any, type[nn.Module]] = {
+_FUNCTIONS: dict[object, type[nn.Module]] = {
     F.mse_loss: nn.MSELoss,
     F.l1_loss: nn.L1Loss,
     F.smooth_l1_loss: nn.SmoothL1Loss,
@@ -18,7 +18,7 @@ _FUNCTIONS: dict[Any, type[nn.Module]] = {
 }
 
 
-def as_module(criterion: Any) -> Any:
+def as_module(criterion: object) -> Any:
     """A known function as its module, with the options that a partial fixes; any other criterion as it is.
 
     >>> as_module(partial(F.cross_entropy, ignore_index=0)).ignore_index

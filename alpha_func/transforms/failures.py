@@ -56,7 +56,7 @@ def run(
         return attempt(strategy)
     except (torch.OutOfMemoryError, StrategyError):
         raise
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # an assertion: a Function that vmap writes, forward
         if any(error is one for one in own):
             raise
         message = _explanation(error, attempt, strategy, loss, params, captured)
@@ -66,7 +66,7 @@ def run(
 
 
 def _explanation(
-    error: RuntimeError,
+    error: Exception,
     attempt: Callable[[Strategy], T],
     strategy: Strategy,
     loss: Loss,

@@ -25,7 +25,15 @@ from alpha_func.transforms.doubts import doubt, warn_once
 from alpha_func.transforms.plainly import Plainly
 from alpha_func.transforms.strategies import STRATEGIES, Loss, Strategy
 from alpha_func.tree import Tree
-from alpha_func.verified.formulas import ONCE, OWN_JVP, derivative_nodes, graph_of, nodes_of, requiring_grad
+from alpha_func.verified.formulas import (
+    ONCE,
+    OWN_JVP,
+    cut_backwards,
+    derivative_nodes,
+    graph_of,
+    nodes_of,
+    requiring_grad,
+)
 from alpha_func.verified.table import operator_of, table
 
 _KEPT = 256  # signatures, and sets of operators
@@ -107,9 +115,9 @@ class Guard:
         once = sorted(operator_of(n) for n in names if n.endswith(ONCE))
         if once and name in _DIFFERENTIATE_A_BACKWARD:
             raise StrategyError(
-                f"{', '.join(once)} is an autograd.Function whose backward is marked once_differentiable: torch.func "
-                f"treats its derivative as zero, and so would strategy {name!r}; write a backward that can be "
-                "differentiated, or write the function in torch operators"
+                f"{', '.join(once)} is an autograd.Function whose backward cannot be differentiated (it is marked "
+                "once_differentiable, or computes without a graph): PyTorch treats its derivative as zero, and so "
+                f"would strategy {name!r}; write one that can be differentiated, or the function in torch operators"
             )
         own = sorted(operator_of(n) for n in names if n.endswith(OWN_JVP))
         if own and name == "forward_over_forward":
@@ -205,7 +213,10 @@ def formulas(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwar
         if look.hidden is not None:
             raise StrategyError(_HIDDEN.format(look.hidden))
         value = loss(leaves, *args, **kwargs)  # again: some operators run another formula while they are looked at
-    return nodes_of(value), Plainly.of(value, leaves)
+        names, plainly = nodes_of(value), Plainly.of(value, leaves, retain_graph=True)
+    if plainly is not None:  # outside of the watch, which would give a derivative within a graph
+        names |= {name + ONCE for name in cut_backwards(value, tree.leaves(leaves)) if not name.endswith(ONCE)}
+    return names, plainly
 
 
 def has_unverified(value: Tensor) -> bool:

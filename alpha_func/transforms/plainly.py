@@ -23,28 +23,28 @@ _COARSE = 0.1
 
 
 class Plainly:
-    """The value of a loss and its gradient g, by autograd alone; the graph is gone.
+    """The value of a loss and its gradient g, by autograd alone.
 
     Attributes:
         value: L(θ).
         grads: g, leaf by leaf; None where PyTorch could not differentiate.
     """
 
-    def __init__(self, value: Tensor, params: list[Tensor]):
+    def __init__(self, value: Tensor, params: list[Tensor], retain_graph: bool):
         self.value = value.detach()
         self._tolerance = _TOLERANCES.get(value.dtype, _COARSE)
         self._size = float(tree.norm(params).detach())
         self.grads: list[Tensor] | None = None
         with suppress(RuntimeError):  # not differentiable so: the strategy says what it cannot
-            self.grads = list(torch.autograd.grad(value, params, materialize_grads=True))
+            self.grads = list(torch.autograd.grad(value, params, retain_graph=retain_graph, materialize_grads=True))
 
     @classmethod
-    def of(cls, value: Any, params: Tree) -> "Plainly | None":
+    def of(cls, value: Any, params: Tree, retain_graph: bool = False) -> "Plainly | None":
         """For a differentiable real scalar outside of every transform; None for anything else."""
         differentiable = isinstance(value, Tensor) and value.ndim == 0 and value.requires_grad
         if not differentiable or not value.is_floating_point() or peek_interpreter_stack() is not None:
             return None
-        return cls(value, tree.leaves(params))
+        return cls(value, tree.leaves(params), retain_graph)
 
     def require(self, quadratic: Quadratic, direction: Tree) -> None:
         """Refuse a value or a slope that is not the plain one, beyond what a rounding of θ would make of it."""

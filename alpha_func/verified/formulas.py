@@ -1,6 +1,7 @@
 """The derivative formulas that a loss runs, as autograd names them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -41,6 +42,32 @@ def graph_of(value: Tensor) -> set[str]:
     return _nodes([root for root in _roots(value) if root is not None][:1])
 
 
+def cut_backwards(value: Tensor, leaves: list[Tensor]) -> set[str]:
+    """The names of the autograd.Functions whose backward gives numbers that autograd cannot differentiate.
+
+    A pullback is linear in λ: where λ depends on something, so does what it gives. One that computes with detached
+    tensors, or by an inner ``autograd.grad`` without ``create_graph``, loses that.
+    """
+    found: set[str] = set()
+
+    def watched(node: Any) -> Callable[[Any, Any], None]:
+        def after(grads: Any, λ: Any) -> None:
+            depends = any(each is not None and each.requires_grad for each in λ)
+            if depends and any(g is not None and not g.requires_grad and bool(g.any()) for g in grads):
+                found.update(_names(node))
+
+        return after
+
+    hooks = [node.register_hook(watched(node)) for node in _graph([value.grad_fn]) if hasattr(node, "_forward_cls")]
+    if hooks:
+        seed = torch.ones_like(value).requires_grad_()
+        with torch.enable_grad(), suppress(RuntimeError):  # not differentiable so: the strategy says what it cannot
+            torch.autograd.grad(value, leaves, seed, create_graph=True, allow_unused=True)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
 def _roots(value: object) -> list[Any]:
     """Where the graph of each level begins, innermost first."""
     if not isinstance(value, Tensor):
@@ -54,17 +81,23 @@ def _roots(value: object) -> list[Any]:
 
 def _nodes(roots: list[Any]) -> set[str]:
     names: set[str] = set()
+    for node in _graph(roots):
+        names |= _known.get(type(node)) or _names(node)
+    return names - {"AccumulateGrad"}
+
+
+def _graph(roots: list[Any]) -> Iterator[Any]:
+    """Every node that is reached."""
     waiting, seen = roots, set(roots)
     while waiting:
         node = waiting.pop()
         if node is None:
             continue
-        names |= _known.get(type(node)) or _names(node)
+        yield node
         for following, _ in node.next_functions:
             if following not in seen:
                 seen.add(following)
                 waiting.append(following)
-    return names - {"AccumulateGrad"}
 
 
 def _names(node: Any) -> set[str]:

@@ -2,11 +2,15 @@
 
     python -m benchmarks.costs.beyond [net ...] [--rounds 20]
 
-float32, two threads, medians of interleaved rounds; beside each, the products with a weight or of two activations of
-its program over those of the quadratic's.
+float32, two threads; the median, over interleaved rounds, of the ratio to the quadratics before and after it in its
+round, with the middle half of the ratios; beside it, the products with a weight or of two activations of its program
+over those of the quadratic's.
 """
 
 import argparse
+import statistics
+import time
+from functools import partial
 
 import torch
 from torch import fx
@@ -14,7 +18,7 @@ from torch import fx
 from alpha_func import capture, functional_loss, quadratic_along, tree
 from alpha_func.capture.running.schemes import Schemes
 from alpha_func.transforms import lr_and_momentum, quadratic_by_group, quadratic_in_span, taylor_along
-from benchmarks.costs.captured_programs import medians, parts
+from benchmarks.costs.captured_programs import parts
 from benchmarks.nets import NETS
 
 aten = torch.ops.aten
@@ -36,20 +40,39 @@ def calls(net, criterion, batch):
     schemes: Schemes = captured.program(params, *batch).schemes
     zero = torch.zeros(())
     marked = captured.program(params, *batch, shift=zero).schemes
-    gauss_newton = quadratic_along(captured, curvature="gauss_newton")
-    verbs = {
-        "quadratic_along": (lambda: quadratic_along(captured)(params, ds[0], *batch), schemes.quadratic),
-        "taylor_along, order 3": (lambda: taylor_along(captured)(params, ds[0], *batch), schemes.taylor(3)),
-        "taylor_along, order 4": (lambda: taylor_along(captured, order=4)(params, ds[0], *batch), schemes.taylor(4)),
-        "quadratic_in_span, 2": (lambda: quadratic_in_span(captured)(params, ds[:2], *batch), schemes.span(2)),
-        "quadratic_in_span, 4": (lambda: quadratic_in_span(captured)(params, ds, *batch), schemes.span(4)),
-        "lr_and_momentum": (lambda: lr_and_momentum(captured)(params, *ds[:2], *batch), schemes.span(2)),
-        "gauss_newton": (lambda: gauss_newton(params, ds[0], *batch), marked.gauss_newton),
-        "quadratic_by_group": (lambda: quadratic_by_group(captured)(params, ds[0], *batch), None),
+    made = {
+        "taylor_along, order 3": (taylor_along(captured), ds[0], schemes.taylor(3)),
+        "taylor_along, order 4": (taylor_along(captured, order=4), ds[0], schemes.taylor(4)),
+        "quadratic_in_span, 2": (quadratic_in_span(captured), ds[:2], schemes.span(2)),
+        "quadratic_in_span, 4": (quadratic_in_span(captured), ds, schemes.span(4)),
+        "gauss_newton": (quadratic_along(captured, curvature="gauss_newton"), ds[0], marked.gauss_newton),
+        "quadratic_by_group": (quadratic_by_group(captured), ds[0], None),
+        "quadratic_along": (quadratic_along(captured), ds[0], schemes.quadratic),
     }
+    verbs = {name: (partial(verb, params, along, *batch), scheme) for name, (verb, along, scheme) in made.items()}
+    verbs["lr_and_momentum"] = partial(lr_and_momentum(captured), params, *ds[:2], *batch), schemes.span(2)
     for run, _ in verbs.values():
         run(), run()  # captured and proven
     return verbs
+
+
+def ratios(unit, verbs, rounds, repeats):
+    """The seconds of the unit, and of each verb over it, in every round: all take their turn, the unit before each."""
+    found, units = {name: [] for name in verbs}, []
+
+    def seconds(run):
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            run()
+        return (time.perf_counter() - begin) / repeats
+
+    for _ in range(rounds):
+        before = seconds(unit)
+        for name, run in verbs.items():
+            of_verb, after = seconds(run), seconds(unit)
+            found[name].append(2 * of_verb / (before + after))
+            units.append(before := after)
+    return statistics.median(units), found
 
 
 def main():
@@ -62,15 +85,16 @@ def main():
     for name in options.nets:
         torch.manual_seed(0)
         verbs = calls(*parts(NETS[name]()))
-        found = medians({verb: run for verb, (run, _) in verbs.items()}, options.rounds, 50 if name == "10-5-1" else 1)
-        unit, of_one = found["quadratic_along"], products(verbs["quadratic_along"][1].program)
-        print(f"{name}: quadratic_along {unit * 1e3:.3f} ms, {of_one} products")
-        for verb, seconds in found.items():
-            scheme = verbs[verb][1]
-            count = (
-                f"{products(scheme.program) / of_one:.2f} products" if scheme is not None else "no program of its own"
-            )
-            print(f"  {verb:24} {seconds / unit:.2f}   {count}", flush=True)
+        unit, scheme = verbs.pop("quadratic_along")
+        of_one = products(scheme.program)
+        repeats = 50 if name == "10-5-1" else 1
+        median, found = ratios(unit, {verb: run for verb, (run, _) in verbs.items()}, options.rounds, repeats)
+        print(f"{name}: quadratic_along {median * 1e3:.3f} ms, {of_one} products")
+        for verb, each in found.items():
+            program = getattr(verbs[verb][1], "program", None)
+            count = f"{products(program) / of_one:.2f} products" if program else "no program of its own"
+            low, middle, high = statistics.quantiles(each, n=4)
+            print(f"  {verb:24} {middle:.2f} ({low:.2f} to {high:.2f})   {count}", flush=True)
 
 
 if __name__ == "__main__":

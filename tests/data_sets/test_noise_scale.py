@@ -1,6 +1,7 @@
 """The noise scale: against dense closed forms, against the best steps themselves, and what it refuses."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from alpha_func import capture, functional_loss
+from alpha_func import capture, functional_loss, tree
 from alpha_func.data_sets import noise_scale
 from alpha_func.errors import BatchDependenceWarning
 from tests.helpers.cases import line, mlp, mse_net
@@ -46,6 +47,24 @@ def test_the_moments_are_those_of_the_dense_covariance_and_hessian(wrap):
     assert torch.allclose(found.moments, expected, rtol=1e-10, atol=0)
     assert found.value.value == pytest.approx(float(expected[0] / expected[1]), rel=1e-10)
     assert found.simple.value == pytest.approx(float(expected[2] / expected[3]), rel=1e-10)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_best_rate_of_least_squares_is_as_predicted_over_all_batches(size):
+    """The loss is a parabola, and all batches are drawn: neither its shape nor chance is left to differ."""
+    torch.manual_seed(0)
+    case = line(nn.Linear(3, 2), nn.MSELoss(), torch.randn(5, 3), torch.randn(5, 2))
+    found = noise_scale(case.loss, whole=True)(case.params, case.args)
+    gradient = torch.func.grad(case.loss)
+    drawn = [gradient(case.params, *(a[list(some)] for a in case.args)) for some in product(range(5), repeat=size)]
+
+    def mean_after(rate):
+        return torch.stack([case.loss(tree.axpy(-rate, g, case.params), *case.args) for g in drawn]).mean()
+
+    before, one, two = (mean_after(rate) for rate in (0.0, 1.0, 2.0))
+    slope, curvature = 2 * one - 1.5 * before - two / 2, before - 2 * one + two
+    assert found.rate(size).value == pytest.approx(float(-slope / curvature), rel=1e-10)
+    assert found.simple_rate(size).value != pytest.approx(float(-slope / curvature), rel=1e-2)
 
 
 def test_error_bars_are_the_jackknife_s_of_the_estimate_made_anew():

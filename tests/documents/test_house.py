@@ -1,6 +1,7 @@
 """The rules of the house that can be counted: the map and the recipes are in CONTRIBUTING.md."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import alpha_func
@@ -50,6 +51,12 @@ def test_every_room_has_its_mirror_among_the_tests():
 def test_a_module_has_at_most_300_lines():
     lines = {path.relative_to(PACKAGE): path.read_text().count("\n") for path in PACKAGE.rglob("*.py")}
     assert {str(path): n for path, n in lines.items() if n > 300} == {}
+
+
+def test_no_two_classes_have_one_name():
+    nodes = (node for path in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text())))
+    names = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    assert [name for name, times in names.items() if times > 1] == []
 
 
 def test_the_name_of_a_test_is_under_70_characters():

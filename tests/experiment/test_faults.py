@@ -119,7 +119,7 @@ def test_a_compressed_file_is_read_and_a_torn_one_refused(tmp_path, capsys, suff
     assert load(Experiment(data=str(path), target="y")).inputs.shape == (40, 2)
     path.write_bytes(path.read_bytes()[:-20])
     status = cli("observe", "--data", path, "--target", "y", "--out", tmp_path / "run")
-    assert_refused(status, capsys.readouterr().err, r"is cut off or damaged .*: fetch it again", tmp_path / "run")
+    assert_refused(status, capsys.readouterr().err, r"is cut off or damaged .*: download it again", tmp_path / "run")
 
 
 def test_no_archive_is_refused(tmp_path, capsys):

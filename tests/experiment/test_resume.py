@@ -87,7 +87,7 @@ def test_only_a_run_that_can_go_on_is_gone_on_with(tmp_path, capsys, monkeypatch
         assert error.count("\n") == 1, error
         return error
 
-    assert "holds no run to go on with" in refused(tmp_path)
+    assert "holds no run to resume" in refused(tmp_path)
     cli("observe", *BASE, "--out", tmp_path / "done")
     assert "is finished" in refused(tmp_path / "done")
     interrupted_at(monkeypatch, 3)

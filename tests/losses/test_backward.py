@@ -143,7 +143,7 @@ def test_a_loss_that_is_refused_once_is_refused_again():
 
     quadratic, w = quadratic_along(loss), torch.ones(3, 2).double()
     for _ in range(2):
-        with pytest.raises(ImpureLossError, match="another loss"):
+        with pytest.raises(ImpureLossError, match="something else while it is differentiated"):
             quadratic(w, w, *batch())
 
 

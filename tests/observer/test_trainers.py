@@ -99,7 +99,7 @@ def test_a_lightning_module_that_does_more_than_a_loss_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match=r"torchmetrics \(metric\).*give LightningObserver\(loss="):
         lightning_run(tmp_path, LightningObserver(), change=lambda net: net.add_module("metric", MeanMetric()))
-    with pytest.raises(ValueError, match=r"manual optimization\).*give LightningObserver\(loss="):
+    with pytest.raises(ValueError, match=r"manual optimization\).*pass LightningObserver\(loss="):
         lightning_run(tmp_path, LightningObserver(), change=lambda net: setattr(net, "automatic_optimization", False))
 
 

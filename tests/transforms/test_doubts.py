@@ -82,3 +82,36 @@ def test_a_check_that_fails_settles_nothing(kind, backward):
 
     assert not check_quadratic(loss, X, X).agrees
     assert len(warned(loss)[1]) == 1
+
+
+def zero(ctx, λ):
+    return torch.zeros_like(λ)
+
+
+class Recomputed(torch.autograd.Function):
+    """A reversible block: its backward computes again, and differentiates without a graph."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(x, w)
+        return x + (x * w).tanh()
+
+    @staticmethod
+    def backward(ctx, λ):
+        with torch.enable_grad():
+            x, w = (each.detach().requires_grad_() for each in ctx.saved_tensors)
+            y = x + (x * w).tanh()
+        return torch.autograd.grad(y, (x, w), λ)
+
+
+@pytest.mark.parametrize("after", [torch.sin, lambda y: y], ids=["curved after", "linear after"])
+def test_a_backward_that_loses_its_graph_is_refused(after):
+    with pytest.raises(StrategyError, match=r"recomputed is an autograd\.Function .* cannot be differentiated"):
+        quadratic_along(lambda x: after(Recomputed.apply(x.exp(), x)).sum())(X, X)
+
+
+@pytest.mark.filterwarnings("ignore:the second derivative of kernel")
+def test_a_backward_that_gives_zeros_is_no_backward_without_a_graph():
+    kernel = function(zero)
+    found = quadratic_along(lambda x: (x * kernel(x).detach() + x**2).sum() + kernel(x).sum())(X, X)
+    assert_close(found.curvature, 2 * X.square().sum(), 1e-12)

@@ -215,3 +215,27 @@ def test_a_wrapped_default_strategy_is_the_default_strategy():
     assert quadratic_along(loss, strategy=lambda *operands: reverse_over_reverse(*operands))(
         params, params
     ) == quadratic_along(loss)(params, params)
+
+
+@pytest.mark.filterwarnings("ignore:the second derivative of vmapped_times has never been verified")
+def test_a_function_that_vmap_writes_is_no_raw_error_in_forward_mode():
+    class Times(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x, y):
+            return x * y
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(*inputs)
+
+        @staticmethod
+        def backward(ctx, λ):
+            x, y = ctx.saved_tensors
+            return λ * y, λ * x
+
+    p, rows = torch.ones(2), torch.ones(3, 2)
+    loss = torch.func.vmap(lambda row, p: Times.apply(row * p, p).sum(), in_dims=(0, None))
+    with pytest.raises(StrategyError, match="use strategy='reverse_over_reverse', which runs"):
+        quadratic_along(lambda p: loss(rows, p).sum(), strategy="forward_over_reverse")(p, p)

@@ -82,7 +82,7 @@ def one_hot(x: Tensor, num_classes: int = -1) -> Tensor:
 
 
 def repeat_interleave(
-    x: Tensor, repeats: Any = None, dim: int | None = None, *, output_size: int | None = None
+    x: Tensor, repeats: object = None, dim: int | None = None, *, output_size: int | None = None
 ) -> Tensor:
     """``torch.repeat_interleave``, whose rows are counted."""
     if repeats is None:

@@ -37,7 +37,7 @@ def pad(data: Tensor, sizes: Tensor, batch_first: bool, value: float, steps: int
     return x.transpose(0, 1) if batch_first else x, torch.tensor(turned(of_steps))
 
 
-def recurrent(kernel: str, data: Tensor, sizes: Tensor, *rest: Any) -> Any:
+def recurrent(kernel: str, data: Tensor, sizes: Tensor, *rest: object) -> Any:
     """``torch.lstm``, ``gru``, ``rnn_tanh`` or ``rnn_relu`` of a packed sequence."""
     return over_steps(kernel, data, sizes.tolist(), *rest)
 
@@ -63,7 +63,7 @@ def steps_of_rows(data: Tensor, sizes: list[int], value: float, steps: int) -> T
     return padded.index_copy(0, torch.tensor(packed, device=data.device), data).reshape(*shape, *data.shape[1:])
 
 
-def over_steps(kernel: str, data: Tensor, sizes: list[int], *rest: Any) -> Any:
+def over_steps(kernel: str, data: Tensor, sizes: list[int], *rest: object) -> Any:
     """A recurrent kernel on so many rows at each step."""
     with outside():
         numbers = torch.tensor(sizes)
@@ -77,7 +77,7 @@ class _Numbers(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: object, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         tensors = [each for each in tree.leaves((args, kwargs or {})) if isinstance(each, Tensor)]
         plain = tensors and all(type(each) is Tensor for each in tensors)
         with torch_private.modes_disabled() if plain else nullcontext():

@@ -36,7 +36,7 @@ def _branches_are_read(step: Function) -> Function:
     """Take the branch that the one number of a tensor decides in this call."""
     from torch._dynamo.variables.base import VariableTracker
 
-    def one_step(self: Any) -> Any:
+    def one_step(self: Any) -> object:
         at = self.instruction_pointer
         if at is not None and self.instructions[at].opname.startswith("POP_JUMP") and self.stack[-1].is_tensor():
             node = self.stack[-1].as_proxy().node
