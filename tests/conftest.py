@@ -1,16 +1,21 @@
 """What holds for every test."""
 
 import gc
+import logging
 import warnings
 
 import pytest
 import torch
 
+from alpha_func.observer import forwards
 from alpha_func.torch_private import GLOBAL_HOOKS
 from tests.helpers import purity
 
 torch.set_num_threads(1)  # tests run tiny nets: a second costs more than it gives, most of all beside other work
 
+# pytest hands its handlers to every logger that does not propagate; with one, Dynamo writes a trace of each recording.
+logging.getLogger("torch.__trace").propagate = True
+logging.getLogger("torch.__trace").handlers.clear()
 
 with warnings.catch_warnings():  # torch's own, at the first jvp of a process, which might be in any test
     warnings.simplefilter("ignore")
@@ -27,7 +32,16 @@ def nothing_changes():
 
 
 @pytest.fixture(autouse=True)
-def no_hooks_of_other_tests():
-    """An abandoned Observer takes its global hook along when it is collected: before a test, and not amidst it."""
-    if any(GLOBAL_HOOKS):
-        gc.collect()
+def no_hooks_are_left():
+    """Observers that a test has not closed are disarmed after it; another global hook fails the test that left it."""
+    yield
+    for watch in [*forwards._ARMED]:
+        watch.disarm()
+    assert not any(GLOBAL_HOOKS), f"global hooks of nn.Module are left: {[*map(dict, GLOBAL_HOOKS)]}"
+
+
+def pytest_collection_finish():
+    """What has been imported by now stays: the garbage collector need not look through it again, nor as often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20)

@@ -7,8 +7,9 @@ import logging
 import pkgutil
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from types import CodeType
 from typing import Any
@@ -31,6 +32,8 @@ STRICT: dict[str, Any] = {
     "fail_on_recompile_limit_hit": True,
     "guard_nn_modules_using_dict_tags": False,
     "replay_side_effects": True,
+    "run_gc_after_compile": False,  # the collector is at rest
+    "side_effect_replay_policy": "silent",  # a stack of each, which nobody reads
     "skip_nnmodule_hook_guards": False,
     "skip_no_tensor_aliasing_guards_on_parameters": False,
     "skip_tensor_guards_with_matching_dict_tags": False,
@@ -69,9 +72,19 @@ def recorded_by(
         guarded([entry.value for entry in entries if entry.has_value])
         return [not entry.orig_guard.name.startswith(constants) for entry in entries]
 
+    forgotten = weakref.finalize(
+        function, _forget, function.__code__
+    )  # the code itself may stay in one of Dynamo's tables
+    forgotten.atexit = False
     context = optimize_assert(backend, hooks=Hooks(guard_filter_fn=every_guard))
     context.callback = _Strictly(context.callback, changes, limit)
     return context(function)
+
+
+def _forget(code: CodeType) -> None:
+    """Let go of all that Dynamo keeps of a function that nobody can call any more."""
+    with suppress(AttributeError):
+        torch._C._dynamo.eval_frame.reset_code(code)
 
 
 def guards_of(function: Function, names: dict[str, object]) -> Callable[[dict[str, Any]], bool] | None:

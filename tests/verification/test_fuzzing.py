@@ -126,7 +126,7 @@ def test_a_report_keeps_the_smallest_program_of_a_kind():
 
 
 # The one test that runs whole programs, as a user of the library would write them.
-@pytest.mark.parametrize("seeds", [range(80), pytest.param(range(80, 200), marks=pytest.mark.whole)], ids=str)
+@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 200), marks=pytest.mark.whole)], ids=str)
 def test_nothing_is_wrong_and_nothing_raises_of(seeds):
     told = []
     report = run(seeds, Settings(shrink=0), workers=2, told=lambda _, line, new: told.extend(new))

@@ -40,6 +40,9 @@ MAX_RECORDINGS = 32  # of one loss
 class Recording:
     """One graph of a loss, and what Dynamo read for it without a guard.
 
+    Nothing in it leads to the code of the function that was recorded: that keeps Dynamo's cache, the cache keeps the
+    globals of the graph, and these keep the recording, for good.
+
     Attributes:
         graph: torch calls, from ``sources`` to the loss.
         sources: where each input is read, as Python would write it.
@@ -55,7 +58,7 @@ class Recording:
         self._methods: list[tuple[type, str, types.CodeType]] = []
         self._hooks = _global_hooks()
         self._reads = [(read, _at(read.sources)) for read in torch_private.reads_of_this_graph()]
-        self._function: types.FunctionType = _calls_the_loss  # type: ignore[assignment]
+        self._globals = globals()
         self._guards: Callable[[dict[str, object]], bool] | None = None
         self._read: Callable[..., Sequence[object]] | None = None
 
@@ -65,7 +68,7 @@ class Recording:
             read = _at(self.sources)
             if all(map(is_, read(names, function.__globals__), inputs)):
                 self._read, self._guards = read, torch_private.guards_of(function, names)
-                self._function = function
+                self._globals = function.__globals__
         except Exception:  # a source that is not such an expression
             pass
         return self._guards is not None
@@ -79,14 +82,14 @@ class Recording:
                 holds = self._guards(names)
         else:
             holds = self._guards(names)
-        if holds and self.holds() and self.reads_the_same(names, self._function):
-            return self._read(names, self._function.__globals__)
+        if holds and self.holds() and self.reads_the_same(names, self._globals):
+            return self._read(names, self._globals)
         return None
 
-    def reads_the_same(self, names: dict[str, object], function: types.FunctionType) -> bool:
+    def reads_the_same(self, names: dict[str, object], globals_: dict[str, Any]) -> bool:
         """Whether the values that the loss reads on its way, by which its graph was written, are what they were."""
         for read, at in self._reads:
-            value = read(*at(names, function.__globals__))
+            value = read(*at(names, globals_))
             if value.shape != read.value.shape or not torch.equal(value, read.value):
                 return False
         return True
@@ -94,7 +97,7 @@ class Recording:
     def require_one_reading(self, names: dict[str, object]) -> None:
         """Refuse a call under vmap whose examples read different values: one program runs for all of them."""
         with suppress(RuntimeError):  # a read that cannot be batched
-            found = [(read.of(*at(names, self._function.__globals__)), read.value) for read, at in self._reads]
+            found = [(read.of(*at(names, self._globals)), read.value) for read, at in self._reads]
             if all(same_in_a_batch(*pair) for pair in found):
                 return
         raise CaptureError(
@@ -117,6 +120,7 @@ class Recording:
             names = {name for base in kind.__mro__ for name in vars(base)}
             found = [(kind, name, _code_of(kind, name)) for name in names]
             self._methods += [(kind, name, code) for kind, name, code in found if code in self._code]
+        self._code.clear()
 
     def holds(self) -> bool:
         """Whether what Dynamo does not guard is as it was."""
@@ -143,7 +147,7 @@ class Recorder:
         self._frame: Function | None = None
         self._function: types.FunctionType = _calls_the_loss  # type: ignore[assignment]
         self._others: list[object] = []  # frames whose recordings read other values
-        self._asked: list[Recording] = []  # those whose guards are asked without a call
+        self._asked: dict[Recording, Function] = {}  # whose guards are asked without a call, and what keeps the guards
 
     def __call__(self, params: Tree, args: Args, kwargs: Kwargs) -> tuple[Recording, Sequence[Tensor]]:
         """Look a call up, or record it; outside of transforms and modes.
@@ -164,7 +168,8 @@ class Recorder:
                 return found
             recording, inputs = self._by_call(params, args, kwargs)
             if recording not in self._asked and recording.ask_directly(self._function, names, inputs):
-                self._asked = [*self._asked[-MAX_RECORDINGS + 1 :], recording]
+                latest = [*self._asked.items()][-MAX_RECORDINGS + 1 :]
+                self._asked = {**dict(latest), recording: self._function}
         return recording, inputs
 
     def names(self, params: Tree, args: Args, kwargs: Kwargs) -> dict[str, Any]:
@@ -201,7 +206,7 @@ class Recorder:
             except _Found as found:
                 recording, inputs = found.args
                 if recording.holds():
-                    if recording.reads_the_same(self.names(*call), self._function):
+                    if recording.reads_the_same(self.names(*call), self._function.__globals__):
                         return recording, inputs
                     if known is None:
                         raise CaptureError(f"the loss reads a number that changes between two reads; {EAGER}") from None
