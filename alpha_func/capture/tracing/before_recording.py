@@ -107,15 +107,16 @@ def not_checkpointed(module: object, *args: object, **kwargs: object) -> Any:
     yield
 
 
+def not_hooked(model: object) -> None:
+    """What transformers does at a model's first forward: its hooks keep hidden states for who asks for them."""
+
+
 def left_out() -> dict[Function, Function]:
-    """Functions that do nothing to a value, and what is recorded of each."""
-    return {**TRACED, checkpoint_generator: not_checkpointed}
-
-
-def done_at_once() -> Function | None:
-    """What transformers does at a model's first forward, as it is imported by now: its hooks keep hidden states for who
-    asks for them. A recording that did so would have them at its next call, and not in its own."""
-    return getattr(sys.modules.get("transformers.utils.output_capturing"), "maybe_install_capturing_hooks", None)
+    """Functions that do nothing to a value, and what is recorded of each, of what is imported by now."""
+    hooking = sys.modules.get("transformers.utils.output_capturing")
+    found = getattr(hooking, "maybe_install_capturing_hooks", None)
+    instead = {**TRACED, checkpoint_generator: not_checkpointed}
+    return instead if found is None else {**instead, found: not_hooked}
 
 
 BEFORE_RECORDING: dict[object, Function] = {

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 from alpha_func import torch_private
 from alpha_func.calls import Args, Function, Kwargs
-from alpha_func.capture.tracing.before_recording import done_at_once, left_out
+from alpha_func.capture.tracing.before_recording import left_out
 from alpha_func.capture.tracing.reading import READING
 
 Variable = Any  # TorchDynamo's, which stands for a value: a VariableTracker
@@ -67,13 +67,10 @@ def _some_are_left_out(call_function: Function) -> Function:
     """Record what stands for a function that does nothing to a value."""
     from torch._dynamo.variables.base import VariableTracker
 
-    instead, at_once = left_out(), done_at_once()
+    instead = left_out()
 
     def call(self: Variable, tx: Translator, args: Args, kwargs: Kwargs) -> Variable:
         function = getattr(self, "fn", None) or getattr(self, "value", None)
-        if function is at_once and function is not None and hasattr(args[0], "value"):
-            function(args[0].value)
-            return VariableTracker.build(tx, None)
         ours = instead.get(function) if isinstance(function, FunctionType) else None
         if ours is None:
             return call_function(self, tx, args, kwargs)
