@@ -1,7 +1,5 @@
 """Tensors of one number have one form, `full`, and what is made of them alone is one of them."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, fx
 
@@ -118,7 +116,7 @@ for _target in (
     LAWS.law(_target)(_of_a_fill(_target))
 
 
-_OF_ONE_NUMBER: dict[Operator, Any] = {
+_OF_ONE_NUMBER: dict[Operator, object] = {
     **dict.fromkeys((aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default), 0),
     **dict.fromkeys((aten.ones.default, aten.ones_like.default, aten.new_ones.default), 1),
     **dict.fromkeys((aten.full.default, aten.full_like.default, aten.scalar_tensor.default), None),
