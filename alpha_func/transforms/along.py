@@ -128,14 +128,14 @@ def gram(directions: Sequence[Tree]) -> Tensor:
     tensor([[5., 6.],
             [6., 9.]], dtype=torch.float64)
     """
-    rows = list(zip(*map(tree.leaves, directions), strict=True))
-    if any_sharded(row[0] for row in rows):
-        wide = [tree.map(torch.Tensor.double, d) for d in directions]
-        total = torch.stack([torch.stack([tree.vdot(x, y) for y in wide]) for x in wide])
+    k = range(len(directions))
+    if any_sharded(tree.leaves(directions)):
+        found = [tree.vdot(*(tree.map(Tensor.double, directions[m]) for m in (i, j))) for i in k for j in range(i + 1)]
     else:
-        first, *others = map(_inner_products, rows)
-        total = sum((products.to(first.device) for products in others), first)
-    return total.tril() + total.tril(-1).mT
+        rows = zip(*map(tree.leaves, directions), strict=True)
+        first, *others = (torch.stack(_inner_products(row)) for row in rows)
+        found = list(sum((products.to(first.device) for products in others), first).unbind())
+    return torch.stack([torch.stack([found[max(i, j) * (max(i, j) + 1) // 2 + min(i, j)] for j in k]) for i in k])
 
 
 def _directions(params: Tree, directions: Sequence[Tree]) -> list[Tree]:
@@ -172,9 +172,8 @@ def dependent(products: Tensor, directions: Sequence[Tree]) -> int | None:
     return None
 
 
-def _inner_products(leaves: Sequence[Tensor]) -> Tensor:
-    """xᵢᵀxⱼ of leaves of one shape."""
-    x = torch.stack([leaf.reshape(-1) for leaf in leaves])
-    x = torch.view_as_real(x.resolve_conj()).flatten(1) if x.is_complex() else x
-    x = x if x.device.type == "mps" else x.double()
-    return x @ x.mT
+def _inner_products(leaves: Sequence[Tensor]) -> list[Tensor]:
+    """xᵢᵀxⱼ, j ≤ i, of leaves of one shape; a product of matrices this flat waits for all threads."""
+    xs = [(torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).reshape(-1) for x in leaves]
+    xs = [x if x.device.type == "mps" else x.double() for x in xs]
+    return [torch.dot(x, y) for i, x in enumerate(xs) for y in xs[: i + 1]]

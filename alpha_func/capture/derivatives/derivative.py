@@ -53,6 +53,8 @@ def _of_torch(b: Builder, call: Call, t: Tangents, transform: Function) -> Value
         return found
     if not all(isinstance(x, fx.Node) for x in [found, *moving]):
         return found
+    if is_filled(found):  # the zero of what is piecewise linear stays one, and nothing is computed with it
+        return found
     still = reduce(partial(b.call, aten.logical_and.default), (b.call(aten.eq.Scalar, x, 0) for x in moving))
     return b.call(aten.where.self, still, filled_like(b, found, 0, ()), found)
 

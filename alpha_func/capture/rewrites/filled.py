@@ -1,7 +1,5 @@
 """Tensors of one number have one form, `full`, and what is made of them alone is one of them."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, fx
 
@@ -24,6 +22,8 @@ def constants_are_folded(target: Operator) -> Law | None:
         return None
 
     def elementwise_of_fills_is_a_fill(b: Builder, args: Args, kwargs: Kwargs) -> Value:
+        if args and isinstance(args[0], fx.Node) and not is_filled(args[0]):  # most calls
+            return None
         nodes = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, fx.Node)]
         if not nodes or not all(map(is_filled, nodes)):
             return None
@@ -116,7 +116,7 @@ for _target in (
     LAWS.law(_target)(_of_a_fill(_target))
 
 
-_OF_ONE_NUMBER: dict[Operator, Any] = {
+_OF_ONE_NUMBER: dict[Operator, object] = {
     **dict.fromkeys((aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default), 0),
     **dict.fromkeys((aten.ones.default, aten.ones_like.default, aten.new_ones.default), 1),
     **dict.fromkeys((aten.full.default, aten.full_like.default, aten.scalar_tensor.default), None),
