@@ -8,6 +8,8 @@ from torch import Tensor
 from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
 from alpha_func.capture import CapturedLoss, capture
+from alpha_func.capture.sharded.engine import has_shards
+from alpha_func.errors import StrategyError
 from alpha_func.losses.in_double import doubled, loss_in_double
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.doubts import being_checked, settle
@@ -20,6 +22,11 @@ from alpha_func.verified.differences import differences
 __all__ = ["QuadraticCheck", "check_quadratic"]
 
 _TOLERANCE = 1e-6  # what extrapolated differences resolve of a second derivative in float64
+_OF_SHARDS = (
+    "check_quadratic evaluates the whole loss in one process, and the parameters are sharded (DTensors): "
+    "capture(loss, strict=True) compares the program with the module's own forward and with forward derivatives at its "
+    "first two calls"
+)
 _KINKED = (
     "the finite differences prove nothing: a kink (ReLU, max-pooling) or a value that is not finite lies between them"
 )
@@ -118,6 +125,8 @@ def check_quadratic(
     """
     check_params(params)
     direction = aligned(params, direction, "direction")
+    if has_shards(params, loss):
+        raise StrategyError(_OF_SHARDS)
     captured = isinstance(loss, CapturedLoss)
     plain = checked = loss_in_double(loss.loss if isinstance(loss, CapturedLoss) else loss)
     params, direction, args, kwargs = tree.map(doubled, (params, direction, args, kwargs))

@@ -1,5 +1,6 @@
 """REPORT.md from the CSV files of a run: every number in it is formatted here, none is typed."""
 
+import csv
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def write_report(results: Results, path: Path) -> None:
     if found.curve_models:
         draw_curves(found, results.folder / "curves.png")
         parts.append(curves(found, pictures))
-    parts += [first_calls(found), failures(found), method(found)]
+    parts += [beyond(results.folder / "beyond.csv"), first_calls(found), failures(found), method(found)]
     path.write_text("\n\n".join(part for part in parts if part) + "\n")
 
 
@@ -138,6 +139,30 @@ def curves(found: Findings, pictures: str) -> str:
             + rows(["way", "6 layers", "48 layers", "48 / 6", "of the gradient"], body)
         )
     return "\n\n".join(parts)
+
+
+def beyond(measured: Path) -> str:
+    """What more than a quadratic costs, where ``benchmarks.costs.beyond`` has written it."""
+    if not measured.exists():
+        return ""
+    with measured.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    cells = {(line["net"], line["verb"]): line for line in lines}
+
+    def cell(net: str, verb: str) -> str:
+        line = cells.get((net, verb))
+        if line is None:
+            return ""
+        products = f"; {line['products']} products" if line["products"] else ""
+        return f"{line['median']} ({line['low']} to {line['high']}){products}"
+
+    nets = list(dict.fromkeys(line["net"] for line in lines))
+    return (
+        "## Beyond the quadratic\n\nIn units of one `quadratic_along` of the same captured loss and batch: the median, "
+        "over interleaved rounds, of the ratio within a round, its quartiles, and the products of the program over "
+        "those of the quadratic's. Written by `python -m benchmarks.costs.beyond`.\n\n"
+        + table("verb", nets, dict.fromkeys(line["verb"] for line in lines), cell)
+    )
 
 
 def first_calls(found: Findings) -> str:

@@ -84,6 +84,8 @@ class CapturedLoss(LossOfLoss):
 
     def program(self, params: Tree, *args: object, **kwargs: object) -> Program:
         """The program of this call, captured now if it has not been; print it to read it."""
+        if has_shards(params, self.loss):
+            return self._sharded.program(params, args, kwargs)
         return self.lookup(params, args, kwargs)[0]
 
     def over(self, loss: Callable[..., Tensor]) -> "CapturedLoss":

@@ -120,9 +120,9 @@ def require_own(result: Any) -> None:
 def _require_linear(verb: Verb, kind: type) -> None:
     if not hasattr(kind, "linear_in_loss"):
         raise TypeError(
-            f"verb {name_of(verb)} gives a {kind.__name__}, which is not linear in the loss: no mean over examples. "
-            "Take quadratic_along, taylor_along, quadratic_in_span or quadratic_by_group, and of their sum what "
-            "follows from it: .alpha, .minimizer(), .directional_sharpness"
+            f"verb {name_of(verb)} gives a {kind.__name__}, which is not linear in the loss and cannot be averaged: "
+            "use quadratic_along, taylor_along, quadratic_in_span or quadratic_by_group, and compute the rest from "
+            "their sum: .alpha, .minimizer(), .directional_sharpness"
         )
 
 

@@ -253,7 +253,9 @@ def _reduced(where: str, own: Callable[[], tuple[object, float | None]], group: 
     if not having.any():
         raise ValueError("no rank has data: there is nothing to sum")
     if (kinds[having] != kinds[having][0]).any():
-        raise DistributedError("ranks have results of different verbs, or of different shapes: let all call one alike")
+        raise DistributedError(
+            "the results of the ranks are of different functions or shapes: make the same call on all"
+        )
     if not having.all():  # the others learn what it is that is summed
         result = next(each for each in gathered_objects(tree.map(_on_cpu, result), group) if each is not None)
     count = sum(leaf.numel() for leaf in numbers(result))

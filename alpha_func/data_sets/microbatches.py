@@ -58,7 +58,7 @@ class MicrobatchedLoss(LossOfLoss):
         layers = coupled_layers(self.loss)
         if layers:
             raise ValueError(
-                f"a microbatched loss is not the whole batch's through {', '.join(layers)}, which makes examples "
+                f"the loss cannot be cut into microbatches through {', '.join(layers)}, which makes examples "
                 "depend on the others of their chunk: call module.eval() first, or take the batch whole"
             )
         n = size_of(args, kwargs)

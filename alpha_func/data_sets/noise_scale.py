@@ -198,7 +198,9 @@ def _cut(
         )
     layers = coupled_layers(loss)
     if layers:
-        raise ValueError(f"an example has no gradient of its own through {', '.join(layers)}: call module.eval() first")
+        raise ValueError(
+            f"the gradient of one example is not defined through {', '.join(layers)}: call module.eval() first"
+        )
     leaves, structure = tree.flatten(batch)
     batched = [(leaf, isinstance(leaf, Tensor) and leaf.ndim > 0) for leaf in leaves]
     return [leaf.unflatten(0, (-1, size)) for leaf, is_b in batched if is_b], structure, batched

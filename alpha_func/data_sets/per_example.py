@@ -70,7 +70,9 @@ def per_example_quadratics(
             raise ValueError("batch has no examples: expected at least one")
         layers = coupled_layers(loss)
         if layers:
-            raise ValueError(f"an example has no loss of its own through {', '.join(layers)}: call module.eval() first")
+            raise ValueError(
+                f"the loss of one example is not defined through {', '.join(layers)}: call module.eval() first"
+            )
         leaves, structure = tree.flatten((args, kwargs))
         batched = [isinstance(leaf, Tensor) and leaf.ndim > 0 for leaf in leaves]
 
@@ -101,6 +103,6 @@ def compare_with_whole(loss: Callable[..., Tensor], params: Tree, values: Tensor
             return
     warn(
         f"the loss of {len(values)} examples is {float(whole):.9g}, the mean of their own {float(values.mean()):.9g}: "
-        "examples depend on each other, or are weighted; for their weights see alpha_interval(..., weight=...)",
+        "examples depend on each other, or are weighted (then pass alpha_interval their weights, weight=...)",
         BatchDependenceWarning,
     )

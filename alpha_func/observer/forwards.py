@@ -85,11 +85,15 @@ class Watch:
             on_call = weakref.WeakMethod(self._on_call)
 
             def hook(module: nn.Module, args: Args) -> None:
-                if not torch.compiler.is_dynamo_compiling() and (watch := on_call()) is not None:
+                if torch.compiler.is_dynamo_compiling():
+                    return
+                watch = on_call()
+                if watch is not None:
                     watch(module, args)
+                else:  # not when the watch is collected: that may be while Dynamo compiles, and has the hook in a guard
+                    handle.remove()
 
-            self._handle = register_module_forward_pre_hook(hook)
-            weakref.finalize(self, self._handle.remove)
+            self._handle = handle = register_module_forward_pre_hook(hook)
             _ARMED.add(self)
 
     def disarm(self) -> None:

@@ -16,6 +16,7 @@ from typing import Self
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from alpha_func.calls import Args, Kwargs
 from alpha_func.observer import setup
 from alpha_func.observer.batches import Batch, handed_over
 from alpha_func.observer.due import Due
@@ -26,7 +27,7 @@ from alpha_func.observer.pending import Pending
 from alpha_func.observer.record import StepRecord
 from alpha_func.observer.recording import StepRecorder
 from alpha_func.observer.snapshot import gradients, trained
-from alpha_func.observer.steps import Steps
+from alpha_func.observer.steps import Steps, uncompiled
 from alpha_func.observer.underway import Underway
 from alpha_func.transforms.strategies import StrategyLike
 
@@ -150,6 +151,7 @@ class Observer:
         self._pending = Pending(self._watch, self._gradients)
         self._watches = measure_on is None and not compiled  # compiled code draws masks of its own
         self._underway = Underway(module, self._optimizers, self._pending)
+        self._hand_over = uncompiled(self._handed_over)
         self._steps = Steps(self._optimizers, self)
         self._forget()
 
@@ -180,6 +182,9 @@ class Observer:
         """
         if self._criterion is not None:
             setup.check_supervised(args, kwargs)
+        self._hand_over(args, kwargs, loss)
+
+    def _handed_over(self, args: Args, kwargs: Kwargs, loss: float | Tensor | None) -> None:
         if self._given is not None or not self._due(self.step) or self._underway.evaluated:
             return
         try:

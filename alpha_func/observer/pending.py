@@ -10,6 +10,14 @@ from alpha_func.observer.forwards import Watch
 from alpha_func.shards import local
 
 KEPT_BATCHES = 1024  # between two steps
+_NONE = (
+    "the step has no batch to be measured on: call observer.batch(inputs, targets) before optimizer.step(), or pass "
+    "Observer(..., measure_on=...)"
+)
+_DROPPED = (
+    "the step has no batch to be measured on: the gradient was set to zero after observer.batch, so that its batches "
+    "were dropped as those of another step; call observer.batch for the backward pass that the step is made of"
+)
 
 
 class Pending:
@@ -28,7 +36,7 @@ class Pending:
     def forget(self) -> None:
         """Begin with a new step."""
         self.batches.clear()
-        self._with_gradient = 0
+        self._with_gradient = self._dropped = 0
         self._last_gradient: list[tuple[int, int]] = []
 
     def begin(self) -> None:
@@ -50,10 +58,7 @@ class Pending:
     def of_step(self) -> list[Batch]:
         """The batches that the step which is taken now is measured on."""
         if not self.batches:
-            raise ObserverError(
-                "the step has no batch to be measured on: call observer.batch(inputs, targets) before "
-                "optimizer.step(), or pass Observer(..., measure_on=...)"
-            )
+            raise ObserverError(_DROPPED if self._dropped else _NONE)
         self.assign()
         return list(self.batches)
 
@@ -67,6 +72,7 @@ class Pending:
                 self._with_gradient = len(self.batches)
         else:
             del self.batches[: self._with_gradient]
+            self._dropped += self._with_gradient
             self._with_gradient = 0
 
     def written_since(self, versions: list[int]) -> bool:

@@ -7,13 +7,15 @@ where the parameters are still those before the step.
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from alpha_func.calls import Args, Kwargs
+from alpha_func.calls import Args, Function, Kwargs
+
+F = TypeVar("F", bound=Function)
 
 
 class Loop(Protocol):
@@ -37,13 +39,13 @@ class Steps:
 
     def __init__(self, optimizers: Sequence[Optimizer], loop: Loop):
         self._count, self._loop = len(optimizers), loop
-        self._running: dict[int, int] = {}  # an optimizer's outermost call of step, by the id of its frame
+        self._running: dict[int, list[int]] = {}  # of an optimizer's step the id of its frame, and how many are within
         self._stepped: set[int] = set()
         self._skipped = False
         self._handles: list[Any] = []
         for optimizer in optimizers:
-            self._handles.append(optimizer.register_step_pre_hook(self._before))
-            self._handles.append(optimizer.register_step_post_hook(self._after))
+            self._handles.append(optimizer.register_step_pre_hook(uncompiled(self._before)))
+            self._handles.append(optimizer.register_step_post_hook(uncompiled(self._after)))
 
     @property
     def within(self) -> bool:
@@ -57,21 +59,27 @@ class Steps:
         self._handles.clear()
 
     def _before(self, optimizer: Optimizer, args: Args, kwargs: Kwargs) -> tuple[Any, Any] | None:
-        frame = sys._getframe(1)
-        if _is_above(frame, self._running.get(id(optimizer))):  # of a class whose step calls its parent's
+        frame = _caller()
+        running = self._running.get(id(optimizer))
+        if running is not None and _is_above(frame, running[0]):  # of a class whose step calls its parent's
+            running[1] += 1
             return None
         again = id(optimizer) in self._stepped
         if again or (self._running and not self._stepped):  # an error ended the step before
             self._end("one of the optimizers stepped again before the others had" if again else None, again)
         first = not self._stepped
-        self._running[id(optimizer)] = id(frame)
+        self._running[id(optimizer)] = [id(frame), 0]
         if first:
             self._skipped = False
             self._loop.step_begins()
         return _with_closure(args, kwargs, self._loop.closure_evaluated) if first else None
 
     def _after(self, optimizer: Optimizer, args: Args, kwargs: Kwargs) -> None:
-        if self._running.get(id(optimizer)) != id(sys._getframe(1)):
+        running = self._running.get(id(optimizer))
+        if running is None:
+            return
+        if running[1]:
+            running[1] -= 1
             return
         del self._running[id(optimizer)]
         self._stepped.add(id(optimizer))
@@ -88,9 +96,23 @@ class Steps:
             self._loop.step_ended(why_not)
 
 
-def _is_above(frame: FrameType, wanted: int | None) -> bool:
+def uncompiled(function: F) -> F:
+    """The function, called as it is where a loop is compiled: Dynamo would record the measurement."""
+    called: F = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return called
+
+
+def _caller() -> FrameType:
+    """The frame of the step that called a hook."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("torch._dynamo"):
+        frame = frame.f_back
+    return frame
+
+
+def _is_above(frame: FrameType, wanted: int) -> bool:
     above = frame.f_back
-    while wanted is not None and above is not None:
+    while above is not None:
         if id(above) == wanted:
             return True
         above = above.f_back

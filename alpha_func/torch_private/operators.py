@@ -1,6 +1,7 @@
 """Operators of ``torch.ops``: what their schemas say, and how a program of them is compiled."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,6 +22,26 @@ def is_written(operator: OpOverload, args: Sequence[Tensor], kwargs: Kwargs) -> 
     arguments = operator._schema.arguments
     given = [*zip(arguments, args, strict=False), *((a, kwargs[a.name]) for a in arguments if a.name in kwargs)]
     return [value for argument, value in given if argument.is_write]
+
+
+@cache
+def returning(operator: OpOverload) -> OpOverload | None:
+    """The operator that returns what this one writes to its first operand; None where there is none."""
+    name = operator._schema.name.partition("::")[2]
+    packet = getattr(getattr(torch.ops, operator.namespace), name[:-1], None) if name.endswith("_") else None
+    found = [getattr(packet, overload) for overload in packet.overloads()] if packet is not None else []
+    operands = _operands(operator)
+    return next((each for each in found if not writes_in_place(each) and _operands(each) == operands), None)
+
+
+def given_to(other: OpOverload, operator: OpOverload, args: Sequence[object]) -> tuple[object, ...]:
+    """The operands by position of a call, for ``other`` of the same ones: it may have no default where this one has."""
+    pairs = zip(operator._schema.arguments[len(args) :], other._schema.arguments[len(args) :], strict=True)
+    return *args, *(own.default_value for own, its in pairs if not its.has_default_value())
+
+
+def _operands(operator: OpOverload) -> list[tuple[str, str]]:
+    return [(argument.name, str(argument.type)) for argument in operator._schema.arguments]
 
 
 def out_argument(operator: OpOverload) -> str:

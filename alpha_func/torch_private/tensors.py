@@ -32,3 +32,11 @@ def fake_tensor(
 ) -> Tensor:
     """A fake tensor with memory of its own, without a call through the dispatcher of ``mode``."""
     return FakeTensor(mode, torch.empty_strided(shape, stride, dtype=dtype, device="meta"), device)
+
+
+def fake_view(
+    of: Tensor, shape: Sequence[int], stride: Sequence[int], offset: int, dtype: torch.dtype, mode: FakeTensorMode
+) -> Tensor:
+    """A fake tensor in the memory of another fake one, likewise."""
+    meta = torch.empty(0, dtype=dtype, device="meta").set_(of.untyped_storage(), offset, shape, stride)
+    return FakeTensor(mode, meta, of.device)

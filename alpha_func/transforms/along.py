@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from alpha_func import tree
+from alpha_func.calls import Args, Kwargs
+from alpha_func.shards import any_sharded
 from alpha_func.span import SpanQuadratic
 from alpha_func.taylor import Taylor
 from alpha_func.torch_private import is_functorch_wrapped_tensor
-from alpha_func.transforms.engine import engine_of
+from alpha_func.transforms.engine import Engine, engine_of
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import LOSS_SIGNATURE, accumulated, aligned, check_params, require_callable
 from alpha_func.tree import Tree
@@ -105,11 +107,18 @@ def quadratic_in_span(
         if i is not None:
             why = "is a linear combination of those before it, to rounding" if products[i, i] else "is zero"
             raise ValueError(f"directions[{i}] {why}: leave it out")
-        found = [accumulated(number) for number in engine.span(params, given, args, kwargs)]
-        dtype = reduce(torch.promote_types, (number.dtype for number in found))
-        return SpanQuadratic(*(number.to(dtype) for number in (*found, products)))
+        return in_span(engine, params, given, products, args, kwargs)
 
     return span
+
+
+def in_span(
+    engine: Engine, params: Tree, directions: Sequence[Tree], products: Tensor, args: Args, kwargs: Kwargs
+) -> SpanQuadratic:
+    """The quadratic in the span of directions that are checked, of which these are the inner products."""
+    found = [accumulated(number) for number in engine.span(params, directions, args, kwargs)]
+    dtype = reduce(torch.promote_types, (number.dtype for number in found))
+    return SpanQuadratic(*(number.to(dtype) for number in (*found, products)))
 
 
 def gram(directions: Sequence[Tree]) -> Tensor:
@@ -120,8 +129,13 @@ def gram(directions: Sequence[Tree]) -> Tensor:
             [6., 9.]], dtype=torch.float64)
     """
     k = range(len(directions))
-    found = {(i, j): _wide_vdot(directions[i], directions[j]) for i in k for j in range(i + 1)}
-    return torch.stack([torch.stack([found[max(i, j), min(i, j)] for j in k]) for i in k])
+    if any_sharded(tree.leaves(directions)):
+        found = [tree.vdot(*(tree.map(Tensor.double, directions[m]) for m in (i, j))) for i in k for j in range(i + 1)]
+    else:
+        rows = zip(*map(tree.leaves, directions), strict=True)
+        first, *others = (torch.stack(_inner_products(row)) for row in rows)
+        found = list(sum((products.to(first.device) for products in others), first).unbind())
+    return torch.stack([torch.stack([found[max(i, j) * (max(i, j) + 1) // 2 + min(i, j)] for j in k]) for i in k])
 
 
 def _directions(params: Tree, directions: Sequence[Tree]) -> list[Tree]:
@@ -158,9 +172,8 @@ def dependent(products: Tensor, directions: Sequence[Tree]) -> int | None:
     return None
 
 
-def _wide_vdot(x: Tree, y: Tree) -> Tensor:
-    return tree.vdot(tree.map(_wide, x), tree.map(_wide, y))
-
-
-def _wide(leaf: Tensor) -> Tensor:
-    return leaf if leaf.is_complex() or leaf.device.type == "mps" else leaf.double()
+def _inner_products(leaves: Sequence[Tensor]) -> list[Tensor]:
+    """xᵢᵀxⱼ, j ≤ i, of leaves of one shape; a product of matrices this flat waits for all threads."""
+    xs = [(torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).reshape(-1) for x in leaves]
+    xs = [x if x.device.type == "mps" else x.double() for x in xs]
+    return [torch.dot(x, y) for i, x in enumerate(xs) for y in xs[: i + 1]]

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from alpha_func.span import SpanQuadratic, not_negative
-from alpha_func.transforms.along import dependent, gram, quadratic_in_span
+from alpha_func.transforms.along import dependent, gram, in_span
+from alpha_func.transforms.engine import engine_of
 from alpha_func.transforms.strategies import StrategyLike
-from alpha_func.transforms.validation import aligned, check_params
+from alpha_func.transforms.validation import LOSS_SIGNATURE, aligned, check_params, require_callable
 from alpha_func.tree import Tree
 
 
@@ -60,17 +61,19 @@ def lr_and_momentum(
     (tensor(0.1111), tensor(-1.7778))
     """
     not_negative("damping", damping)
-    span = quadratic_in_span(loss, strategy=strategy)
+    require_callable("loss", loss, LOSS_SIGNATURE)
+    engine = engine_of(loss, strategy)
 
     def best(params: Tree, direction: Tree, previous: Tree, *args: object, **kwargs: object) -> LRMomentum:
         check_params(params)
         d, δ = aligned(params, direction, "direction"), aligned(params, previous, "previous")
-        first = dependent(gram([d, δ]), [d, δ])
+        products = gram([d, δ])
+        first = dependent(products, [d, δ])
         if first == 0:
             raise ValueError("direction is zero: a step of length zero has no best learning rate")
-        alone = first == 1
-        found = span(params, [d] if alone else [d, δ], *args, **kwargs)
+        k = 1 if first == 1 else 2
+        found = in_span(engine, params, [d, δ][:k], products[:k, :k], args, kwargs)
         c = found.minimizer(damping=damping)
-        return LRMomentum(c[0], torch.zeros_like(c[0]) if alone else c[1], found)
+        return LRMomentum(c[0], torch.zeros_like(c[0]) if k == 1 else c[1], found)
 
     return best

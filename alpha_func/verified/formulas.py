@@ -79,7 +79,7 @@ def _roots(value: object) -> list[Any]:
     return roots
 
 
-def _nodes(roots: list[Any]) -> set[str]:
+def _nodes(roots: list[object]) -> set[str]:
     names: set[str] = set()
     for node in _graph(roots):
         names |= _known.get(type(node)) or _names(node)

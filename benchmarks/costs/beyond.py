@@ -1,13 +1,14 @@
 """What more than one quadratic costs, in units of one quadratic of the same captured loss and batch.
 
-    python -m benchmarks.costs.beyond [net ...] [--rounds 20]
+    python -m benchmarks.costs.beyond [net ...] [--rounds 20] [--csv benchmarks/report/beyond.csv]
 
 float32, two threads; the median, over interleaved rounds, of the ratio to the quadratics before and after it in its
 round, with the middle half of the ratios; beside it, the products with a weight or of two activations of its program
-over those of the quadratic's.
+over those of the quadratic's. The CSV file is what REPORT.md has a section of.
 """
 
 import argparse
+import csv
 import statistics
 import time
 from functools import partial
@@ -80,8 +81,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("nets", nargs="*", default=[name for name in NETS if name != "residual"])
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--csv", help="write the table to this file, too")
     options = parser.parse_args()
     torch.set_num_threads(2)
+    lines = []
     for name in options.nets:
         torch.manual_seed(0)
         verbs = calls(*parts(NETS[name]()))
@@ -92,9 +95,13 @@ def main():
         print(f"{name}: quadratic_along {median * 1e3:.3f} ms, {of_one} products")
         for verb, each in found.items():
             program = getattr(verbs[verb][1], "program", None)
-            count = f"{products(program) / of_one:.2f} products" if program else "no program of its own"
-            low, middle, high = statistics.quantiles(each, n=4)
-            print(f"  {verb:24} {middle:.2f} ({low:.2f} to {high:.2f})   {count}", flush=True)
+            count = f"{products(program) / of_one:.2f}" if program else ""
+            low, middle, high = (f"{quartile:.2f}" for quartile in statistics.quantiles(each, n=4))
+            print(f"  {verb:24} {middle} ({low} to {high})   {count or 'no'} products", flush=True)
+            lines.append([name, verb, low, middle, high, count])
+    if options.csv:
+        with open(options.csv, "w", newline="") as file:
+            csv.writer(file).writerows([["net", "verb", "low", "median", "high", "products"], *lines])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """What α* costs on models of real size, their weights random: time, memory and the first call, in gradients.
 
-    python -m benchmarks.costs.real_models [model ...] [--rounds 5] [--threads 2]     (writes benchmarks/REAL_MODELS.md)
+    python -m benchmarks.costs.real_models [model ...] [--rounds 5] [--threads 2] [--busy]
 
-float32, train mode, the module called directly for the gradient, medians of interleaved rounds, a process a model.
-Needs the package ``transformers``; nothing is downloaded.
+Writes benchmarks/REAL_MODELS.md: float32, train mode, the module called directly for the gradient, medians of
+interleaved rounds, a process a model.
+Without names it measures the models that the page lacks, so an interrupted run goes on. ``--busy``: on a machine
+that others use, seconds are those of the process, not the clock's, best with one thread. Needs the package
+``transformers``; nothing is downloaded.
 """
 
 import argparse
@@ -24,16 +27,21 @@ import torch
 from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along
 from benchmarks.memory import peak_bytes
 
+Clock = Callable[[], float]
 PAGE = Path(__file__).parents[1] / "REAL_MODELS.md"
 HEAD = """# Models of real size
 
-Written by `python -m benchmarks.costs.real_models`: random weights, float32, train mode, one batch. The unit of time
-and memory is one eager gradient of the module called directly. Memory is what a call adds at most to parameters,
-direction and batch. A first call is the capture, the program and its proof; that of `grad_and_quadratic` comes second,
-and finds the loss captured. The error is that of the curvature beside double backward in float32.
+Written by `python -m benchmarks.costs.real_models`: random weights, float32, train mode with dropout, one batch.
 
-| model and batch | parameters | gradient | | time | memory | first call | error | run |
-|---|---|---|---|---|---|---|---|---|
+- **Time and memory** are in eager gradients of the module called directly: the median ratio of interleaved rounds, with
+  the smallest and the largest, and what a call adds at most to parameters, direction and batch.
+- **Capture** is once for both verbs: Dynamo's recording, the lowering, one value compared. **Program** is writing a
+  verb's program and making it ready; **proofs** are its first and second call, the program written.
+- **Errors** are relative: of the slope beside dᵀg of the module's own gradient, of the curvature beside double backward
+  of the loss, both in float32, along d = −g.
+
+| model and batch | parameters | gradient | capture | | time | memory | program | proofs | slope | curvature | run |
+|---|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -79,42 +87,52 @@ MODELS: dict[str, Callable[[], tuple[Any, dict[str, torch.Tensor], str]]] = {
 }
 
 
-def measured(name: str, rounds: int) -> list[str]:
+def measured(name: str, rounds: int, clock: Clock) -> list[str]:
     """The rows of one model."""
+    timed = partial(timed_by, clock)
+    load = os.getloadavg()[0]
     torch.manual_seed(0)
     module, batch, size = MODELS[name]()
     module.train()
     weights = [p for p in module.parameters() if p.requires_grad]
     loss, params = functional_loss(module)
-    d = {key: -p for key, p in zip(params, gradient_of(module, batch, weights), strict=True)}
+    g = gradient_of(module, batch, weights)
+    d = {key: -leaf for key, leaf in zip(params, g, strict=True)}
     captured = capture(loss)
     calls: dict[str, Callable[[], Any]] = {
         "gradient": partial(gradient_of, module, batch, weights),
         "`quadratic_along`": partial(quadratic_along(captured), params, d, **batch),
         "`grad_and_quadratic`": partial(grad_and_quadratic(captured), params, **batch),
     }
-    load, first, found = os.getloadavg()[0], {}, {}
-    for way, call in calls.items():
-        begun = time.perf_counter()
-        found[way] = call()
-        first[way] = time.perf_counter() - begun
-    step = found["`grad_and_quadratic`"]
-    curvatures = {
-        "`quadratic_along`": found["`quadratic_along`"].curvature,
-        "`grad_and_quadratic`": step.quadratic.curvature,
-    }
-    truth = quadratic_along(loss)(params, d, **batch).curvature
-    seconds = interleaved(calls, rounds)
+    captured_in, program = timed(partial(captured.program, params, **batch))
+    schemes = {"`quadratic_along`": program.schemes.quadratic, "`grad_and_quadratic`": program.schemes.descent}
+    first, found = {}, {}
+    for way, scheme in schemes.items():
+        written_in, _ = timed(partial(scheme.ready, "eager"))
+        (one, found[way]), (two, _) = timed(calls[way]), timed(calls[way])
+        first[way] = f"{written_in:.1f} s | {one:.1f} + {two:.1f} s"
+    found["`grad_and_quadratic`"] = found["`grad_and_quadratic`"].quadratic
+    truth = quadratic_along(loss)(params, d, **batch)._replace(slope=-sum(leaf.double().square().sum() for leaf in g))
+    seconds = interleaved(calls, rounds, clock)
     unit, memory = statistics.median(seconds["gradient"]), {way: peak_bytes(call, "cpu") for way, call in calls.items()}
     millions = sum(p.numel() for p in weights) / 1e6
-    model = f"{name}, {size} | {millions:.0f} M | {unit:.2f} s, {memory['gradient'] >> 20} MiB"
+    gradient = f"{unit:.2f} s, {memory['gradient'] >> 20} MiB"
+    model = f"{name}, {size} | {millions:.0f} M | {gradient} | {captured_in:.1f} s"
     rows = []
-    for way, curvature in curvatures.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds[way], seconds["gradient"], strict=True))
-        error = float(abs(curvature - truth) / abs(truth))
-        costs = f"{ratio:.2f} | {memory[way] / memory['gradient']:.2f} | {first[way]:.1f} s | {error:.0e}"
-        rows.append(f"| {' | | ' if rows else model} | {way} | {costs} | {'' if rows else machine(load)} |")
+    for way, quadratic in found.items():
+        ratios = [a / b for a, b in zip(seconds[way], seconds["gradient"], strict=True)]
+        time_ = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        errors = [float(abs(a - b) / abs(b)) for a, b in zip(quadratic[1:], truth[1:], strict=True)]
+        costs = f"{time_} | {memory[way] / memory['gradient']:.2f} | {first[way]} | {errors[0]:.0e} | {errors[1]:.0e}"
+        rows.append(f"| {' | | | ' if rows else model} | {way} | {costs} | {'' if rows else machine(load, clock)} |")
     return rows
+
+
+def timed_by(clock: Clock, call: Callable[[], Any]) -> tuple[float, Any]:
+    """The seconds of a call, and what it returns."""
+    begun = clock()
+    found = call()
+    return clock() - begun, found
 
 
 def gradient_of(module: Any, batch: dict[str, torch.Tensor], weights: list[torch.Tensor]) -> Any:
@@ -123,42 +141,54 @@ def gradient_of(module: Any, batch: dict[str, torch.Tensor], weights: list[torch
     return torch.autograd.grad(module(**batch).loss, weights)
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def interleaved(calls: dict[str, Callable[[], Any]], rounds: int, clock: Clock) -> dict[str, list[float]]:
     """The seconds of each call, over rounds in which all take their turn, after one of warm-up."""
-    seconds: dict[str, list[float]] = {way: [] for way in calls}
-    for round_ in range(rounds + 1):
-        for way, call in calls.items():
-            begun = time.perf_counter()
-            call()
-            if round_:
-                seconds[way].append(time.perf_counter() - begun)
-    return seconds
+    taken = [{way: timed_by(clock, call)[0] for way, call in calls.items()} for _ in range(rounds + 1)]
+    return {way: [seconds[way] for seconds in taken[1:]] for way in calls}
 
 
-def machine(load: float) -> str:
-    """Where and when, and how busy it was."""
+def machine(load: float, clock: Clock) -> str:
+    """Where and when, how busy it was, and whose seconds they are."""
+    unit = "seconds of the clock" if clock is time.perf_counter else "seconds of the process"
     where = f"{os.cpu_count()} cores {platform.machine()}, {torch.get_num_threads()} threads"
-    return f"{date.today()}, {where}, torch {torch.__version__}, load {load:.1f} at its start"
+    return f"{date.today()}, {where}, torch {torch.__version__}, load {load:.1f} at its start, {unit}"
 
 
 def main() -> None:
-    """Write the page, a process a model; the rows of models that are not asked for are kept."""
+    """Write the page, a process a model, after each; the rows of models that are not measured are kept."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", default=list(MODELS))
+    parser.add_argument("models", nargs="*", choices=[*MODELS, []])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--busy", action="store_true", help="in seconds of the process, not the clock's")
     parser.add_argument("--here", action="store_true", help="measure in this process and print the rows")
     options = parser.parse_args()
     if options.here:
         torch.set_num_threads(options.threads)
-        print("\n".join(measured(options.models[0], options.rounds)))
+        print(
+            "\n".join(
+                measured(options.models[0], options.rounds, time.process_time if options.busy else time.perf_counter)
+            )
+        )
         return
     rows = kept()
-    for name in options.models:
-        given = ["--here", "--rounds", str(options.rounds), "--threads", str(options.threads)]
+    for name in options.models or [name for name in MODELS if name not in rows]:
+        given = [
+            "--here",
+            "--rounds",
+            str(options.rounds),
+            "--threads",
+            str(options.threads),
+            *(["--busy"] if options.busy else []),
+        ]
         command = [sys.executable, "-m", "benchmarks.costs.real_models", name, *given]
-        rows[name] = [line for line in subprocess.check_output(command, text=True).splitlines() if line[:1] == "|"]
-        print("\n".join(rows[name]), flush=True)
+        printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout
+        found = [line for line in printed.splitlines() if line[:1] == "|"]
+        if not found:
+            print(f"{name}: not measured, its process has failed", flush=True)
+            continue
+        rows[name] = found
+        print("\n".join(found), flush=True)
         PAGE.write_text(HEAD + "".join(f"{row}\n" for model in MODELS for row in rows.get(model, [])))
 
 

@@ -132,6 +132,27 @@ def test_a_sparse_adjacency_is_refused_and_right_uncaptured(layout):
         capture(of_sparse)(params, x, y)
 
 
+MADE_WITHIN = {
+    "coo": lambda i, p: torch.sparse_coo_tensor(i, p.new_tensor([0.5, 1, 2]), (3, 3)),
+    "csr": lambda i, p: torch.sparse_coo_tensor(i, p.new_tensor([0.5, 1, 2]), (3, 3)).to_sparse_csr(),
+    "of parameters": lambda i, p: torch.sparse_coo_tensor(i, p[:, 0].exp(), (3, 3)),
+    "of a dense one": lambda i, p: torch.ones(3, 3).to(p).tril().to_sparse(),
+}
+
+
+@pytest.mark.parametrize("name", MADE_WITHIN)
+@pytest.mark.filterwarnings("ignore:Sparse", "ignore:the second derivative of sparse_coo_tensor")
+def test_a_sparse_tensor_made_within_is_right_and_refused_captured(name):
+    def loss(p, i):
+        return (MADE_WITHIN[name](i, p) @ p.exp()).square().sum()
+
+    p, places = torch.linspace(-1, 1, 6).double().reshape(3, 2), torch.tensor([[0, 1, 2], [1, 0, 2]])
+    truth, hd = double_backward(loss, p, p, places)
+    assert_close(quadratic_along(loss)(p, p, places).curvature, truth.curvature, 1e-12, tree.norm(p) * hd)
+    with pytest.raises(CaptureError, match=r"sparse tensor at .* use the uncaptured loss, which runs"):
+        capture(loss)(p, places)
+
+
 def test_an_embedding_with_sparse_gradients_is_captured():
     net = nn.Embedding(4, 2, sparse=True).double()
     loss, params = functional_loss(net, squared_error)

@@ -98,7 +98,7 @@ def test_two_ranks_give_the_one_big_batch_on_both(name, ranks):
 
 def test_ranks_with_results_of_two_kinds_are_an_error_on_both(ranks):
     for found in ranks:
-        assert found["two kinds"].startswith("DistributedError: ranks have results of different verbs")
+        assert found["two kinds"].startswith("DistributedError: the results of the ranks are of different")
 
 
 def test_a_rank_that_has_weight_and_no_result_is_named_on_all(ranks):

@@ -68,7 +68,9 @@ def test_a_batch_may_be_a_mapping():
 @pytest.mark.parametrize("name", ["batch_norm_train", "dropout"])
 def test_an_example_without_a_loss_of_its_own_is_refused(name):
     case = MODULES[name]()
-    with pytest.raises(ValueError, match=r"no loss of its own through .* in train mode: call module\.eval\(\)"):
+    with pytest.raises(
+        ValueError, match=r"the loss of one example is not defined through .* in train mode: call module\.eval\(\)"
+    ):
         per_example_quadratics(case.loss)(case.params, case.direction, case.args)
 
 
@@ -77,7 +79,7 @@ def test_examples_that_are_weighted_or_depend_on_each_other_are_told_of():
     weights = torch.tensor([0.2, 3.0], dtype=torch.float64)
     case = line(mlp([3, 2]), nn.CrossEntropyLoss(weight=weights), torch.randn(9, 3), torch.arange(9) % 2)
     along = per_example_quadratics(case.loss)
-    with pytest.warns(BatchDependenceWarning, match=r"alpha_interval\(\.\.\., weight="):
+    with pytest.warns(BatchDependenceWarning, match=r"alpha_interval their weights, weight="):
         got = along(case.params, case.direction, case.args)
     found = alpha_interval(got, weight=weights[case.args[1]])
     truth = dense(case.loss, case.params, *case.args).quadratic_along(case.direction)

@@ -1,6 +1,7 @@
 """An observed model is copied, saved, scripted and compiled as one that is not; and no observer ends a training."""
 
 import copy
+import gc
 import io
 import pickle
 
@@ -13,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from alpha_func import Observer
 from alpha_func.errors import ImpureLossError, ObserverError
+from alpha_func.torch_private import GLOBAL_HOOKS
 from tests.observer.test_agreement import MSE, mlp, run
 
 
@@ -56,6 +58,47 @@ def test_an_observed_model_is_copied_as_one_that_is_not(how):
 
 
 @pytest.mark.filterwarnings("ignore:Using `torch.compile")  # of observers of other tests that are not collected yet
+def test_a_training_step_that_is_compiled_is_measured():
+    def run(compiled, observed):
+        torch.manual_seed(0)
+        net, criterion = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)).double(), nn.MSELoss()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        observer = Observer(net, criterion, optimizer) if observed else None
+        x, y, records = torch.randn(8, 4).double(), torch.randn(8, 2).double(), []
+
+        def step():
+            optimizer.zero_grad()
+            criterion(net(x), y).backward()
+            if observer is not None:
+                observer.batch(x, y)
+            optimizer.step()
+
+        step = torch.compile(step, backend="eager") if compiled else step
+        for _ in range(2):
+            step()
+            assert torch.is_grad_enabled()
+            records.append(observer and (observer.last.alpha_steps, observer.last.agrees))
+        return list(net.parameters()), records
+
+    (trained, records), (_, expected), (alone, _) = run(True, True), run(False, True), run(True, False)
+    assert records == expected
+    assert all(torch.equal(a, b) for a, b in zip(trained, alone, strict=True))
+
+
+def test_an_observer_may_be_collected_while_a_model_is_compiled():
+    net = nn.Linear(3, 2)
+    abandoned = [Observer(net, nn.MSELoss(), torch.optim.SGD(net.parameters(), lr=0.1))]
+
+    def backend(graph, inputs):
+        abandoned.clear()
+        gc.collect()
+        return graph.forward
+
+    x = torch.ones(4, 3)
+    assert torch.equal(torch.compile(net, backend=backend)(x), net(x))
+    assert not any(GLOBAL_HOOKS)
+
+
 def test_a_compiled_model_is_trained_under_an_observer():
     net = mlp(nn.BatchNorm1d(8))
     compiled = torch.compile(net, fullgraph=True, backend="eager")
@@ -144,6 +187,18 @@ def test_a_reentrant_checkpoint_is_measured_as_the_other_kind_is():
         return torch.tensor([(r.loss, r.slope, r.curvature, r.trained_slope, r.agrees) for r in run(net())])
 
     torch.testing.assert_close(numbers(Reentrant), numbers(Checkpointed))
+
+
+def test_a_gradient_set_to_zero_after_its_batch_is_said_to_be():
+    net, (x, y) = nn.Linear(2, 1), (torch.ones(3, 2), torch.ones(3, 1))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with Observer(net, MSE, optimizer) as observer:
+        MSE(net(x), y).backward()
+        observer.batch(x, y)
+        optimizer.zero_grad()
+        MSE(net(x), y).backward()
+        with pytest.raises(ObserverError, match=r"the gradient was set to zero after observer\.batch"):
+            optimizer.step()
 
 
 def test_what_the_user_can_mend_is_raised_at_the_first_step_alone(caplog):

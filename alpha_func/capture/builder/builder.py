@@ -6,7 +6,6 @@ Each node carries a fake tensor (shape, dtype, strides) in ``meta["val"]``.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from operator import getitem
 
 import torch
@@ -15,6 +14,7 @@ from torch.fx.node import map_aggregate
 
 from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.recorded import Recorded, Ref
+from alpha_func.capture.builder.results import hashable, result_of
 from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.time_limit import require_time
 from alpha_func.torch_private import (
@@ -22,8 +22,6 @@ from alpha_func.torch_private import (
     FakeTensorMode,
     LazyGraphModule,
     OpOverload,
-    fake_tensor,
-    pytree,
     writes_in_place,
 )
 
@@ -100,7 +98,7 @@ class Builder:
         key = (
             None
             if is_impure(target) or target in self._apart
-            else _hashable((target, args, tuple(sorted(kwargs.items()))))
+            else hashable((target, args, tuple(sorted(kwargs.items()))))
         )
         if key is not None and key in self._known:
             return self._known[key]
@@ -135,50 +133,7 @@ class Builder:
 
     def fake_result(self, target: Operator, args: Args, kwargs: Kwargs) -> Value:
         """Shape, dtype, strides and device of what a call returns."""
-        if target is getitem:
-            return args[0].meta["val"][args[1]]
-        key = target, _kinds(args), _kinds(tuple(sorted(kwargs.items()))), torch.get_default_dtype()
-        if key in _RESULTS:
-            return _RESULTS[key](self.mode)
-        vals, fake_kwargs = pytree.tree_map(lambda a: a.meta["val"] if isinstance(a, fx.Node) else a, (args, kwargs))
-        with self.mode:
-            found = target(*vals, **fake_kwargs)
-        again = _made_again(found, pytree.tree_leaves((vals, fake_kwargs)))
-        if again is not None:
-            if len(_RESULTS) == _AT_MOST:
-                _RESULTS.clear()
-            _RESULTS[key] = again
-        return found
-
-
-# What calls return whose result has memory of its own, by operator and kinds of operands; for all programs.
-_RESULTS: dict[object, Callable[[FakeTensorMode], object]] = {}
-_AT_MOST = 2**14
-
-
-def _made_again(found: Value, operands: list[Value]) -> Callable[[FakeTensorMode], object] | None:
-    """Makes such a result; None where it shares memory, which is that of its own operands each time."""
-    if isinstance(found, (tuple, list)):
-        made = [_made_again(part, operands) for part in found]
-        return None if None in made else lambda mode: tuple(part(mode) for part in made if part is not None)
-    if type(found) is not FakeTensor or found.is_conj() or found.is_neg() or found.layout is not torch.strided:
-        return None
-    memory = found.untyped_storage()._cdata
-    if any(isinstance(x, Tensor) and x.untyped_storage()._cdata == memory for x in operands):
-        return None
-    return partial(fake_tensor, found.shape, found.stride(), found.dtype, found.device)
-
-
-def _kinds(value: Value) -> Value:
-    """What of operands decides what a call returns, in a hashable form."""
-    if isinstance(value, fx.Node):
-        return _kinds(value.meta["val"])
-    if isinstance(value, Tensor):
-        of_memory = value.shape, value.stride(), value.storage_offset()
-        return *of_memory, value.dtype, value.device, value.is_conj(), value.is_neg(), type(value)
-    if isinstance(value, (tuple, list)):
-        return (type(value).__name__, *map(_kinds, value))
-    return _hashable(value)
+        return result_of(self.mode, target, args, kwargs)
 
 
 def plus(b: Builder, *terms: Value) -> Value:
@@ -246,12 +201,3 @@ def finished(builder: Builder, outputs: Value) -> fx.GraphModule:
     builder.graph.output(outputs)
     builder.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or is_impure(node.target))
     return LazyGraphModule(builder.constants, builder.graph)  # code is written where it runs
-
-
-def _hashable(value: Value) -> Value:
-    """A hashable form in which 1, 1.0 and True differ."""
-    if isinstance(value, (tuple, list)):
-        return ("tuple" if isinstance(value, tuple) else "list", *map(_hashable, value))
-    if isinstance(value, (bool, int, float, complex)):
-        return type(value), repr(value)
-    return value

@@ -86,7 +86,10 @@ def broadcast(b: Builder, x: Value, shape: Sequence[Value]) -> Value:
 
 def result_shape(*operands: object) -> tuple[int, ...]:
     """The shape of operands broadcast together."""
-    return tuple(torch.broadcast_shapes(*map(shape_of, operands)))  # type: ignore[no-untyped-call]
+    shapes = {shape_of(operand) for operand in operands} - {()}
+    if len(shapes) < 2:  # at a fraction of what torch takes for it
+        return next(iter(shapes), ())
+    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
 
 
 def result_dtype(x: Value, y: Value) -> torch.dtype:

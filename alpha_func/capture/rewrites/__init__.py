@@ -6,6 +6,7 @@ multiplies even inf to zero. Importing a module of this package fills the tables
 """
 
 from alpha_func.capture.rewrites import (
+    angles,
     arithmetic,
     channels_last,
     filled,
@@ -27,6 +28,7 @@ __all__ = [
     "FUSED",
     "IN_PRIMITIVES",
     "LAWS",
+    "angles",
     "arithmetic",
     "channels_last",
     "filled",

@@ -7,7 +7,7 @@ from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder, Law, is_impure
 from alpha_func.capture.builder.operands import Number, dtype_of, filled, is_filled, result_shape, shape_of
 from alpha_func.capture.builder.values import Operator, Value
-from alpha_func.capture.rewrites.table import LAWS
+from alpha_func.capture.rewrites.table import DIFFERENTIABLE, LAWS
 from alpha_func.torch_private import OpOverload, pytree, writes_in_place
 
 aten = torch.ops.aten
@@ -22,6 +22,8 @@ def constants_are_folded(target: Operator) -> Law | None:
         return None
 
     def elementwise_of_fills_is_a_fill(b: Builder, args: Args, kwargs: Kwargs) -> Value:
+        if args and isinstance(args[0], fx.Node) and not is_filled(args[0]):  # most calls
+            return None
         nodes = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, fx.Node)]
         if not nodes or not all(map(is_filled, nodes)):
             return None
@@ -112,3 +114,23 @@ for _target in (
     aten.reshape.default,
 ):
     LAWS.law(_target)(_of_a_fill(_target))
+
+
+_OF_ONE_NUMBER: dict[Operator, object] = {
+    **dict.fromkeys((aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default), 0),
+    **dict.fromkeys((aten.ones.default, aten.ones_like.default, aten.new_ones.default), 1),
+    **dict.fromkeys((aten.full.default, aten.full_like.default, aten.scalar_tensor.default), None),
+}
+
+
+@DIFFERENTIABLE.law(aten.pow.Tensor_Tensor)
+def powers_by_one_number_are_by_a_number(b: Builder, args: Args, kwargs: Kwargs) -> Value:
+    """x^full(n) = xⁿ: PyTorch's forward mode takes the derivative by an exponent that does not move, and log x, which
+    is nan where x is negative, times 0."""
+    x, n = args
+    if not isinstance(n, fx.Node) or n.target not in _OF_ONE_NUMBER:
+        return None
+    number = _OF_ONE_NUMBER[n.target]
+    number = n.args[-1] if number is None else number
+    as_x = result_shape(x, n) == shape_of(x) and torch.result_type(x.meta["val"], n.meta["val"]) == dtype_of(x)
+    return b.call(aten.pow.Tensor_Scalar, x, number) if as_x and isinstance(number, Number) else None

@@ -7,8 +7,8 @@ from operator import getitem
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_aggregate
 
-from alpha_func import tree
 from alpha_func.capture.builder.builder import Builder, fake_mode, finished, is_impure, replay
 from alpha_func.capture.builder.operands import is_inexact
 from alpha_func.capture.builder.values import Value
@@ -50,7 +50,7 @@ def program_in_double(program: fx.GraphModule) -> fx.GraphModule:
             env[node] = widened(node, graph.node_copy(node, env.__getitem__))
         else:
             env[node] = new = graph.node_copy(node, env.__getitem__)
-            new.args, new.kwargs = tree.map(_wide, new.args), tree.map(_wide, new.kwargs)
+            new.args, new.kwargs = map_aggregate((new.args, new.kwargs), _wide)
     return fx.GraphModule(constants, graph)
 
 

@@ -78,9 +78,7 @@ def permutations_compose(b: Builder, args: Args, kwargs: Kwargs) -> Value:
 def _reshape_of(target: Operator) -> Law:
     def squeezes_are_reshapes(b: Builder, args: Args, kwargs: Kwargs) -> Value:
         """squeeze(x) = reshape(x), unsqueeze(x) = reshape(x)."""
-        with b.mode:
-            shape = target(args[0].meta["val"], *args[1:]).shape
-        return b.call(aten.reshape.default, args[0], list(shape))
+        return b.call(aten.reshape.default, args[0], list(b.fake_result(target, args, kwargs).shape))
 
     return squeezes_are_reshapes
 

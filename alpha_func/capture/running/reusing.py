@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from alpha_func import tree
-from alpha_func.capture.builder.values import Operator
+from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.torch_private import LazyGraphModule, allocates, memory_id, out_argument
 
 aten = torch.ops.aten
@@ -91,8 +91,11 @@ def _allocates(node: fx.Node) -> bool:
 
 
 def _storages(nodes: list[fx.Node]) -> set[int]:
-    tensors = (leaf for node in nodes for leaf in tree.leaves(node.meta.get("val")) if isinstance(leaf, Tensor))
-    return set(map(memory_id, tensors))
+    return {memory_id(leaf) for node in nodes for leaf in _parts(node.meta.get("val")) if isinstance(leaf, Tensor)}
+
+
+def _parts(val: Value) -> list[Value]:
+    return [val] if isinstance(val, Tensor) else tree.leaves(val)
 
 
 def _is_own(base: fx.Node) -> bool:

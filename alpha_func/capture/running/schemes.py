@@ -29,6 +29,7 @@ from alpha_func.capture.sweeps.adjoint import TwoPrograms, adjoint_program, adjo
 from alpha_func.capture.sweeps.gauss_newton import gauss_newton_program
 from alpha_func.capture.sweeps.span import span_program
 from alpha_func.capture.sweeps.taylor import higher_program, taylor_program
+from alpha_func.capture.tracing.collector import at_rest
 from alpha_func.capture.tracing.outside import outside
 from alpha_func.losses.draws import ALONE, seeded_rng
 
@@ -43,7 +44,7 @@ class _MadeOnce(cached_property[T]):
     """
 
     def __get__(self, instance: Any, owner: type | None = None) -> T:  # type: ignore[override]
-        with ALONE, outside():
+        with ALONE, outside(), at_rest():
             return super().__get__(instance, owner)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from alpha_func import shards, torch_private, tree
 from alpha_func.calls import Args, Kwargs
+from alpha_func.capture.program import Program
 from alpha_func.capture.running.points import Point
 from alpha_func.capture.sharded import proof
 from alpha_func.capture.sharded.agreement import Agreement, Found
@@ -110,6 +111,10 @@ class Sharded(Engine):
             if unknown:
                 self._require_value(agree, ready, args, kwargs)
             return together(lambda: ready.made.value(*ready.inputs))
+
+    def program(self, params: Tree, args: Args, kwargs: Kwargs) -> Program:
+        """That of the whole shapes, before anything is gathered."""
+        return self._lookup(params, args, kwargs)[0]
 
     def product(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Tree:
         """Refused."""

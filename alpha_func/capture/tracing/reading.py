@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from alpha_func import torch_private, tree
 from alpha_func.calls import Function, Kwargs
@@ -64,7 +64,7 @@ def _masks_are_counted(get_fake_value: Function) -> Function:
     """The shape that entries taken by a mask have in this call."""
     from torch._dynamo.utils import run_node
 
-    def found(node: Any, tx: Any, *args: object, **kwargs: object) -> Any:
+    def found(node: fx.Node, tx: Any, *args: object, **kwargs: object) -> Any:
         masks = reads.masks_of(node) if "example_value" not in node.meta else []
         counts = [read_of(mask, torch.count_nonzero) for mask in masks]
         counted = [read for read in counts if read is not None]
@@ -86,7 +86,7 @@ def _masks_are_counted(get_fake_value: Function) -> Function:
 def _places_need_no_reading(get_fake_value: Function) -> Function:
     """Record ``x[i]``, i a whole number in a tensor, as a look-up: one program for all i."""
 
-    def found(node: Any, *args: object, **kwargs: object) -> Any:
+    def found(node: fx.Node, *args: object, **kwargs: object) -> Any:
         if node.target is operator.getitem and "example_value" not in node.meta and reads.is_place(node):
             node.target = reads.at
         return get_fake_value(node, *args, **kwargs)
@@ -101,7 +101,7 @@ def _numbers_may_be_tensors(get_fake_value: Function) -> Function:
     of_tensor = torch.ops.aten._local_scalar_dense.default
     as_symbol = op_implementations_dict[of_tensor]
 
-    def found(node: Any, *args: object, **kwargs: object) -> Any:
+    def found(node: fx.Node, *args: object, **kwargs: object) -> Any:
         numbers: dict[Any, reads.Read] = {}
 
         def number(mode: Any, operator: Any, tensor: Tensor) -> Any:
@@ -152,7 +152,7 @@ def _truth(value: Tensor) -> Tensor:
     return value != 0
 
 
-def _with_places(node: Any, count: int | None) -> Tensor:
+def _with_places(node: fx.Node, count: int | None) -> Tensor:
     """A tensor like the value of a node, with so many places that are not zero."""
     value = node.meta["example_value"]
     zero = torch.zeros((), dtype=value.dtype, device=value.device).expand(value.shape)

@@ -86,7 +86,7 @@ class Recording:
             return self._read(names, self._globals)
         return None
 
-    def reads_the_same(self, names: dict[str, object], globals_: dict[str, Any]) -> bool:
+    def reads_the_same(self, names: dict[str, object], globals_: dict[str, object]) -> bool:
         """Whether the values that the loss reads on its way, by which its graph was written, are what they were."""
         for read, at in self._reads:
             value = read(*at(names, globals_))

@@ -61,6 +61,8 @@ def not_recorded(error: Exception) -> str:
     line = innermost(getattr(error, "real_stack", None) or ())
     if "leaf Variable that requires grad" in text:
         return f"the loss changes an argument in place{line}: it is not a pure function; change a clone"
+    if re.search("sparse", what + (why[1] if why else ""), re.IGNORECASE):
+        return f"the loss computes with a sparse tensor{line}, which a program does not hold: make it dense, or {EAGER}"
     return f"the loss cannot be traced{line}: {what}{f' ({why[1]})' if why else ''}; {EAGER}"
 
 

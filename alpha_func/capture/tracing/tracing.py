@@ -16,10 +16,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from alpha_func import torch_private, tree
 from alpha_func.calls import Args, Kwargs
+from alpha_func.capture.builder.results import result_of
 from alpha_func.capture.rewrites import DIFFERENTIABLE, rewrite
 from alpha_func.capture.rewrites.renamed import RENAMED
 from alpha_func.capture.sweeps.inner_gradients import gradient, write_a_gradient
 from alpha_func.capture.time_limit import require_time
+from alpha_func.capture.tracing.collector import at_rest
 from alpha_func.capture.tracing.lowering import decompositions
 from alpha_func.capture.tracing.reads import BY_COUNT, COUNT
 from alpha_func.capture.tracing.recording import the_loss
@@ -34,6 +36,10 @@ from alpha_func.torch_private import (
     OpOverload,
     TorchDispatchMode,
     UnsupportedOperatorException,
+    allocates,
+    given_to,
+    is_composite,
+    returning,
     writes_in_place,
 )
 
@@ -74,7 +80,7 @@ def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx
         return value
 
     depth, level = torch_private.transform_depth(), torch_private.forward_level()
-    with _outside():
+    with _outside(), at_rest():
         with FakeTensorMode():
             inputs = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in like]
         try:
@@ -83,6 +89,7 @@ def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx
                 traced = _functional(_in_operators(function, inputs), inputs)
             else:
                 traced = _functional(function, inputs)
+            _write_nowhere(traced.graph)
             if any(_changes_something(node) for node in traced.graph.nodes):
                 # Composites that functionalize does not see into, RNNs for one, write in place within themselves.
                 traced = _functional(traced, inputs)
@@ -231,6 +238,21 @@ def _cleaned(traced: fx.GraphModule) -> fx.GraphModule:
     graph.eliminate_dead_code()
     graph.lint()
     return traced
+
+
+def _write_nowhere(graph: fx.Graph) -> None:
+    """What writes to a new tensor that nothing else reads gives it instead (attention dropout): a trace is spared."""
+    for node in graph.nodes:
+        if node.op != "call_function" or not _changes_something(node):
+            continue
+        own, pure, val = node.args[0], returning(node.target), node.meta["val"]
+        if pure is None or is_composite(pure) or pure in decompositions():
+            continue
+        if len(own.users) == 1 and allocates(own.target):
+            args = given_to(pure, node.target, node.args)
+            given = result_of(val.fake_mode, pure, args, node.kwargs)
+            if (given.shape, given.stride(), given.dtype) == (val.shape, val.stride(), val.dtype):
+                node.target, node.args, node.meta["val"] = pure, args, given
 
 
 def _fill_a_tensor_of_its_own(draw: fx.Node) -> None:

@@ -54,6 +54,29 @@ def sinc(x: Tensor) -> Tensor:
     return torch.where(near, series, away.sin() / away)
 
 
+def vector_norm(
+    x: Tensor,
+    order: float = 2,
+    dims: list[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """(Σ|x|ᵖ)^(1/p) for a p that has no formula of its own, 0 where all are: PyTorch's second derivative is nan there,
+    and where an entry is 0."""
+    if dtype is not None or not 1 < order < math.inf or order == 2 or x.dtype in (torch.float16, torch.bfloat16):
+        return NotImplemented
+    dims = list(range(x.ndim)) if dims is None or not len(dims) else dims
+    total = aten.sum.dim_IntList(x.abs() ** order, dims, keepdim)
+    nothing = total == 0
+    return torch.where(nothing, 0, torch.where(nothing, 1, total) ** (1 / order))
+
+
+def dist(x: Tensor, y: Tensor, order: float = 2) -> Tensor:
+    """The norm of x − y."""
+    return aten.linalg_vector_norm.default(x - y, order)
+
+
 def cumprod(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """Products of what comes before, doubled in length: nothing is divided by an entry, which may be 0."""
     x = x if dtype is None else x.to(dtype)
@@ -153,10 +176,12 @@ BY_OPERATOR: dict[Function, Function] = {
     aten.copysign.Scalar: copysign,
     aten.copysign.Tensor: copysign,
     aten.cumprod.default: cumprod,
+    aten.dist.default: dist,
     aten.fmax.default: fmax,
     aten.fmin.default: fmin,
     aten.hardsigmoid.default: hardsigmoid,
     aten.huber_loss.default: huber_loss,
+    aten.linalg_vector_norm.default: vector_norm,
     aten.prod.default: prod,
     aten.prod.dim_int: prod_along,
     aten.scatter_reduce.two: scatter_reduce,

@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
 from torch.func import grad, vmap
 
-from alpha_func import Quadratic, capture, functional_loss, grad_and_quadratic, hvp, quadratic_along
+from alpha_func import Quadratic, capture, check_quadratic, functional_loss, grad_and_quadratic, hvp, quadratic_along
 from alpha_func.data_sets import all_reduce
 from tests.helpers.placements import mesh_of, net, placed, random_direction, sharded
 
@@ -44,10 +44,20 @@ def test_whole_parameters_do_not_go_into_a_sharded_module(case):
 
 def test_a_loss_that_cannot_be_captured_has_a_remedy_that_runs(case):
     loss, params, d, batch = case
-    loss, _ = functional_loss(loss.model.module, loss_of=lambda model, x, y: model(x).sum() * (1 if x.sum() > 0 else 2))
+    loss, _ = functional_loss(
+        loss.model.module, loss_of=lambda model, x, y: (torch._dynamo.graph_break(), model(x).sum())[1]
+    )
     with pytest.raises(RuntimeError, match=r"cannot be traced.* of sharded parameters only a captured loss") as raised:
         quadratic_along(capture(loss))(params, d, *batch)
     assert "uncaptured" not in str(raised.value)
+
+
+def test_a_check_in_one_process_is_refused_and_the_program_can_be_read(case):
+    loss, params, d, batch = case
+    for given in (loss, capture(loss)):
+        with pytest.raises(RuntimeError, match=r"the parameters are sharded .*capture\(loss, strict=True\) compares"):
+            check_quadratic(given, params, d, *batch)
+    assert "tanh" in str(capture(loss).program(params, *batch))
 
 
 def test_a_frozen_shard_is_named_as_the_modules():
