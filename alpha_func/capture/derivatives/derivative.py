@@ -49,7 +49,9 @@ def _of_torch(b: Builder, call: Call, t: Tangents, transform: Function) -> Value
     """PyTorch's own derivative, 0 where no operand of an elementwise operator moves: its formula may say 0·∞ there."""
     found = traced(b, call, t, transform)
     moving = [leaf for leaf in _leaves(t) if leaf is not None]
-    if torch.Tag.pointwise not in call.target.tags or not all(isinstance(x, fx.Node) for x in [found, *moving]):
+    if torch.Tag.pointwise not in call.target.tags or is_filled(found):  # a zero stays one
+        return found
+    if not all(isinstance(x, fx.Node) for x in [found, *moving]):
         return found
     if is_filled(found):  # the zero of what is piecewise linear stays one, and nothing is computed with it
         return found
