@@ -33,12 +33,17 @@ def nothing_changes():
 
 @pytest.fixture(autouse=True)
 def no_hooks_are_left():
-    """Observers that a test has not closed are disarmed after it; another global hook fails the test that left it."""
+    """Observers that are not closed are disarmed (a doctest's, before); another hook fails the test that left it."""
+    _disarm()
     yield
+    _disarm()
+    assert not any(GLOBAL_HOOKS), f"global hooks of nn.Module are left: {[*map(dict, GLOBAL_HOOKS)]}"
+
+
+def _disarm():
     for watch in [*forwards._ARMED]:
         watch.disarm()
     torch.nn.Identity()(None)  # the hook of an observer that was collected goes at the next call
-    assert not any(GLOBAL_HOOKS), f"global hooks of nn.Module are left: {[*map(dict, GLOBAL_HOOKS)]}"
 
 
 def pytest_collection_finish():
