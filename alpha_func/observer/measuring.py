@@ -36,7 +36,7 @@ from alpha_func.transforms.verbs import quadratic_along
 
 logger = logging.getLogger("alpha_func")
 KEPT_LOSSES = 8  # one for each set of parameters that was trained
-TRIED_CAPTURES = 12  # before a loss that is captured anew at most measurements is given up as a program
+TRIED_CAPTURES = 8  # before a loss that is captured anew at most measurements is given up as a program
 PATIENCE = 5.0  # seconds until a first measurement says what it is doing
 BY_DOUBLE_BACKWARD = "reverse_over_reverse"
 _EXACT = (torch.float32, torch.float64)
