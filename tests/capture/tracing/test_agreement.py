@@ -25,7 +25,7 @@ def twice_unless_traced(x):
 
 
 def test_a_loss_that_differs_from_its_program_is_refused_with_both_values():
-    with pytest.raises(CaptureError, match=r"program's value is 13\.6363636, .*own 27\.2727273, .*call to call"):
+    with pytest.raises(CaptureError, match=r"program's value is 13\.6363636, .*own is 27\.2727273, .*call to call"):
         capture(twice_unless_traced)(X)
 
 
