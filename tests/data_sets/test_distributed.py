@@ -90,7 +90,7 @@ CAUSES = {
     "interrupted": "DistributedError: rank 2 was interrupted",
     "failed": "DistributedError: rank 2 failed: its own error says why",
     "fewer": "DistributedError: rank 2 has only 1 batches, and each of ranks 0 and 1 has more",
-    "observer: fewer batches": f"{UNMEASURED} DistributedError: rank 2 is not at a batch",
+    "observer: fewer batches": f"{UNMEASURED} DistributedError: one rank handed over 1 batches for the step",
     "observer: no batch": f"{UNMEASURED} DistributedError: rank 2 failed: its own error says why",
     "observer: failed before": f"{UNMEASURED} DistributedError: rank 2 failed: its own error says why",
     "observer: own steps": f"{UNMEASURED} DistributedError: each of ranks 1 and 2 has",
@@ -100,7 +100,6 @@ CAUSES = {
 OWN = {
     "elsewhere": "DistributedError: each of ranks 0 and 1 is not at all_reduce",
     "interrupted": "KeyboardInterrupt",
-    "observer: fewer batches": f"{UNMEASURED} DistributedError: each of ranks 0",
     "observer: no batch": "ObserverError: the step has no batch to be measured on",
     "observer: failed before": f"{UNMEASURED} OSError: no copy",
     "failed: data": "OSError: the disk is gone",

@@ -20,6 +20,7 @@ def in_float64() -> Iterator[None]:
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     changed: list[tuple[FunctionType, CodeType]] = []
+    gc.unfreeze()  # what is frozen is not among the objects
     for function in [f for f in gc.get_objects() if type(f) is FunctionType]:  # isinstance would ask dead proxies
         if (function.__module__ or "").startswith("transformers."):
             code = _widened(function.__code__)

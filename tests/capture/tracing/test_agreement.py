@@ -141,7 +141,7 @@ def test_a_nan_in_one_alone_is_refused():
     def loss(x):
         return x.sum() * (1.0 if torch.compiler.is_compiling() else float("nan"))
 
-    with pytest.raises(CaptureError, match="own nan"):
+    with pytest.raises(CaptureError, match="own is nan"):
         capture(loss)(X)
 
 
