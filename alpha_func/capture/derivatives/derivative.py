@@ -9,7 +9,6 @@ PyTorch's own: the jvp, the jvp of the jvp and the vjp of this one operator, tra
 """
 
 from collections.abc import Sequence
-from functools import partial, reduce
 
 import torch
 from torch import Tensor, func, fx
@@ -17,7 +16,7 @@ from torch import Tensor, func, fx
 from alpha_func.calls import Args, Function, Kwargs
 from alpha_func.capture.builder.active import is_constant
 from alpha_func.capture.builder.builder import Builder
-from alpha_func.capture.builder.operands import broadcast, converted, filled, filled_like, is_filled
+from alpha_func.capture.builder.operands import broadcast, converted, filled
 from alpha_func.capture.builder.recorded import Recorded, recorded
 from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.derivatives.rule import Call, Derivative, Tangents, rule_of
@@ -42,21 +41,7 @@ def _derivative(b: Builder, call: Call, t: Tangents, of_rule: Derivative | None,
     if is_constant(call.target) or all(leaf is None for leaf in _leaves(t)):
         return per_output(call, None)
     found = NotImplemented if of_rule is None else of_rule(b, call, t)
-    return _as_value(b, call, _of_torch(b, call, t, of_torch) if found is NotImplemented else found)
-
-
-def _of_torch(b: Builder, call: Call, t: Tangents, transform: Function) -> Value:
-    """PyTorch's own derivative, 0 where no operand of an elementwise operator moves: its formula may say 0·∞ there."""
-    found = traced(b, call, t, transform)
-    moving = [leaf for leaf in _leaves(t) if leaf is not None]
-    if torch.Tag.pointwise not in call.target.tags or is_filled(found):  # a zero stays one
-        return found
-    if not all(isinstance(x, fx.Node) for x in [found, *moving]):
-        return found
-    if is_filled(found):  # the zero of what is piecewise linear stays one, and nothing is computed with it
-        return found
-    still = reduce(partial(b.call, aten.logical_and.default), (b.call(aten.eq.Scalar, x, 0) for x in moving))
-    return b.call(aten.where.self, still, filled_like(b, found, 0, ()), found)
+    return _as_value(b, call, traced(b, call, t, of_torch) if found is NotImplemented else found)
 
 
 def pullback(b: Builder, call: Call, active: Tangents, λ: Value) -> list[Value]:
