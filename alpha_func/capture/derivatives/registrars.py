@@ -151,8 +151,11 @@ def elementwise(
 
 
 def zero_where_still(b: Builder, t: Value, found: Value) -> Value:
-    """A number that does not move leaves f where it is: 0, where 0·∞ would be nan (√ of what a clamp holds at 0)."""
-    still = b.call(aten.eq.Scalar, t, 0)
+    """A number that does not move leaves f where it is: 0, where 0·∞ would be nan (√ of what a clamp holds at 0).
+
+    Elsewhere it stays the product, which has a derivative by the tangent.
+    """
+    still = b.call(aten.logical_and.default, b.call(aten.eq.Scalar, t, 0), b.call(aten.ne.Tensor, found, found))
     return b.call(aten.where.self, still, filled_like(b, found, 0, ()), found)
 
 

@@ -1,5 +1,7 @@
 """Where a formula says 0·∞ or 0/0 and PyTorch's double backward gives a number, a captured loss gives it too."""
 
+import math
+
 import pytest
 import torch
 
@@ -74,13 +76,9 @@ def test_the_angle_of_the_origin_keeps_the_signs_of_its_zeros(y, x):
     assert capture(lambda y: torch.atan2(y, x).sum())(y) == torch.atan2(y, x)
 
 
-def test_what_does_not_move_has_a_derivative_by_its_tangent():
-    """Where the tangent is 0, entr(p² + 2) moves no more than its curvature says: the gradient of its slope."""
-
-    def loss(p):
-        return torch.special.entr(p.square() + 2).sum()
-
+@pytest.mark.parametrize(("f", "slope"), [(torch.special.entr, -1 - math.log(2)), (torch.sqrt, 1 / math.sqrt(8))])
+def test_what_does_not_move_has_a_derivative_by_its_tangent(f, slope):
+    """The gradient of a slope where a tangent is 0, through f(p² + 2)."""
     p, d = torch.zeros(2, dtype=torch.float64), torch.tensor([0.5, -0.4], dtype=torch.float64)
-    bend = -(1 + torch.tensor(2.0, dtype=torch.float64).log())  # entr′(2)
-    got = torch.func.grad(lambda p: quadratic_along(capture(loss))(p, d).slope)(p)
-    torch.testing.assert_close(got, 2 * bend * d)
+    quadratic = quadratic_along(capture(lambda p: f(p.square() + 2).sum()))
+    torch.testing.assert_close(torch.func.grad(lambda p: quadratic(p, d).slope)(p), 2 * slope * d)
