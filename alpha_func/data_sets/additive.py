@@ -30,8 +30,8 @@ def measure(loss: Callable[..., Tensor], verb: Verb | None, strategy: StrategyLi
     >>> from alpha_func import optimal_alpha
     >>> measure(torch.sum, optimal_alpha, None)
     Traceback (most recent call last):
-    TypeError: verb optimal_alpha gives a Tensor, which is not linear in the loss: no mean over examples. Take \
-quadratic_along, taylor_along, quadratic_in_span or quadratic_by_group, and of their sum what follows from it: .alpha, \
+    TypeError: verb optimal_alpha gives a Tensor, which is not linear in the loss and cannot be averaged: use \
+quadratic_along, taylor_along, quadratic_in_span or quadratic_by_group, and compute the rest from their sum: .alpha, \
 .minimizer(), .directional_sharpness
     """
     verb = quadratic_along if verb is None else require_callable("verb", verb, "(loss)")
@@ -58,7 +58,7 @@ def name_of(verb: Verb | None) -> str:
     "quadratic_along(curvature='fisher')"
     """
     if isinstance(verb, partial):
-        fixed = [*map(_said, verb.args), *(f"{name}={_said(value)}" for name, value in verb.keywords.items())]
+        fixed = [*map(_as_text, verb.args), *(f"{name}={_as_text(value)}" for name, value in verb.keywords.items())]
         return f"{name_of(verb.func)}({', '.join(fixed)})"
     return getattr(verb or quadratic_along, "__name__", type(verb).__name__)
 
@@ -126,7 +126,7 @@ def _require_linear(verb: Verb, kind: type) -> None:
         )
 
 
-def _said(value: object) -> str:
+def _as_text(value: object) -> str:
     return name_of(value) if callable(value) else repr(value)
 
 

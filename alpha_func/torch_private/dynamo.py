@@ -72,9 +72,8 @@ def recorded_by(
         guarded([entry.value for entry in entries if entry.has_value])
         return [not entry.orig_guard.name.startswith(constants) for entry in entries]
 
-    forgotten = weakref.finalize(
-        function, _forget, function.__code__
-    )  # the code itself may stay in one of Dynamo's tables
+    # The code itself may stay in one of Dynamo's tables.
+    forgotten = weakref.finalize(function, _forget, function.__code__)
     forgotten.atexit = False
     context = optimize_assert(backend, hooks=Hooks(guard_filter_fn=every_guard))
     context.callback = _Strictly(context.callback, changes, limit)
@@ -136,13 +135,11 @@ class _Strictly:
         self._torchdynamo_orig_backend = callback._torchdynamo_orig_backend
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
-        from torch._dynamo import config, guards
+        from torch._dynamo import config
 
         known = {name: value for name, value in STRICT.items() if hasattr(config, name)}
         with ExitStack() as stack:
             stack.enter_context(config.patch(**known, recompile_limit=self._limit, ignore_logging_functions=_talk()))
-            if hasattr(guards, "profile_guard_manager"):  # flushes the caches of the processor, for a log
-                stack.enter_context(patch.object(guards, "profile_guard_manager", lambda *_: 0.0))
             for owner, name, ours in self._changes:
                 stack.enter_context(patch.object(owner, name, ours(getattr(owner, name))))
             stack.enter_context(warnings.catch_warnings())

@@ -196,7 +196,7 @@ class GuardedCall:
 
     def wrong_thrice(self) -> tuple[str, ...]:
         """The operators whose third derivative is wrong; warns of those that nobody knows, now that they have run."""
-        for unknown in sorted(self._names.difference(table("derivative"), _BOOKKEEPING)):
+        for unknown in sorted(unverified(self._names)):
             if self._guard is not None and self._guard.name is not None and not unknown.endswith(ONCE):
                 doubt(self._guard.name, unknown)
         return tuple(operator_of(name) for name in sorted(self._names & _WRONG_THIRD))
@@ -219,22 +219,21 @@ def formulas(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwar
     return names, plainly
 
 
-def has_unverified(value: Tensor) -> bool:
-    """Whether a value has been made by an operator that the table does not know, an autograd.Function for one."""
-    return not nodes_of(value) <= table("derivative").keys() | _BOOKKEEPING
+def unverified(names: set[str]) -> set[str]:
+    """Those of the formulas that the table does not know, an autograd.Function's for one."""
+    return names.difference(table("derivative"), _BOOKKEEPING)
 
 
-def twice_exact(value: Tensor) -> bool:
-    """Whether double backward is known to be right through every operator that a value has been made by."""
+def twice_exact(names: set[str]) -> bool:
+    """Whether double backward is known to be right through every one of the formulas."""
     known = table("derivative")
-    names = nodes_of(value) - _BOOKKEEPING
-    return all(known.get(name, {}).get("reverse_over_reverse") == "exact" for name in names)
+    return all(known.get(name, {}).get("reverse_over_reverse") == "exact" for name in names - _BOOKKEEPING)
 
 
-def known_wrong(value: Tensor) -> bool:
+def known_wrong(names: set[str]) -> bool:
     """Whether double backward is known to be wrong through one of them."""
     known = table("derivative")
-    return any(known.get(name, {}).get("reverse_over_reverse") in _WRONG for name in nodes_of(value))
+    return any(known.get(name, {}).get("reverse_over_reverse") in _WRONG for name in names)
 
 
 def sealed(number: Tensor, wrong_thrice: tuple[str, ...]) -> Tensor:

@@ -26,11 +26,12 @@ from alpha_func.capture.tracing.roundings import seeded
 from alpha_func.losses.in_double import doubled, loss_in_double
 from alpha_func.losses.looking import hides
 from alpha_func.transforms.engine import Uncaptured
-from alpha_func.transforms.guard import has_unverified, known_wrong, twice_exact
+from alpha_func.transforms.guard import known_wrong, twice_exact, unverified
 from alpha_func.transforms.tower import derivatives_along
 from alpha_func.transforms.validation import scalar_loss
 from alpha_func.tree import Tree
 from alpha_func.verified.differences import Differences, differences
+from alpha_func.verified.formulas import nodes_of
 
 Numbers = dict[str, Tensor]  # value, slope, curvature, and the gradient of each parameter by its name
 
@@ -162,9 +163,10 @@ class Witness:
         with torch.enable_grad(), _no_checkpoints():
             leaves = [leaf.clone().requires_grad_() for leaf in at.inputs[: self.count]]
             value = self._value(leaves, at.inputs[self.count :])
-            if has_unverified(value) and hides(lambda x: self._value(x, at.inputs[self.count :]), leaves):
+            names = nodes_of(value)
+            if unverified(names) and hides(lambda x: self._value(x, at.inputs[self.count :]), leaves):
                 raise NoEvidence("an autograd.Function reads a tensor that is not one of its arguments", lasting=True)
-            self.is_known_wrong = known_wrong(value)
+            self.is_known_wrong = known_wrong(names)
             grads = _gradient(value, leaves)
         slope = tree.vdot(at.direction or [-g for g in grads], grads)
         return {"value": value.detach(), "slope": slope, **self._named(GRADIENT, grads)}
@@ -192,7 +194,7 @@ class Witness:
         with torch.enable_grad(), _no_checkpoints():
             leaves = [leaf.clone().requires_grad_() for leaf in at.inputs[: self.count]]
             value = function(leaves, at.inputs[self.count :])
-            if known and (self._draws_otherwise or not twice_exact(value)):
+            if known and (self._draws_otherwise or not twice_exact(nodes_of(value))):
                 raise NoEvidence("double backward of the loss is not known to be right", lasting=True)
             grads = _gradient(value, leaves, create_graph=True)
             fixed = [g.detach() for g in grads]

@@ -165,10 +165,8 @@ class Case:
             spreads = Roundings(lambda p: self._numbers(p, point), written), Shaken(route, witness, point, expected)
             if route is not self._second_order and witness is self._witness:
                 expected = self._with_first_order(expected, away)
-            against, found = (
-                expected,
-                first_doubt(got, expected, tolerance, spreads, floors(expected, point, witness.count)),
-            )
+            against = expected
+            found = first_doubt(got, expected, tolerance, spreads, floors(expected, point, witness.count))
             if found is None:
                 # A tie explains that the loss's own derivatives are others, and nothing does away from one.
                 if own is None or witness is not self._witness or not (away and votes):
