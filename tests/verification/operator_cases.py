@@ -23,6 +23,7 @@ OURS = (
     "bias_alone.",
     "wrong_once.",
     "full.",
+    "istft",
     "lstm",
     "gru",
     "rnn_tanh",
@@ -169,6 +170,7 @@ def cases() -> dict[str, tuple[Any, Any]]:
         listed[f"with_numbers.{name}"] = (function, _matrix_samples)
     # op_db gives it a triangle; what it leaves unread is there in use.
     listed["full.triangular_solve"] = (torch.triangular_solve, _square_samples)
+    listed["istft"] = (lambda re, im, *args: torch.istft(torch.complex(re, im), *args), _spectrum_samples)
     for name, function in BIASED.items():
         listed[f"bias_alone.{name}"] = (function, _bias_samples)
     for name, function in WRONG_ONCE.items():
@@ -255,6 +257,16 @@ def _weight_norm_samples() -> Iterator[SampleInput]:
         kept = [n if i == dim else 1 for i, n in enumerate(shape)]
         g = _leaf(*kept).abs().add(0.5)
         yield SampleInput(_leaf(*shape).requires_grad_(), args=(g.requires_grad_(), dim))
+
+
+def _spectrum_samples() -> Iterator[SampleInput]:
+    window = torch.hann_window(8, dtype=torch.float64)
+    for shape, *args in (
+        ((5, 4), 8),
+        ((2, 5, 6), 8, 2, 8, window),
+        ((2, 8, 5), 8, 3, 8, window, True, True, False, 20),
+    ):
+        yield SampleInput(_leaf(*shape).requires_grad_(), args=(_leaf(*shape).cos().requires_grad_(), *args))
 
 
 def _embedding_samples() -> Iterator[SampleInput]:
