@@ -107,6 +107,8 @@ def usable(samples: Iterator[SampleInput]) -> list[SampleInput]:
     for sample in samples:
         tensors = [leaf for leaf in tree.leaves((sample.input, sample.args, sample.kwargs)) if isinstance(leaf, Tensor)]
         moved = sum(t.numel() for t in tensors if t.requires_grad and t.is_floating_point())
+        if any(t.layout != torch.strided for t in tensors):
+            continue
         finite = all(bool(t.isfinite().all()) for t in tensors if t.requires_grad)
         if moved and finite and sum(t.numel() for t in tensors) <= LARGEST:
             found.append(sample)
@@ -225,7 +227,10 @@ BIASED = {
 }
 
 # What PyTorch's gradient already is wrong through.
-WRONG_ONCE = {"polar": lambda x: torch.polar(-x * x - 0.5, x)}
+WRONG_ONCE = {
+    "ldexp": lambda x: torch.ldexp(x, torch.arange(-3, 3)),
+    "polar": lambda x: torch.polar(-x * x - 0.5, x),
+}
 
 
 def _gradient(function: Any, x: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ import alpha_func as af
 from alpha_func import functional_loss, tree
 from alpha_func.capture import CapturedLoss
 from alpha_func.capture.derivatives.rule import RULES
-from alpha_func.errors import CaptureError
+from alpha_func.errors import CaptureError, StrategyError
 from alpha_func.verified.differences import Differences
 from tests.verification.operand_kinds import KINDS, VALUES
 from tests.verification.operator_cases import Operator, at_sample, usable
@@ -157,9 +157,15 @@ class Together:
         return [own, *(place for place in others if any(place.truth))]
 
     def off(self, run: Run, captured: CapturedLoss) -> Iterator[tuple[str, str, str]]:
-        """The kind, the verdict and the number of what is not as differences say."""
+        """The kind, the verdict and the number of what is not as differences say.
+
+        Raises:
+            ArithmeticError: one of several samples is not a number.
+        """
         for place in (self.places[0], *self.places):
             detail = self._off_at(run, captured, place, place.truth)
+            if "nan" in detail and len(self.samples) > 1:
+                raise ArithmeticError(detail)  # of one sample, and in every sum
             if detail:
                 apart = [found for i in range(len(self.samples)) if (found := self._off_alone(run, captured, place, i))]
                 yield from apart or [(place.kind or self.samples[0].kind, "wrong", detail)]
@@ -254,7 +260,7 @@ def _relaxed(together: Together, sweep: str, said: str) -> list[Finding]:
     kind = together.samples[0].kind
     try:
         off = list(together.off(_RUN[sweep], together.captured(strict=False)))
-    except CaptureError as error:
+    except (CaptureError, StrategyError) as error:
         return [(sweep, kind, "refused", _said(error))]
     except Exception as error:
         return [(sweep, kind, "raises", _said(error))]
