@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along, tree
-from alpha_func.errors import CaptureError
+from alpha_func.errors import CaptureError, StrategyError
 from tests.helpers.cases import mlp, squared_error
 from tests.helpers.reference import assert_close, double_backward
 from tests.helpers.whole import WHOLE, a_few_of
@@ -116,6 +116,15 @@ def resynthesised(n_fft, onesided=None, length=None, **options):
 def test_a_signal_made_of_its_spectra(loss):
     signal = torch.randn(2, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert_captured_exactly(loss, signal)
+
+
+def test_ldexp_by_negative_whole_numbers_is_exact_where_pytorchs_gradient_is_zero():
+    places = torch.arange(-3, 3)
+    x = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    in_products = lambda p: (p * 2.0**places).square().sum()  # noqa: E731
+    assert_captured_exactly(lambda p: torch.ldexp(p, places).square().sum(), x, truth_of=in_products)
+    with pytest.raises(StrategyError, match="ldexp"):
+        quadratic_along(lambda p: torch.ldexp(p, places).square().sum())(x, x)
 
 
 class PartlyCompiled(nn.Module):
