@@ -13,18 +13,12 @@ architecture = of_field("Mixture of experts")
 
 
 def causal(name: str, kind: str, head: str, experts: str = "batched_mm", **config: Any) -> None:
-    """Enter a causal language model of experts, of which each token is sent to two.
-
-    It has been called once: the first forward installs the hooks by which the router's logits are had.
-    """
+    """Enter a causal language model of experts, of which each token is sent to two."""
     sizes = {**TOKENS, **LLAMA, "num_experts_per_tok": 2} | config
 
-    @architecture(name, f"attention_mask and labels, experts_implementation={experts!r}, called before")
-    def make():
-        model, batch = tiny(kind, head, experts=experts, **sizes), padded()
-        with torch.no_grad():
-            model(**batch)
-        return Example(model, batch)
+    architecture(name, f"attention_mask and labels, experts_implementation={experts!r}")(
+        lambda: Example(tiny(kind, head, experts=experts, **sizes), padded())
+    )
 
 
 MIXTRAL = {"num_local_experts": 3, "output_router_logits": True}
