@@ -4,6 +4,7 @@ Nobody sees what a recorded loss does to its inputs, and no graph is broken: so 
 can record here.
 """
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Collection
@@ -76,6 +77,18 @@ def _some_are_others(call_function: Function) -> Function:
         return VariableTracker.build(tx, ours).call_function(tx, [*its_own, *args], kwargs)
 
     return call
+
+
+def _proxies_change_with_their_dict(refuse_after_any: Function) -> Function:
+    """Read a ``MappingProxyType`` (``inspect.Signature``) after writes to other dictionaries than the one it shows."""
+
+    def checked(self: Variable, tx: Translator) -> None:
+        (shown,) = gc.get_referents(torch_private.value_at(self.source, tx)) if self.source else ({},)
+        known = tx.output.side_effects.id_to_variable.get(id(shown))
+        if not isinstance(shown, dict) or (known is not None and tx.output.side_effects.is_modified(known)):
+            refuse_after_any(self, tx)
+
+    return checked
 
 
 def _inputs_may_require_grad(of_intermediates: Function) -> Function:
@@ -163,6 +176,7 @@ _CHANGES: list[tuple[str, str, Function]] = [
     ("symbolic_convert.InliningInstructionTranslator", "get_globals_source_and_value", _own_globals),
     ("symbolic_convert.InstructionTranslatorBase", "setup_or_before_with", _locks_are_entered),
     ("variables.builtin.SetAttrBuiltinVariable", "_call_setattr", _flags_may_be_set),
+    ("variables.dicts.MappingProxyVariable", "_check_mutation_guard", _proxies_change_with_their_dict),
     ("variables.functions.SkipFunctionVariable", "call_function", _some_are_others),
     ("variables.functions.UserFunctionVariable", "call_function", _some_are_others),
     ("variables.misc.AutogradFunctionVariable", "call_apply", _trusted_are_their_forward),
