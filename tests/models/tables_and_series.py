@@ -164,8 +164,7 @@ def patch_tst():
     return Example(model, {"past_values": torch.randn(2, 8, 2), "future_values": torch.randn(2, 4, 2)})
 
 
-@architecture("Time series transformer", "Student's t likelihood, time features, observed mask")
-def time_series_transformer():
+def time_series_transformer(layerdrop):
     """A probabilistic forecaster of Hugging Face: its loss is a torch.distributions log_prob."""
     model = tiny(
         *("time_series_transformer", "TimeSeriesTransformerForPrediction"),
@@ -180,6 +179,8 @@ def time_series_transformer():
         decoder_attention_heads=2,
         encoder_ffn_dim=12,
         decoder_ffn_dim=12,
+        encoder_layerdrop=layerdrop,
+        decoder_layerdrop=layerdrop,
     )
     batch = {
         "past_values": torch.randn(2, 6),
@@ -189,3 +190,10 @@ def time_series_transformer():
         "future_time_features": torch.randn(2, 3, 1),
     }
     return Example(model, batch)
+
+
+SERIES = "Student's t likelihood, time features, observed mask"
+architecture("Time series transformer", f"{SERIES}, layerdrop=0")(lambda: time_series_transformer(0.0))
+architecture("Time series transformer, layers left out at random", f"{SERIES}, layerdrop=0.1")(
+    lambda: time_series_transformer(0.1)
+)
