@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alpha_func import tree
 from alpha_func.losses.module_loss import ModuleLoss
 
 
@@ -14,7 +15,9 @@ def loss_in_double(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The loss of a module with a copy of that module in float64; any other loss takes the dtype of its arguments."""
     if not isinstance(loss, ModuleLoss):
         return loss
-    model = copy.deepcopy(loss.model).double()
+    kept = [each for module in loss.model.modules() for each in tree.leaves(list(vars(module).values()))]
+    of_graphs = {id(each): each.detach().clone() for each in kept if isinstance(each, Tensor) and not each.is_leaf}
+    model = copy.deepcopy(loss.model, of_graphs).double()  # PyTorch copies no tensor that a graph has made
     for module in model.modules():
         vars(module).update({name: doubled(value) for name, value in vars(module).items()})
     return ModuleLoss(model, loss.names, loss.seed)
