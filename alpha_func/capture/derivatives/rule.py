@@ -64,7 +64,7 @@ class Rule:
         case: a function of tensors whose program calls the operator, for the tests.
         pullback: Dfᵀ[λ] of the leading operands; those after them have none. None: PyTorch's.
         bilinear: the two operands in which the operator is bilinear, the others being constant or added.
-        diagonal: (w, a) of λ, with ⟨λ, D²f[s, t]⟩ = Σ w·a(s)·a(t) and a linear, where operands are real and D²f has that
+        diagonal: (w, a) of λ, with ⟨λ, D²f[s, t]⟩ = Σ w·a(s)·a(t) and a linear, of real operands, where D²f has that
             form, or ``NotImplemented``.
         replaces: whether PyTorch's own second derivative of the operator is wrong, and none of it is ever used.
     """

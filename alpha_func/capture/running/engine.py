@@ -30,10 +30,10 @@ from alpha_func.errors import CaptureError, StrategyError
 from alpha_func.losses.draws import ALONE
 from alpha_func.losses.parting import SHIFT
 from alpha_func.quadratic import Quadratic
+from alpha_func.span import symmetric
 from alpha_func.taylor import Taylor
 from alpha_func.torch_private import peek_interpreter_stack
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
-from alpha_func.span import symmetric
 from alpha_func.transforms.engine import Engine, SpanNumbers, Uncaptured
 from alpha_func.transforms.strategies import Products, Step
 from alpha_func.tree import Tree
@@ -171,7 +171,7 @@ class Captured(Engine):
             return proof.quadratic(self._witness(schemes, (params, args, kwargs), inputs), line)
 
         def read(found: Sequence[Any]) -> SpanNumbers:
-            return found[0], torch.stack(found[1 : 1 + k]), symmetric(found[1 + k :], k)
+            return found[0], torch.stack(list(found[1 : 1 + k])), symmetric(found[1 + k :], k)
 
         return self._answer(
             schemes,
