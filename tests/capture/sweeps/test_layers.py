@@ -37,7 +37,7 @@ def asked(monkeypatch, layers):
     return len(made), len(recorded), len(looked), len(written)
 
 
-def test_a_layer_more_writes_its_calls_and_asks_nothing_anew(monkeypatch):
+def test_a_layer_more_writes_its_calls_and_asks_nothing(monkeypatch):
     two, three, four = (asked(monkeypatch, layers) for layers in (2, 3, 4))
     assert two[:3] == three[:3] == four[:3]
     assert four[3] - three[3] == three[3] - two[3]
