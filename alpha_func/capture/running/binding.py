@@ -1,6 +1,6 @@
 """Operators called by torch's own functions, at half of what it costs to call an operator of ``torch.ops``.
 
-On a small net the calls are the time. Each function dispatches to its operator and to nothing else; the inner product of
+On a small net the calls are the time. Each function dispatches to its operator and to nothing else; an inner product of
 long vectors is taken in pieces.
 """
 
