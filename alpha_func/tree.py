@@ -219,7 +219,9 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
     """The inner product of two vectors, a long one piece by piece: of 4·10⁷ numbers in float32 BLAS loses 2e-4."""
     if x.numel() <= PIECE or not x.is_cpu:
         return torch.dot(x, y)
-    return torch.stack([torch.dot(a, b) for a, b in zip(x.split(PIECE), y.split(PIECE), strict=True)]).sum()
+    return torch.stack(
+        [torch.dot(a, b) for a, b in zip(torch.split(x, PIECE), torch.split(y, PIECE), strict=True)]
+    ).sum()
 
 
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
