@@ -206,6 +206,13 @@ def vdot(x: Tree, y: Tree) -> Tensor:
     return total
 
 
+def flat(x: Tensor) -> Tensor:
+    """A leaf as a vector of real numbers, of the dtype in which inner products are summed."""
+    if x.is_complex():
+        x = torch.view_as_real(x.resolve_conj())
+    return x.to(accumulator_dtype(x.dtype)).reshape(-1)
+
+
 def _leaf_vdot(x: Tensor, y: Tensor) -> Tensor:
     if x.is_complex():
         x, y = (torch.view_as_real(leaf.resolve_conj()) for leaf in (x, y))

@@ -52,6 +52,7 @@ from alpha_func.torch_private.dynamo import (
     source_of,
     substitute,
     traced_code,
+    value_at,
 )
 from alpha_func.torch_private.levels import (
     close_levels,
@@ -153,5 +154,6 @@ __all__ = [
     "temporarily_clear_interpreter_stack",
     "traced_code",
     "transform_depth",
+    "value_at",
     "writes_in_place",
 ]

@@ -204,6 +204,12 @@ def example_of(placeholder: fx.Node) -> Any:
     return placeholder.meta["grapharg"].example
 
 
+def value_at(source: Any, translator: Any) -> Any:
+    """What stands at a source as Dynamo began to record."""
+    root = translator.output.root_tx
+    return eval(source.name, {"G": root.f_globals, "L": root.f_locals})
+
+
 def reads_of_this_graph() -> list[Any]:
     """While Dynamo records, and within a backend: a list that is this graph's own."""
     context = torch._guards.TracingContext.get()

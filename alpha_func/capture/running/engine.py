@@ -30,6 +30,7 @@ from alpha_func.errors import CaptureError, StrategyError
 from alpha_func.losses.draws import ALONE
 from alpha_func.losses.parting import SHIFT
 from alpha_func.quadratic import Quadratic
+from alpha_func.span import symmetric
 from alpha_func.taylor import Taylor
 from alpha_func.torch_private import peek_interpreter_stack
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
@@ -170,12 +171,7 @@ class Captured(Engine):
             return cases.quadratic(self._witness(schemes, (params, args, kwargs), inputs), line)
 
         def read(found: Sequence[Any]) -> SpanNumbers:
-            upper = iter(found[1 + k :])
-            rows: list[list[Any]] = [[None] * k for _ in range(k)]
-            for i in range(k):
-                for j in range(i, k):
-                    rows[i][j] = rows[j][i] = next(upper)
-            return found[0], torch.stack(list(found[1 : 1 + k])), torch.stack([torch.stack(row) for row in rows])
+            return found[0], torch.stack(list(found[1 : 1 + k])), symmetric(found[1 + k :], k)
 
         return self._answer(
             schemes,

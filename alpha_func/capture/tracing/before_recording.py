@@ -4,7 +4,6 @@ They look at values, or would become operators of their own.
 """
 
 import math
-import sys
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from alpha_func.calls import Function
 from alpha_func.capture.tracing.groups import grouped_mm
+from alpha_func.capture.tracing.hooks import REGISTERED
 from alpha_func.capture.tracing.packed import TRACED
 from alpha_func.torch_private import checkpoint_generator
 
@@ -107,18 +107,7 @@ def not_checkpointed(module: object, *args: object, **kwargs: object) -> Any:
     yield
 
 
-def not_hooked(model: object) -> None:
-    """What transformers does at a model's first forward: its hooks keep hidden states for who asks for them."""
-
-
-def left_out() -> dict[Function, Function]:
-    """Functions that do nothing to a value, and what is recorded of each, of what is imported by now."""
-    hooking = sys.modules.get("transformers.utils.output_capturing")
-    found = getattr(hooking, "maybe_install_capturing_hooks", None)
-    instead = {**TRACED, checkpoint_generator: not_checkpointed}
-    return instead if found is None else {**instead, found: not_hooked}
-
-
+INLINED: dict[Function, Function] = {**TRACED, **REGISTERED, checkpoint_generator: not_checkpointed}
 BEFORE_RECORDING: dict[object, Function] = {
     F.gaussian_nll_loss: gaussian_nll_loss,
     torch.bincount: bincount,

@@ -1,6 +1,7 @@
 """What a recording could leave out without a word: it is guarded, in the program, or refused."""
 
 import logging
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -212,3 +213,22 @@ def test_parameters_that_come_to_lie_in_what_the_loss_reads_are_refused():
     with pytest.raises(ImpureLossError, match="memory of parameter"):
         captured(held[:3])
     assert captured(torch.ones(3)) == 3
+
+
+SHOWN, OTHER = {"scale": 3.0}, {"scale": 1.0}
+PROXY = MappingProxyType(SHOWN)
+
+
+@pytest.mark.parametrize(("written", "captured"), [(OTHER, 1), (SHOWN, 0)], ids=["another", "the one it shows"])
+def test_a_proxy_is_read_after_a_write_to_another_dictionary(written, captured):
+    def loss(p):
+        written["scale"] = 2.0  # as inspect.Signature is read in transformers
+        return PROXY["scale"] * p.square().sum()
+
+    p, of = torch.ones(2), capture(loss)
+    if captured:
+        assert of(p) == 6
+    else:
+        with pytest.raises(CaptureError, match="proxy"):
+            of(p)
+    assert of.captured == captured
