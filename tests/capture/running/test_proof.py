@@ -363,7 +363,7 @@ STEPS = {"along -g": (), "along another": (lambda grads: tree.map(torch.sign, gr
 
 
 @pytest.mark.parametrize("direction", STEPS.values(), ids=STEPS)
-def test_an_adjoint_is_proven_by_a_proven_sweep_without_double_backward(direction, monkeypatch):
+def test_a_proven_sweep_proves_an_adjoint_without_double_backward(direction, monkeypatch):
     loss, params, d, batch = net()
     captured = capture(loss, strict=True)
     proven_along(captured, params, d, batch)
