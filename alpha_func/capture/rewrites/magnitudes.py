@@ -1,8 +1,8 @@
-"""Even powers of magnitudes: |x|² = x², ‖x‖² = Σ x², (√s)² = s.
+"""Even functions of magnitudes: |x|² = x², |z|² = Re² z + Im² z, ‖x‖² = Σ |x|², (√s)² = s, cos |x| = cos x.
 
-A magnitude has no derivative where x is 0, but its even powers do. PyTorch differentiates one after the other, and the
-second derivative comes out as 0 or nan there: of weight decay on a bias of zeros, or of a kernel of a distance of 0.
-The square is therefore written of x itself, in the program that everything is differentiated from.
+A magnitude has no derivative where x is 0, but its even functions do. PyTorch differentiates one after the other, and
+the second derivative comes out as 0 or nan there: of weight decay on a bias of zeros, or of a kernel of a distance of
+0. They are therefore written of x itself, in the program that everything is differentiated from.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import fx
 
 from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder, plus, times
-from alpha_func.capture.builder.operands import is_call, is_number
+from alpha_func.capture.builder.operands import is_call, is_complex, is_number
 from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.rewrites.table import DIFFERENTIABLE
 
@@ -36,15 +36,16 @@ def square(b: Builder, x: Value) -> Value:
 
 
 def _absolute(b: Builder, x: Value) -> Value:
-    return None if x.meta["val"].is_complex() else times(b, x, x)
+    if not is_complex(x):
+        return times(b, x, x)
+    parts = b.call(aten.view_as_real.default, x)
+    return b.call(aten.sum.dim_IntList, times(b, parts, parts), [-1])
 
 
 def _norm(
     b: Builder, x: Value, order: object = 2, dims: object = None, keepdim: bool = False, **kwargs: object
 ) -> Value:
-    if order != 2 or kwargs or x.meta["val"].is_complex():
-        return None
-    return b.call(aten.sum.dim_IntList, times(b, x, x), dims, keepdim)
+    return None if order != 2 or kwargs else b.call(aten.sum.dim_IntList, _absolute(b, x), dims, keepdim)
 
 
 def _hypotenuse(b: Builder, x: Value, y: Value) -> Value:
@@ -108,3 +109,15 @@ def even_powers_are_of_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
 def products_with_itself_are_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """|x|·|x| = x²."""
     return square(b, args[0]) if args[0] is args[1] else None
+
+
+def _even(f: Operator) -> None:
+    @DIFFERENTIABLE.law(f, signs={aten.abs.default})
+    def even_functions_are_of_what_is_in_magnitudes(b: Builder, args: Args, kwargs: Kwargs) -> Value:
+        """f(|x|) = f(x)."""
+        of = args[0]
+        return b.call(f, *of.args) if is_call(of, aten.abs.default) and not is_complex(of.args[0]) else None
+
+
+for f in (aten.cos.default, aten.cosh.default, aten.i0.default):
+    _even(f)
