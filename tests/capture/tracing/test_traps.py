@@ -1,5 +1,6 @@
 """What a recording could leave out without a word: it is guarded, in the program, or refused."""
 
+import logging
 from types import MappingProxyType
 
 import pytest
@@ -98,6 +99,17 @@ def test_more_changes_than_recordings_are_kept_stay_right(monkeypatch):
     captured = capture(lambda p: scale[0] * p.sum())
     for scale[0] in (1.0, 2.0, 3.0, 4.0, 1.0, 3.0):
         assert captured(torch.ones(1)) == scale[0]
+
+
+def test_a_program_that_is_dropped_is_not_talked_about(monkeypatch, caplog):
+    monkeypatch.setattr(recording, "MAX_RECORDINGS", 2)
+    logger = logging.getLogger("torch._dynamo")
+    monkeypatch.setattr(logger, "propagate", True)
+    scale = [1.0]
+    captured = capture(lambda p: scale[0] * p.sum())
+    for scale[0] in (1.0, 2.0, 3.0):
+        captured(torch.ones(1))
+    assert not caplog.records
 
 
 def test_dropout_of_a_channels_last_batch_draws_its_own_mask():
