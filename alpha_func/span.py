@@ -5,7 +5,7 @@ For directions d₁, ..., d_k and coefficients c, the loss at θ + Σ cᵢdᵢ h
     q(c) = value + slopesᵀc + ½·cᵀ·curvature·c        slopesᵢ = dᵢᵀg    curvatureᵢⱼ = dᵢᵀHdⱼ    gramᵢⱼ = dᵢᵀdⱼ
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -102,6 +102,17 @@ class SpanQuadratic(NamedTuple):
     def is_minimum(self) -> Tensor:
         """Whether q has a minimum: the curvature is positive definite."""
         return torch.linalg.eigvalsh(self.curvature)[..., 0] > 0
+
+
+def symmetric(upper: Sequence[Tensor], k: int) -> Tensor:
+    """The symmetric matrix of which these are the entries of the rows from the diagonal on.
+
+    >>> symmetric(torch.tensor([1.0, 2.0, 3.0]).unbind(), 2)
+    tensor([[1., 2.],
+            [2., 3.]])
+    """
+    row = [i * k - i * (i - 1) // 2 - i for i in range(k)]  # where the entry of column 0 would be
+    return torch.stack([upper[row[min(i, j)] + max(i, j)] for i in range(k) for j in range(k)]).reshape(k, k)
 
 
 def not_negative(name: str, value: object) -> None:

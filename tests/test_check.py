@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from alpha_func import Quadratic, capture, check_quadratic, tree
+from alpha_func import Quadratic, capture, check_quadratic, functional_loss, tree
 from alpha_func.errors import CaptureWarning
 from alpha_func.transforms import reverse_over_reverse
 from tests.helpers.cases import MODULES, mse_net
@@ -70,3 +70,18 @@ def test_slope_and_curvature_of_0_are_not_taken_for_a_constant_loss():
     check = check_quadratic(lambda x: x.relu().sum(), torch.zeros(3), torch.ones(3))
     assert not check.agrees
     assert "the loss changes by" in str(check)
+
+
+class Keeping(nn.Linear):
+    def forward(self, x):
+        self.last = {"hidden": [super().forward(x)]}
+        return self.last["hidden"][0].tanh()
+
+
+def test_a_module_that_keeps_what_it_has_computed_is_checked():
+    torch.manual_seed(0)
+    net, x, y = Keeping(3, 4), torch.randn(5, 3), torch.randn(5, 4)
+    net(x)
+    loss, params = functional_loss(net, nn.functional.mse_loss)
+    assert check_quadratic(loss, params, tree.map(torch.randn_like, params), x, y).agrees
+    assert net.last["hidden"][0].requires_grad

@@ -36,13 +36,13 @@ from torch.utils.checkpoint import _checkpoint_without_reentrant_generator as ch
 from alpha_func.torch_private.dynamo import (
     STRICT,
     Backend,
+    RecordingLimit,
     allowed_in_graph,
     drops_a_backward,
     example_of,
     guards_of,
     laid_out_as,
     levels_opened,
-    limit_reached,
     of_dynamo,
     reads_data,
     reads_of_this_graph,
@@ -52,6 +52,7 @@ from alpha_func.torch_private.dynamo import (
     source_of,
     substitute,
     traced_code,
+    value_at,
 )
 from alpha_func.torch_private.levels import (
     close_levels,
@@ -98,6 +99,7 @@ __all__ = [
     "FakeTensorMode",
     "LazyGraphModule",
     "OpOverload",
+    "RecordingLimit",
     "TorchDispatchMode",
     "UnsupportedOperatorException",
     "added",
@@ -128,7 +130,6 @@ __all__ = [
     "is_written",
     "laid_out_as",
     "levels_opened",
-    "limit_reached",
     "maybe_get_bdim",
     "memory_id",
     "modes_disabled",
@@ -153,5 +154,6 @@ __all__ = [
     "temporarily_clear_interpreter_stack",
     "traced_code",
     "transform_depth",
+    "value_at",
     "writes_in_place",
 ]

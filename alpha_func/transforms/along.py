@@ -1,7 +1,7 @@
 """Verbs beyond the quadratic of one line: further along it, and along several lines at once."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from operator import mul
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
 from alpha_func.shards import any_sharded
-from alpha_func.span import SpanQuadratic
+from alpha_func.span import SpanQuadratic, symmetric
 from alpha_func.taylor import Taylor
 from alpha_func.torch_private import is_functorch_wrapped_tensor
 from alpha_func.transforms.engine import Engine, engine_of
@@ -19,7 +19,9 @@ from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import LOSS_SIGNATURE, accumulated, aligned, check_params, require_callable
 from alpha_func.tree import Tree
 
-_LEAST_ANGLE = 3e-7  # between a direction and the span of others: what products in float64 tell from none
+# Sines of the angle between a direction and the span of others:
+_FAR = 0.1  # what products in float32 tell from none with room to spare
+_NEAR = 3e-7  # what products in float64 tell from none
 
 
 def taylor_along(loss: Callable[..., Tensor], *, order: int = 3) -> Callable[..., Taylor]:
@@ -102,8 +104,7 @@ def quadratic_in_span(
     def span(params: Tree, directions: Sequence[Tree], *args: object, **kwargs: object) -> SpanQuadratic:
         check_params(params)
         given = _directions(params, directions)
-        products = gram(given)
-        i = dependent(products, given)
+        products, i = independent(given)
         if i is not None:
             why = "is a linear combination of those before it, to rounding" if products[i, i] else "is zero"
             raise ValueError(f"directions[{i}] {why}: leave it out")
@@ -121,8 +122,23 @@ def in_span(
     return SpanQuadratic(*(number.to(dtype) for number in (*found, products)))
 
 
-def gram(directions: Sequence[Tree]) -> Tensor:
-    """dᵢᵀdⱼ in float64 where there is one, symmetric to the bit.
+def independent(directions: Sequence[Tree]) -> tuple[Tensor, int | None]:
+    """The Gram matrix, and the first direction that is a combination of those before it, to rounding; None too where
+    there are no values.
+
+    Products in float32 tell directions apart that are far from that; what is nearer is asked in float64.
+    """
+    products = gram(directions)
+    if is_functorch_wrapped_tensor(products) or all(square > _FAR**2 for square in _squared_sines(products)):
+        return products, None
+    products = gram(directions, _double)
+    least = max(_NEAR, *(16 * torch.finfo(x.dtype).eps for x in tree.leaves(directions)))
+    # A NaN goes through, and shows in the numbers.
+    return products, next((i for i, square in enumerate(_squared_sines(products)) if square <= least**2), None)
+
+
+def gram(directions: Sequence[Tree], cast: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
+    """dᵢᵀdⱼ of leaves that are cast, the sums over leaves in float64 where there is one, symmetric to the bit.
 
     >>> gram([torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0])])
     tensor([[5., 6.],
@@ -130,12 +146,26 @@ def gram(directions: Sequence[Tree]) -> Tensor:
     """
     k = range(len(directions))
     if any_sharded(tree.leaves(directions)):
-        found = [tree.vdot(*(tree.map(Tensor.double, directions[m]) for m in (i, j))) for i in k for j in range(i + 1)]
+        pairs = [[tree.map(cast, directions[m]) for m in (i, j)] for i in k for j in k[i:]]
+        found = torch.stack([tree.vdot(*pair) for pair in pairs])
     else:
-        rows = zip(*map(tree.leaves, directions), strict=True)
-        first, *others = (torch.stack(_inner_products(row)) for row in rows)
-        found = list(sum((products.to(first.device) for products in others), first).unbind())
-    return torch.stack([torch.stack([found[max(i, j) * (max(i, j) + 1) // 2 + min(i, j)] for j in k]) for i in k])
+        rows = list(zip(*map(tree.leaves, directions), strict=True))
+        products = [product for row in rows for product in _inner_products([tree.flat(cast(x)) for x in row])]
+        dtype = reduce(torch.promote_types, {product.dtype for product in products})
+        each = torch.stack([product.to(products[0].device, dtype) for product in products])
+        found = _double(each).reshape(len(rows), -1).sum(0)
+    return symmetric(found.unbind(), len(k))
+
+
+def _inner_products(xs: Sequence[Tensor]) -> list[Tensor]:
+    """xᵢᵀxⱼ, i ≤ j, of vectors; a product of matrices this flat waits for all threads."""
+    return [torch.dot(x, y) for i, x in enumerate(xs) for y in xs[i:]]
+
+
+def _double(x: Tensor) -> Tensor:
+    if x.device.type == "mps":
+        return x
+    return x.to(torch.promote_types(x.dtype, torch.float64))
 
 
 def _directions(params: Tree, directions: Sequence[Tree]) -> list[Tree]:
@@ -148,32 +178,19 @@ def _directions(params: Tree, directions: Sequence[Tree]) -> list[Tree]:
     return [aligned(params, d, f"directions[{i}]") for i, d in enumerate(directions)]
 
 
-def dependent(products: Tensor, directions: Sequence[Tree]) -> int | None:
-    """The first direction that is a combination of those before it, to rounding; None too where there are no values.
+def _squared_sines(products: Tensor) -> Iterator[float]:
+    """sin² of the angle of each direction to the span of those before it, 0 of a zero one, as far as none is 0.
 
-    By the pivots of Cholesky's factor of the cosines: sin² of the angle to the span of those before.
+    They are the pivots of Cholesky's factor of the cosines.
     """
-    if is_functorch_wrapped_tensor(products):
-        return None
     rows: list[list[float]] = []
-    lengths = products.detach().diagonal().sqrt().tolist()
-    least = max(_LEAST_ANGLE, *(16 * torch.finfo(leaf.dtype).eps for leaf in tree.leaves(directions)))
-    for i, row in enumerate(products.detach().tolist()):
-        if lengths[i] == 0:
-            return i
+    matrix = products.tolist()
+    lengths = [math.sqrt(row[i]) for i, row in enumerate(matrix)]
+    for i, row in enumerate(matrix):
         factors: list[float] = []
         for j, other in enumerate(rows):
-            cosine = row[j] / (lengths[i] * lengths[j])
+            cosine = row[j] / lengths[i] / lengths[j] if lengths[i] else 1.0
             factors.append((cosine - sum(map(mul, factors, other))) / other[j])
-        pivot = 1 - sum(map(mul, factors, factors))
-        if pivot <= least**2:  # a NaN goes through, and shows in the numbers
-            return i
+        pivot = 1 - sum(map(mul, factors, factors)) if lengths[i] else 0.0
+        yield pivot
         rows.append([*factors, math.sqrt(pivot)])
-    return None
-
-
-def _inner_products(leaves: Sequence[Tensor]) -> list[Tensor]:
-    """xᵢᵀxⱼ, j ≤ i, of leaves of one shape; a product of matrices this flat waits for all threads."""
-    xs = [(torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).reshape(-1) for x in leaves]
-    xs = [x if x.device.type == "mps" else x.double() for x in xs]
-    return [torch.dot(x, y) for i, x in enumerate(xs) for y in xs[: i + 1]]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from alpha_func.span import SpanQuadratic, not_negative
-from alpha_func.transforms.along import dependent, gram, in_span
+from alpha_func.transforms.along import in_span, independent
 from alpha_func.transforms.engine import engine_of
 from alpha_func.transforms.strategies import StrategyLike
 from alpha_func.transforms.validation import LOSS_SIGNATURE, aligned, check_params, require_callable
@@ -67,8 +67,7 @@ def lr_and_momentum(
     def best(params: Tree, direction: Tree, previous: Tree, *args: object, **kwargs: object) -> LRMomentum:
         check_params(params)
         d, δ = aligned(params, direction, "direction"), aligned(params, previous, "previous")
-        products = gram([d, δ])
-        first = dependent(products, [d, δ])
+        products, first = independent([d, δ])
         if first == 0:
             raise ValueError("direction is zero: a step of length zero has no best learning rate")
         k = 1 if first == 1 else 2

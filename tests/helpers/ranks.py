@@ -53,10 +53,10 @@ def start(name, ranks, *, timeout=60.0, limit=1000.0):
 
 def run(name, rank, ranks, store, timeout, folder):
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout)
-    )
+    wait = timedelta(seconds=timeout)
     try:
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=wait)
+        dist.barrier()  # a rank that ends at once must not end before the others have met it
         found = (globals()[name] if isinstance(name, str) else name)(rank, ranks)
         Path(folder, f"{rank}.json").write_text(json.dumps(found))
     except Exception:

@@ -44,17 +44,24 @@ causal(
     intermediate_size=12,
     context_length=16,
 )
-causal(
-    "RecurrentGemma",
-    "recurrent_gemma",
-    "RecurrentGemmaForCausalLM",
-    "attention_mask and labels",
-    padded,
-    **LLAMA | {"num_hidden_layers": 2},
-    lru_width=8,
-    block_types=["recurrent", "attention"],
-    attention_window_size=4,
-)
+
+
+@architecture("RecurrentGemma", "attention_mask and labels, trust=[SqrtBoundDerivative]")
+def recurrent_gemma():
+    """Botev et al., 2024: the root's own backward clips a derivative that is not reached here."""
+    from transformers.models.recurrent_gemma.modeling_recurrent_gemma import SqrtBoundDerivative
+
+    model = tiny(
+        *("recurrent_gemma", "RecurrentGemmaForCausalLM"),
+        **TOKENS,
+        **LLAMA | {"num_hidden_layers": 2},
+        lru_width=8,
+        block_types=["recurrent", "attention"],
+        attention_window_size=4,
+    )
+    return Example(model, padded(), trust=(SqrtBoundDerivative,))
+
+
 causal(
     "Jamba",
     "jamba",

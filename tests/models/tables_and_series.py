@@ -164,7 +164,7 @@ def patch_tst():
     return Example(model, {"past_values": torch.randn(2, 8, 2), "future_values": torch.randn(2, 4, 2)})
 
 
-@architecture("Time series transformer", "Student's t likelihood, time features, observed mask")
+@architecture("Time series transformer", "Student's t likelihood, time features, observed mask, layerdrop=0")
 def time_series_transformer():
     """A probabilistic forecaster of Hugging Face: its loss is a torch.distributions log_prob."""
     model = tiny(
@@ -180,6 +180,8 @@ def time_series_transformer():
         decoder_attention_heads=2,
         encoder_ffn_dim=12,
         decoder_ffn_dim=12,
+        encoder_layerdrop=0.0,
+        decoder_layerdrop=0.0,
     )
     batch = {
         "past_values": torch.randn(2, 6),

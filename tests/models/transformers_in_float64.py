@@ -19,21 +19,23 @@ def in_float64() -> Iterator[None]:
     makes its constants in float64."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    changed: list[tuple[FunctionType, CodeType]] = []
+    changed: list[tuple[FunctionType, CodeType, tuple[object, ...] | None]] = []
     gc.unfreeze()  # what is frozen is not among the objects
     for function in [f for f in gc.get_objects() if type(f) is FunctionType]:  # isinstance would ask dead proxies
         if (function.__module__ or "").startswith("transformers."):
             code = _widened(function.__code__)
-            if code is not function.__code__:
-                changed.append((function, function.__code__))
+            defaults = function.__defaults__
+            if code is not function.__code__ or any(d is torch.float32 for d in defaults or ()):
+                changed.append((function, function.__code__, defaults))
                 function.__globals__.setdefault("double", float)  # Python's own float has the method's name
                 function.__code__ = code
+                function.__defaults__ = defaults and tuple(torch.float64 if d is torch.float32 else d for d in defaults)
     try:
         yield
     finally:
         torch.set_default_dtype(default)
-        for function, code in changed:
-            function.__code__ = code
+        for function, code, defaults in changed:
+            function.__code__, function.__defaults__ = code, defaults
 
 
 def _widened(code: CodeType) -> CodeType:

@@ -14,12 +14,14 @@ architecture = of_field("Vision")
 VIT = {**BERT, "image_size": 8, "patch_size": 4, "num_channels": 3}
 
 
-def classifier(name: str, kind: str, head: str, size: int = 8, call: str = "labels", **config: Any) -> None:
+def classifier(
+    name: str, kind: str, head: str, size: int = 8, call: str = "labels", images: int = 2, **config: Any
+) -> None:
     """Enter an image classifier of transformers."""
     architecture(name, call)(
         lambda: Example(
             tiny(kind, head, num_labels=3, **config),
-            {"pixel_values": torch.randn(2, 3, size, size), "labels": torch.tensor([0, 2])},
+            {"pixel_values": torch.randn(images, 3, size, size), "labels": torch.arange(images) * 2 % 3},
         )
     )
 
@@ -98,7 +100,7 @@ classifier(
     mlp_ratios=[2, 2],
 )
 classifier(
-    *("LeViT", "levit", "LevitForImageClassification", 32, "labels, train mode"),
+    *("LeViT", "levit", "LevitForImageClassification", 32, "labels, train mode", 8),
     image_size=32,
     hidden_sizes=[8, 8, 8],
     num_attention_heads=[1, 1, 1],

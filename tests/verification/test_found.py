@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.verification.fuzzing.outcomes import Verdict
 from tests.verification.fuzzing.program import Program, Statement
 from tests.verification.fuzzing.references import Kind, Reference
 from tests.verification.fuzzing.trials import Trial
-from tests.verification.fuzzing.verdicts import Verdict, judged
+from tests.verification.fuzzing.verdicts import judged
 from tests.verification.fuzzing.ways import ADJOINT, DESCENT, PLAIN, SECOND_SWEEP, SWEEP
 
 
@@ -74,7 +75,7 @@ FOUND = {
         [tensor("[-1.0, 2.0]"), tensor("[0.3, 0.4]")],
         ["torch.polar(p0, p1)", "v0.real.square().sum() + v0.imag.sum()"],
         -0.264838487,
-        -9.503727592,
+        -3.169597169,
     ),
     "logaddexp of complex numbers": Found(
         [tensor("[0.3, 0.4]")],
@@ -109,10 +110,11 @@ def program_of(found: Found) -> Program:
 def test_what_was_found_is_exact(name: str):
     program = program_of(FOUND[name])
     reference = Reference(program)
-    assert reference.numbers[1:] == pytest.approx(FOUND[name][2:], abs=1e-6)
+    numbers = [float(reference.truth.numbers[of].is_) for of in ("slope", "curvature")]
+    assert numbers == pytest.approx(FOUND[name][2:], abs=1e-6)
     with program.defaults():
         trial = Trial(program, reference)
-    outcomes = {way.name: judged(trial, way) for way in WAYS if reference.kind in way.kinds}
+    outcomes = {way.name: judged(trial, way) for way in WAYS}
     if reference.kind is not Kind.OK:  # PyTorch has no number there: the captured program's is a gift
         outcomes = {SWEEP.name: outcomes[SWEEP.name], ADJOINT.name: outcomes[ADJOINT.name]}
     assert {verdict for verdict, _ in outcomes.values()} == {Verdict.EXACT}, outcomes

@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from tests.helpers.wrong_rules import none_at_all, plant
-from tests.verification.fuzzing import generator
+from tests.verification.fuzzing import examined, generator
 from tests.verification.fuzzing.campaign import Settings, run
+from tests.verification.fuzzing.derivatives import DoubleBackward, Line
 from tests.verification.fuzzing.examined import Examiner
+from tests.verification.fuzzing.outcomes import Verdict, compared
 from tests.verification.fuzzing.pool import Pool
 from tests.verification.fuzzing.program import Program, Statement
 from tests.verification.fuzzing.references import Kind, Reference
 from tests.verification.fuzzing.report import Report
 from tests.verification.fuzzing.shrinking import outcome_of, shrunk
 from tests.verification.fuzzing.templates import FAMILIES
-from tests.verification.fuzzing.verdicts import Verdict
 from tests.verification.fuzzing.ways import ADJOINT, PLAIN, SWEEP
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -88,7 +89,61 @@ def test_the_vote_tells_where_pytorch_has_no_second_derivative():
 
 def test_the_vote_is_the_closed_form():
     reference = Reference(program("p0 * p0", result="v0.sum()"))
-    assert reference.numbers == pytest.approx((0.58, -0.72, 3.24))
+    numbers = {name: float(reference.truth.numbers[name].is_) for name in ("value", "slope", "curvature")}
+    assert numbers == pytest.approx({"value": 0.58, "slope": -0.72, "curvature": 3.24})
+
+
+def test_the_vote_tells_a_small_part_of_which_pytorch_has_a_wrong_derivative():
+    reference = Reference(program("torch.abs(p0)", p="torch.tensor([0., .1])", result="v0.square().sum() * .01 + 300"))
+    assert reference.kind is Kind.PYTORCH_WRONG  # its double backward of |x|² at 0 is 0
+    assert float(reference.truth.numbers["curvature"].is_) == pytest.approx(2 * 2 * 0.81 * 0.01)
+
+
+def test_the_vote_tells_a_wrong_product_where_the_curvature_is_right():
+    normalised = "F.batch_norm(torch.eye(2).double() + 1, None, None, None, p0, training=True)"
+    reference = Reference(program(normalised, result="v0.square().sum()"))
+    assert reference.truth.numbers["Hd"].is_.tolist() == pytest.approx([3.6, 3.6])
+
+
+@pytest.mark.parametrize(
+    "code", ["p0 + (p0.round() - p0).detach()", "F.embedding(torch.tensor([0, 1]), p0[:, None], 1)"]
+)
+def test_what_derivatives_take_for_constant_is_voted_on(code):
+    assert Reference(program(code)).kind is Kind.OK
+
+
+def test_there_is_no_truth_where_a_difference_steps_over_an_epsilon():
+    reference = Reference(program("F.normalize(p0, dim=0)", p="torch.tensor([0., 0.])"))
+    assert reference.kind in (Kind.KINK, Kind.UNUSABLE)
+
+
+@pytest.mark.parametrize("name", ["slope", "curvature", "Hd"])
+def test_the_vote_finds_a_wrong_derivative_of_pytorch(name, monkeypatch):
+    right = Reference(program("torch.tanh(p0)")).truth.numbers[name].is_
+
+    def wrong(line, own=Line.double_backward):
+        numbers = own(line).numbers
+        return DoubleBackward(numbers | {name: numbers[name] * (1 + 1e-4)})
+
+    monkeypatch.setattr(Line, "double_backward", wrong)
+    reference = Reference(program("torch.tanh(p0)"))
+    assert reference.kind is Kind.PYTORCH_WRONG
+    if name in reference.truth.numbers:
+        assert torch.allclose(reference.truth.numbers[name].is_, right, rtol=1e-6)
+
+
+@pytest.mark.parametrize("code", ["torch.tanh(p0)", "torch.cdist(p0[None], p0[None] * 2 + 1)", "torch.abs(p0) ** 2"])
+def test_a_number_a_little_off_is_wrong_whatever_the_vote(code):
+    truth = Reference(program(code, p="torch.tensor([0., .4])")).truth
+    for name, number in truth.numbers.items():
+        assert not compared(truth, name, number.is_)
+        assert [verdict for verdict, _ in compared(truth, name, number.is_ * (1 + 1e-4))] == [Verdict.WRONG]
+
+
+def test_a_wrong_rule_does_not_hide_behind_a_kink(tanh_is_wrong, monkeypatch):
+    kinked = program("torch.relu(p0) + torch.tanh(p0)", p="torch.tensor([0., .4])")
+    monkeypatch.setattr(examined, "program_of", lambda seed, without: kinked)
+    assert CAUGHT & {verdict for _, verdict, _ in Examiner(shrink=0).examine(0).outcomes}
 
 
 def test_an_error_of_pytorch_is_internal_and_one_of_ours_refused():

@@ -1,6 +1,7 @@
 """Functions of one number: v₁ = f′·t, D² = f″·t². Many have f″ = f′·r, and then D² = v₁·t·r."""
 
 import math
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 from alpha_func.capture.builder.builder import Builder, plus, times
 from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.registrars import closed_form, elementwise, zero_where_still
-from alpha_func.capture.derivatives.rule import Call, Case, Tangents
+from alpha_func.capture.derivatives.rule import Call, Case, Squares, Tangents
 
 aten = torch.ops.aten
 
@@ -111,13 +112,24 @@ def _gelu_second(b: Builder, call: Call, t: Tangents) -> Value:
     """f = x·Φ(x): f″ = φ(x)·(2 − x²)."""
     if call.kwargs.get("approximate", "none") != "none":
         return NotImplemented
-    x = call.args[0]
-    square = times(b, x, x)
-    density = times(b, b.call(aten.exp.default, times(b, square, -0.5)), 1 / math.sqrt(2 * math.pi))
+    square, density = _density(b, call.args[0])
     return times(b, times(b, t[0], t[0]), times(b, density, _affine(b, square, -1, 2)))
 
 
-closed_form(_gelu, _gelu_second, {aten.gelu.default: F.gelu})
+def _density(b: Builder, x: Value) -> tuple[Value, Value]:
+    """x² and φ(x)."""
+    square = times(b, x, x)
+    return square, times(b, b.call(aten.exp.default, times(b, square, -0.5)), 1 / math.sqrt(2 * math.pi))
+
+
+def _gelu_diagonal(b: Builder, call: Call, λ: Value) -> Squares:
+    if call.kwargs.get("approximate", "none") != "none":
+        return NotImplemented
+    square, density = _density(b, call.args[0])
+    return times(b, λ, density, _affine(b, square, -1, 2)), itemgetter(0)
+
+
+closed_form(_gelu, _gelu_second, {aten.gelu.default: F.gelu}, diagonal=_gelu_diagonal)
 
 
 def _pow(b: Builder, call: Call, t: Tangents) -> Value:
@@ -139,6 +151,14 @@ def _pow_second(b: Builder, call: Call, t: Tangents) -> Value:
     return zero_where_still(b, t[0], found) if 0 < n < 2 else found
 
 
+def _pow_diagonal(b: Builder, call: Call, λ: Value) -> Squares:
+    x, n = call.args
+    if n < 2:  # 0·∞ where nothing moves
+        return NotImplemented
+    rest = 1 if n == 2 else b.call(aten.pow.Tensor_Scalar, x, n - 2)
+    return times(b, λ, rest, n * (n - 1)), itemgetter(0)
+
+
 def _powers(x: Tensor) -> Tensor:
     return x**3 + x**4 + (x * x + 0.5) ** 1.5
 
@@ -148,4 +168,5 @@ closed_form(
     _pow_second,
     {aten.pow.Tensor_Scalar: _powers},
     where=lambda call: not isinstance(call.args[1], complex),
+    diagonal=_pow_diagonal,
 )

@@ -1,6 +1,6 @@
 """Bilinear operators and quotients: D(x·y) = t_x·y + x·t_y, D²(x·y) = 2·t_x·t_y."""
 
-from operator import getitem
+from operator import getitem, itemgetter
 
 import torch
 from torch.nn import functional as F
@@ -10,14 +10,20 @@ from alpha_func.capture.builder.operands import filled_like
 from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.derivative import first
 from alpha_func.capture.derivatives.registrars import bilinear, closed_form
-from alpha_func.capture.derivatives.rule import Call, Tangents, of_positions
+from alpha_func.capture.derivatives.rule import Call, Squares, Tangents, of_positions
 
 aten = torch.ops.aten
 
 
+def _square(b: Builder, call: Call, λ: Value) -> Squares:
+    """f = x·x: f″ = 2."""
+    x, y = call.args
+    return (times(b, λ, 2), itemgetter(0)) if x is y else NotImplemented
+
+
+bilinear({aten.mul.Tensor: lambda x, y: x * y}, diagonal=_square)
 bilinear(
     {
-        aten.mul.Tensor: lambda x, y: x * y,
         aten.mm.default: lambda x: x.reshape(-1, 1) @ x.cos().reshape(1, -1),
         aten.bmm.default: lambda x: torch.bmm(x.reshape(1, -1, 1), x.cos().reshape(1, 1, -1)),
         aten.mv.default: lambda x: torch.mv(x.reshape(1, -1), x.cos().reshape(-1)),

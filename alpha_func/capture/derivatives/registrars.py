@@ -12,7 +12,7 @@ Each takes the cases by which its operators are tried, and the condition under w
 """
 
 from collections.abc import Callable, Mapping
-from operator import getitem
+from operator import getitem, itemgetter
 
 import torch
 from torch import fx
@@ -28,8 +28,10 @@ from alpha_func.capture.derivatives.rule import (
     Case,
     Condition,
     Derivative,
+    Diagonal,
     Pullback,
     Rule,
+    Squares,
     Tangents,
     always,
 )
@@ -49,10 +51,11 @@ def closed_form(
     where: Condition = always,
     pullback: Pullback | None = None,
     bilinear: tuple[int, int] | None = None,
+    diagonal: Diagonal | None = None,
 ) -> None:
     """Operators by both of their derivatives."""
     for operator, case in cases.items():
-        RULES[operator] = Rule(first, second, where, case, pullback, bilinear)
+        RULES[operator] = Rule(first, second, where, case, pullback, bilinear, diagonal)
 
 
 def _zero(b: Builder, call: Call, t: Tangents) -> Value:
@@ -97,7 +100,7 @@ def _direction(b: Builder, x: Value, t: Tangents, broadcasts: bool) -> Value:
     return filled_like(b, x, 0, () if broadcasts else None) if isinstance(x, fx.Node) else 0
 
 
-def bilinear(cases: Cases) -> None:
+def bilinear(cases: Cases, *, diagonal: Diagonal | None = None) -> None:
     """Operators of two operands, linear in each."""
 
     def product(b: Builder, call: Call, x: Value, y: Value) -> Value:
@@ -110,7 +113,7 @@ def bilinear(cases: Cases) -> None:
     def second(b: Builder, call: Call, t: Tangents) -> Value:
         return times(b, product(b, call, *t), 2)
 
-    closed_form(first, second, cases, bilinear=(0, 1))
+    closed_form(first, second, cases, bilinear=(0, 1), diagonal=diagonal)
 
 
 def elementwise(
@@ -147,7 +150,16 @@ def elementwise(
     def pullback(b: Builder, call: Call, active: Tangents, λ: Value) -> list[Value]:
         return [b.call(aten.mul.Tensor, λ, conjugate(b, slope(b, call.args[0], call.value)))]
 
-    closed_form(first, second, {operator: case}, pullback=pullback)
+    def diagonal(b: Builder, call: Call, λ: Value) -> Squares:
+        if singular:  # 0·∞ where nothing moves
+            return NotImplemented
+        x, y = call.args[0], call.value
+        if bend is not None:
+            return times(b, λ, bend(b, x, y)), itemgetter(0)
+        assert ratio is not None
+        return times(b, λ, slope(b, x, y), ratio(b, x, y)), itemgetter(0)
+
+    closed_form(first, second, {operator: case}, pullback=pullback, diagonal=diagonal)
 
 
 def zero_where_still(b: Builder, t: Value, found: Value) -> Value:

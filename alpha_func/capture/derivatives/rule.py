@@ -33,6 +33,8 @@ class Call(NamedTuple):
 Derivative = Callable[[Builder, Call, Tangents], Value]
 Pullback = Callable[[Builder, Call, Tangents, Value], list[Value]]
 Condition = Callable[[Call], bool]
+Squares = tuple[Value, Callable[[Tangents], Value]]
+Diagonal = Callable[[Builder, Call, Value], Squares]
 Case = Callable[..., Tensor]
 
 
@@ -62,6 +64,8 @@ class Rule:
         case: a function of tensors whose program calls the operator, for the tests.
         pullback: Dfᵀ[λ] of the leading operands; those after them have none. None: PyTorch's.
         bilinear: the two operands in which the operator is bilinear, the others being constant or added.
+        diagonal: (w, a) of λ, with ⟨λ, D²f[s, t]⟩ = Σ w·a(s)·a(t) and a linear, of real operands, where D²f has that
+            form, or ``NotImplemented``.
         replaces: whether PyTorch's own second derivative of the operator is wrong, and none of it is ever used.
     """
 
@@ -71,6 +75,7 @@ class Rule:
     case: Case
     pullback: Pullback | None = None
     bilinear: tuple[int, int] | None = None
+    diagonal: Diagonal | None = None
     replaces: bool = False
 
 

@@ -8,8 +8,9 @@ import torch
 from alpha_func.capture.builder.builder import Builder, plus, times
 from alpha_func.capture.builder.operands import places
 from alpha_func.capture.builder.values import Value
+from alpha_func.capture.derivatives.derivative import pullback
 from alpha_func.capture.derivatives.registrars import closed_form
-from alpha_func.capture.derivatives.rule import Call, Tangents, of_reals
+from alpha_func.capture.derivatives.rule import Call, Squares, Tangents, of_reals
 
 aten = torch.ops.aten
 
@@ -26,6 +27,13 @@ def _softmax_second(b: Builder, call: Call, t: Tangents) -> Value:
     return b.call(aten._softmax_backward_data.default, times(b, u, u), call.value, call.args[1], dtype)
 
 
+def _softmax_diagonal(b: Builder, call: Call, λ: Value) -> Squares:
+    """⟨λ, D²y[s, t]⟩ = Σ p·u(s)·u(t), with p = y·(λ − Σ λ·y) the pullback of λ."""
+    y, dim = call.value, call.args[1]
+    (p, *_) = pullback(b, call, (True, *(False for _ in call.args[1:])), λ)
+    return p, lambda t: _centred(b, y, t[0], dim)
+
+
 def _centred(b: Builder, p: Value, t: Value, dim: int) -> Value:
     """u = t − Σ p·t, the tangent less its mean under the probabilities p."""
     mean = b.call(aten.sum.dim_IntList, times(b, p, t), [dim], True)
@@ -39,6 +47,7 @@ closed_form(
         aten._softmax.default: lambda x: x.softmax(-1),
         aten._safe_softmax.default: lambda x: aten._safe_softmax(x, -1),
     },
+    diagonal=_softmax_diagonal,
 )
 
 
@@ -55,7 +64,19 @@ def _log_softmax_second(b: Builder, call: Call, t: Tangents) -> Value:
     return times(b, spread, -1)
 
 
-closed_form(_log_softmax, _log_softmax_second, {aten._log_softmax.default: lambda x: x.log_softmax(0)})
+def _log_softmax_diagonal(b: Builder, call: Call, λ: Value) -> Squares:
+    """⟨λ, D²y[s, t]⟩ = −Σ p·(Σ λ)·u(s)·u(t)."""
+    p, dim = b.call(aten.exp.default, call.value), call.args[1]
+    total = b.call(aten.sum.dim_IntList, λ, [dim], True)
+    return times(b, p, times(b, total, -1)), lambda t: _centred(b, p, t[0], dim)
+
+
+closed_form(
+    _log_softmax,
+    _log_softmax_second,
+    {aten._log_softmax.default: lambda x: x.log_softmax(0)},
+    diagonal=_log_softmax_diagonal,
+)
 
 
 def _variance(b: Builder, x: Value, t: Value, how: tuple[object, float, bool]) -> tuple[Value, Value]:

@@ -7,8 +7,11 @@ over the calls v = f(x) of the program. A bilinear call has D²f[s, t] = f(s_x, 
     ⟨λ, f(s_x, t_y)⟩ = ⟨f(·, t_y)ᵀλ, s_x⟩
 
 so that the k pullbacks f(·, t_y)ᵀλ serve all k² pairs. A linear layer costs 2 + 3k products: x·W and λ·Wᵀ, and for
-each direction t_x·W + x·D and λ·Dᵀ. One direction costs what a forward sweep does, 5, and two 8; no weight has an
-adjoint. Any other call writes D²f[s, t] for each pair, by the rule of f for what that rule wrote (``along``).
+each direction t_x·W + x·D and λ·Dᵀ. One direction costs what a forward sweep does, 5, and two 8.
+
+A function of one number, and a softmax of its row, has ⟨λ, D²f[s, t]⟩ = Σ w·a(s)·a(t), a linear: w is written once, and
+w·a(t) for each direction, so that a pair costs an inner product. Any other call writes D²f[s, t] for each pair, by the
+rule of f for what that rule wrote (``along``).
 """
 
 from collections.abc import Iterator
@@ -17,7 +20,7 @@ from operator import getitem
 from torch import fx
 
 from alpha_func.capture.builder.builder import Builder, finished, plus, replay, times
-from alpha_func.capture.builder.operands import filled_like
+from alpha_func.capture.builder.operands import filled_like, is_complex
 from alpha_func.capture.builder.values import Value
 from alpha_func.capture.derivatives.derivative import first, pullback
 from alpha_func.capture.derivatives.rule import Call, Tangents, rule_of, rules_left_out
@@ -64,25 +67,41 @@ def span_program(lowered: fx.GraphModule, parameters: int, count: int) -> fx.Gra
 def _bends(b: Builder, call: Call, tangents: list[Value], λ: Value) -> Iterator[tuple[tuple[int, int], Value]]:
     """((i, j), a part of ⟨λ, D²f[tᵢ, tⱼ]⟩) for the pairs where it is not zero."""
     moving = [i for i, t in enumerate(tangents) if not all_zero(t)]
+    pairs = [(i, j) for i in moving for j in moving if i <= j]
     rule = rule_of(call)
-    if rule is not None and rule.bilinear is not None:
-        x, y = rule.bilinear
-        for j in moving:
-            given = tangents[j][y]
-            if given is None or all(tangents[i][x] is None for i in moving):
-                continue
-            args = tuple(given if place == y else arg for place, arg in enumerate(call.args))
-            none = pytree.tree_map(lambda _: False, call.args)
-            wanted = tuple(place == x or arg for place, arg in enumerate(none))
+    squares = rule.diagonal(b, call, λ) if rule and rule.diagonal and _is_real(call, λ) else NotImplemented
+    if squares is not NotImplemented:
+        w, of = squares
+        a = {i: of(tangents[i]) for i in moving}
+        yield from (((i, j), inner(b, times(b, w, a[i]), a[j])) for i, j in pairs)
+    elif rule is not None and rule.bilinear is not None:
+        fewer, more = sorted(rule.bilinear, key=lambda at: _entries(call.args[at]))  # inner products of what has fewer
+        yield from _of_a_product(b, call, tangents, λ, fewer, more)
+    else:
+        yield from (((i, j), _contracted(b, λ, mixed(b, call, tangents[i], tangents[j]))) for i, j in pairs)
+
+
+def _of_a_product(
+    b: Builder, call: Call, tangents: list[Value], λ: Value, x: int, y: int
+) -> Iterator[tuple[tuple[int, int], Value]]:
+    """⟨f(·, t_y)ᵀλ, s_x⟩, of a call that is bilinear in the operands at x and y, for all ordered pairs."""
+    moving = [i for i, t in enumerate(tangents) if t[x] is not None]
+    wanted = tuple(pytree.tree_map(lambda _, at=at: at == x, arg) for at, arg in enumerate(call.args))
+    for j, t in enumerate(tangents if moving else []):
+        if t[y] is not None:
+            args = (*call.args[:y], t[y], *call.args[y + 1 :])
             back = pullback(b, call._replace(args=args), wanted, λ)[x]
             for i in moving:
                 part = inner(b, back, tangents[i][x])
                 yield (i, j), times(b, part, 2) if i == j else part
-        return
-    for i in moving:
-        for j in moving:
-            if i <= j:
-                yield (i, j), _contracted(b, λ, mixed(b, call, tangents[i], tangents[j]))
+
+
+def _is_real(call: Call, λ: Value) -> bool:
+    return not any(map(is_complex, pytree.tree_leaves((call.args, λ))))
+
+
+def _entries(x: Value) -> int:
+    return x.meta["val"].numel() if isinstance(x, fx.Node) else 1
 
 
 def _contracted(b: Builder, λ: Value, bends: Value) -> Value:

@@ -4,7 +4,7 @@ They look at values, or would become operators of their own.
 """
 
 import math
-import sys
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from alpha_func.calls import Function
 from alpha_func.capture.tracing.groups import grouped_mm
+from alpha_func.capture.tracing.hooks import REGISTERED
 from alpha_func.capture.tracing.packed import TRACED
 from alpha_func.torch_private import checkpoint_generator
 
@@ -153,18 +154,12 @@ def not_checkpointed(module: object, *args: object, **kwargs: object) -> Any:
     yield
 
 
-def not_hooked(model: object) -> None:
-    """What transformers does at a model's first forward: its hooks keep hidden states for who asks for them."""
+def unflagged(*args: object, **kwargs: object) -> Any:
+    """``torch.backends.cudnn.flags``: which kernel is taken, not what it computes."""
+    return nullcontext()
 
 
-def left_out() -> dict[Function, Function]:
-    """Functions that do nothing to a value, and what is recorded of each, of what is imported by now."""
-    hooking = sys.modules.get("transformers.utils.output_capturing")
-    found = getattr(hooking, "maybe_install_capturing_hooks", None)
-    instead = {**TRACED, checkpoint_generator: not_checkpointed}
-    return instead if found is None else {**instead, found: not_hooked}
-
-
+INLINED: dict[Function, Function] = {**TRACED, **REGISTERED, checkpoint_generator: not_checkpointed}
 BEFORE_RECORDING: dict[object, Function] = {
     F.gaussian_nll_loss: gaussian_nll_loss,
     torch.bincount: bincount,
@@ -174,6 +169,7 @@ BEFORE_RECORDING: dict[object, Function] = {
     torch.istft: istft,
     torch.repeat_interleave: repeat_interleave,
     F.one_hot: one_hot,
+    torch.backends.cudnn.flags: unflagged,
 }
 if hasattr(torch, "_grouped_mm"):
     BEFORE_RECORDING[torch._grouped_mm] = grouped_mm

@@ -4,6 +4,7 @@ Nobody sees what a recorded loss does to its inputs, and no graph is broken: so 
 can record here.
 """
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Collection
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from alpha_func import torch_private
 from alpha_func.calls import Args, Function, Kwargs
-from alpha_func.capture.tracing.before_recording import BEFORE_RECORDING, left_out
+from alpha_func.capture.tracing.before_recording import BEFORE_RECORDING, INLINED
 from alpha_func.capture.tracing.reading import READING
 
 Variable = Any  # TorchDynamo's, which stands for a value: a VariableTracker
@@ -65,20 +66,31 @@ def _locks_are_entered(enter: Callable[..., None]) -> Callable[..., None]:
     return entered
 
 
-def _some_are_left_out(call_function: Function) -> Function:
-    """Record what stands for a function that does nothing to a value."""
+def _some_are_others(call_function: Function) -> Function:
+    """Record what stands for a function of Python."""
     from torch._dynamo.variables.base import VariableTracker
-
-    instead = left_out()
 
     def call(self: Variable, tx: Translator, args: Args, kwargs: Kwargs) -> Variable:
         function = getattr(self, "fn", None) or getattr(self, "value", None)
-        ours = instead.get(function) if isinstance(function, FunctionType) else None
+        ours = INLINED.get(function) if isinstance(function, FunctionType) else None
         if ours is None:
             return call_function(self, tx, args, kwargs)
-        return VariableTracker.build(tx, ours).call_function(tx, args, kwargs)
+        its_own = self.self_args() if hasattr(self, "self_args") else ()  # of a method
+        return VariableTracker.build(tx, ours).call_function(tx, [*its_own, *args], kwargs)
 
     return call
+
+
+def _proxies_change_with_their_dict(refuse_after_any: Function) -> Function:
+    """Read a ``MappingProxyType`` (``inspect.Signature``) after writes to other dictionaries than the one it shows."""
+
+    def checked(self: Variable, tx: Translator) -> None:
+        (shown,) = gc.get_referents(torch_private.value_at(self.source, tx)) if self.source else ({},)
+        known = tx.output.side_effects.id_to_variable.get(id(shown))
+        if not isinstance(shown, dict) or (known is not None and tx.output.side_effects.is_modified(known)):
+            refuse_after_any(self, tx)
+
+    return checked
 
 
 def _inputs_may_require_grad(of_intermediates: Function) -> Function:
@@ -183,8 +195,9 @@ _CHANGES: list[tuple[str, str, Function]] = [
     ("symbolic_convert.InliningInstructionTranslator", "get_globals_source_and_value", _own_globals),
     ("symbolic_convert.InstructionTranslatorBase", "setup_or_before_with", _locks_are_entered),
     ("variables.builtin.SetAttrBuiltinVariable", "_call_setattr", _flags_may_be_set),
-    ("variables.functions.SkipFunctionVariable", "call_function", _some_are_left_out),
-    ("variables.functions.UserFunctionVariable", "call_function", _some_are_left_out),
+    ("variables.dicts.MappingProxyVariable", "_check_mutation_guard", _proxies_change_with_their_dict),
+    ("variables.functions.SkipFunctionVariable", "call_function", _some_are_others),
+    ("variables.functions.UserFunctionVariable", "call_function", _some_are_others),
     ("variables.misc.AutogradFunctionVariable", "call_apply", _trusted_are_their_forward),
     ("variables.tensor.TensorVariable", "call_method", _methods_are_functions),
     ("variables.tensor.TensorVariable", "method_backward", _gradients_may_have_a_graph),

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from alpha_func import capture, grad_and_quadratic, quadratic_along
-from alpha_func.transforms import STRATEGIES
+from alpha_func import Quadratic, capture, grad_and_quadratic, quadratic_along
+from alpha_func.transforms import STRATEGIES, quadratic_in_span
 from tests.helpers.reference import double_backward
 
 X = torch.tensor([0.7, -0.4, 0.0, 1.3], dtype=torch.float64)
@@ -36,6 +36,10 @@ def of(names):
     return loss
 
 
+def _line(span):
+    return Quadratic(span.value, span.slopes[0], span.curvature[0, 0])
+
+
 def off(names):
     """What is off of the sum of these; where PyTorch's own is nan, no derivative is finite but that of a constant."""
     each = [torch.stack(list(double_backward(of([name]), X, D)[0])).nan_to_num() for name in names]
@@ -43,6 +47,7 @@ def off(names):
     captured = capture(of(names), strict=True)
     for way, got in (
         ("sweep", quadratic_along(captured)(X, D)),
+        ("span", _line(quadratic_in_span(captured)(X, [D]))),
         ("adjoint", grad_and_quadratic(captured, lambda _: D)(X).quadratic),
     ):
         for what, number, want in zip(("value", "slope", "curvature"), got, expected, strict=True):

@@ -9,12 +9,13 @@ from typing import Any
 
 from alpha_func.capture.running import reusing
 from tests.verification.fuzzing.generator import program_of
+from tests.verification.fuzzing.outcomes import FAILURES, Outcome, Verdict
 from tests.verification.fuzzing.program import Program
 from tests.verification.fuzzing.references import Kind, Reference, attempt
 from tests.verification.fuzzing.report import key_of
 from tests.verification.fuzzing.shrinking import shrunk
 from tests.verification.fuzzing.trials import Trial
-from tests.verification.fuzzing.verdicts import FAILURES, Outcome, Verdict, judged
+from tests.verification.fuzzing.verdicts import judged
 from tests.verification.fuzzing.ways import Way, ways_of
 
 SHRUNK = (*FAILURES, Verdict.FALLBACK, Verdict.INHERITED)
@@ -62,17 +63,26 @@ class Examiner:
         reference = attempt(lambda: Reference(program))
         if reference is None or reference.kind is Kind.UNUSABLE:
             return Examined(seed, Kind.UNUSABLE.value, seconds=time.process_time() - begun)
+        outcomes = self._tried(program, reference, ways_of(seed, program))
+        kinks = [way for _, way, outcome in outcomes if outcome.verdict is Verdict.KINK]
+        if kinks:  # an error is not to hide behind one
+            moved = program.moved()
+            elsewhere = attempt(lambda: Reference(moved))
+            if elsewhere is not None and elsewhere.kind is not Kind.UNUSABLE:
+                outcomes += self._tried(moved, elsewhere, kinks)
+        found = Examined(seed, reference.kind.value, seconds=time.process_time() - begun)
+        found.outcomes = [(way.name, outcome.verdict.value, outcome.detail) for _, way, outcome in outcomes]
+        failed: dict[Verdict, tuple[Program, Way, Outcome]] = {}
+        for tried in outcomes:
+            if tried[-1].verdict in SHRUNK:
+                failed.setdefault(tried[-1].verdict, tried)
+        found.findings = [self._finding(*failure) for failure in failed.values()]
+        return found
+
+    def _tried(self, program: Program, reference: Reference, ways: list[Way]) -> list[tuple[Program, Way, Outcome]]:
         with program.defaults():
             trial = Trial(program, reference, self.backend)
-        outcomes = [(way, judged(trial, way)) for way in ways_of(seed, reference)]
-        found = Examined(seed, reference.kind.value, seconds=time.process_time() - begun)
-        found.outcomes = [(way.name, outcome.verdict.value, outcome.detail) for way, outcome in outcomes]
-        failed: dict[Verdict, tuple[Way, Outcome]] = {}
-        for way, outcome in outcomes:
-            if outcome.verdict in SHRUNK:
-                failed.setdefault(outcome.verdict, (way, outcome))
-        found.findings = [self._finding(program, *failure) for failure in failed.values()]
-        return found
+        return [(program, way, judged(trial, way)) for way in ways]
 
     def _finding(self, program: Program, way: Way, outcome: Outcome) -> Finding:
         key = key_of(outcome.verdict, way.name, outcome.detail, program)

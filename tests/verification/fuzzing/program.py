@@ -94,7 +94,7 @@ class Program:
         exec(HEAD, space)
         if in_float64:
             space["f32"] = torch.float64
-        exec(self.source, space)
+        exec(self.source.replace(".float()", ".double()") if in_float64 else self.source, space)
 
         def tensors(codes: dict[str, str]) -> dict[str, Tensor]:
             made = {name: eval(code, space) for name, code in codes.items()}
@@ -147,6 +147,11 @@ class Program:
             args=args,
             batched=program.batched and bool(args),
         )
+
+    def moved(self) -> "Program":
+        """The program at parameters a little away, where what ties by chance does not."""
+        wave = "t + .07 * torch.sin(torch.arange(1., t.numel() + 1, dtype=t.dtype) * 2.3).reshape(t.shape)"
+        return replace(self, params={name: f"(lambda t: {wave})({code})" for name, code in self.params.items()})
 
     def renamed(self, old: str, new: str) -> "Program":
         """The program with one value under another name."""

@@ -1,15 +1,13 @@
-"""What a program's quadratic is, by a vote of ways that have nothing of the library in them.
+"""What a program's quadratic is, by a vote at each point and along each direction that a check asks about.
 
-    double backward     in float64, over the plain loss: value, gradient g, slope dᵀg, Hd, curvature dᵀHd
-    differences         extrapolated central differences of value and gradient along d, from both sides
-
-Where both agree, that is the reference. Where they part at a smooth point, PyTorch's own second derivative is wrong,
-and differences decide. What each outcome is called is a ``Kind``.
+Every number, and Hd and the gradient, has its own vote (``derivatives``): double backward's is the truth where
+differences confirm it to what a check resolves. Where they part, PyTorch's own derivative is wrong, if the differences
+converge, from both sides and down to the finest steps, and differences decide; if not, there is no truth to part from.
+What each outcome is called is a ``Kind``.
 """
 
 import math
 import random
-import re
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import cached_property
@@ -17,12 +15,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests.verification.fuzzing.program import Built, Program, widened
+from tests.verification.fuzzing.derivatives import Differences, DoubleBackward, Line, Quotient, Tree, largest
+from tests.verification.fuzzing.program import Program, widened
 
-Numbers = tuple[float, float, float]  # value, slope, curvature
-_STEP = 1.5e-3
+_CERTAIN = 1e-2  # of a number: rounding that carries it farther leaves no truth
+_NAMES = ("value", "slope", "curvature")
 
 
 class Kind(StrEnum):
@@ -30,157 +28,192 @@ class Kind(StrEnum):
 
     OK = "ok"
     KINK = "kink"  # no second derivative there: nothing to be wrong about
-    PYTORCH_WRONG = "pytorch_wrong"  # double backward is not the derivative
+    PYTORCH_WRONG = "pytorch_wrong"  # a number of double backward's is not the derivative
     PYTORCH_RAISES = "pytorch_raises"  # it has none: differences alone
     NOT_FINITE = "not_finite"  # it is not finite, and the derivative is: differences alone
     UNUSABLE = "unusable"  # neither
 
 
-class Product(NamedTuple):
-    """Double backward along one direction."""
+class Point(NamedTuple):
+    """Where a vote is held, in the program's own dtypes."""
 
-    numbers: Numbers
-    Hd: list[Tensor]
+    params: Tree
+    direction: Tree
+    args: Sequence[Tensor]
 
 
-class Reference:
-    """The vote on a program, and how far rounding may carry a number from it.
+class Number(NamedTuple):
+    """A number, or a tensor of them, what the vote leaves open of it, and PyTorch's, where that is another."""
+
+    is_: Tensor
+    open: float = 0.0
+    by_pytorch: Tensor | None = None
+
+
+class Truth:
+    """The vote at a point, along a direction.
 
     Attributes:
         kind: how it ended.
-        numbers: value, slope and curvature along the direction; Hd and grads as tensors, grads None where unknown.
-        by_pytorch: double backward's own numbers, where they are wrong.
-        directions: the program's, and two more; ``along`` has the products of each.
+        numbers: by name, those that are known: "value", "slope", "curvature", "Hd", "gradient".
+        scale: of the numbers together.
+    """
+
+    def __init__(self, program: Program, point: Point):
+        self._program, self._point = program, point
+        self._own: DoubleBackward | None = None
+        with program.defaults(in_float64=True):
+            params, direction = ({name: widened(t) for name, t in tree.items()} for tree in point[:2])
+            loss, args = program.built(in_float64=True).loss, [widened(a) for a in point.args]
+            self._line = Line(loss, params, direction, args)
+            self.kind, self.numbers = self._voted()
+        self.scale = _scale(self.numbers)
+
+    def _voted(self) -> tuple[Kind, dict[str, Number]]:
+        self._own, found = attempt(self._line.double_backward), attempt(self._line.differences)
+        if self._own is None or not self._own.is_finite:
+            numbers = self._by_differences(found) if found is not None else {}
+            kind = Kind.PYTORCH_RAISES if self._own is None else Kind.NOT_FINITE
+            return (kind, numbers) if numbers else (Kind.UNUSABLE, {})
+        numbers = {name: Number(number) for name, number in self._own.numbers.items()}
+        if found is None or not found.by_gradients:
+            return Kind.KINK, numbers
+        return self._confirmed(numbers, found)
+
+    def _confirmed(self, own: dict[str, Number], found: Differences) -> tuple[Kind, dict[str, Number]]:
+        """Double backward's numbers, each as differences say of it."""
+        numbers, parted, scale = dict(own), dict[str, Number](), _scale(own)
+        for name, quotient in [*found.by_values.items(), *found.by_gradients.items()]:
+            its = own[name].is_
+            gap, resolved = largest(its - quotient.is_), _resolution(largest(its), scale)
+            if not gap <= resolved + 3 * quotient.error:
+                parted[name] = _open(quotient, its)
+            elif gap > resolved:
+                numbers[name] = Number(its, max(gap, numbers[name].open))
+        if not parted:
+            return Kind.OK, numbers
+        wrong_gradient = "slope" in parted
+        if not self._is_derivative(found, wrong_gradient):
+            return Kind.KINK, own
+        if wrong_gradient:  # nor are its differences a derivative
+            parted["curvature"] = _open(found.by_values["curvature"], own["curvature"].is_)
+            parted["gradient"] = Number(self._line.gradient(), 1e-6 * scale, own["gradient"].is_)
+            numbers.pop("Hd"), parted.pop("Hd", None)
+        return Kind.PYTORCH_WRONG, numbers | parted
+
+    def _by_differences(self, found: Differences) -> dict[str, Number]:
+        """Where PyTorch has no second derivative."""
+        quotients = found.by_values | found.by_gradients
+        if not quotients or not math.isfinite(found.value) or not self._is_derivative(found):
+            return {}
+        numbers = {name: _open(quotient) for name, quotient in quotients.items()}
+        if found.gradient.isfinite().all():
+            numbers["gradient"] = Number(found.gradient)
+            numbers.setdefault("slope", Number(found.gradient @ self._line.d))
+        return {"value": Number(torch.tensor(found.value, dtype=torch.float64)), **numbers}
+
+    def _is_derivative(self, found: Differences, wrong_gradient: bool = False) -> bool:
+        """Whether differences of values and of gradients give the same, and hold at finer steps."""
+        by_values, by_gradients = found.by_values, dict[str, Quotient]()
+        if not wrong_gradient:
+            by_gradients = {"slope": Quotient(found.gradient @ self._line.d, 0.0)} | found.by_gradients
+        for name in by_values.keys() & by_gradients.keys():
+            one, other = by_values[name], by_gradients[name]
+            gap, size = largest(one.is_ - other.is_), largest(one.is_)
+            if gap > 3 * (one.error + other.error) + _resolution(size, abs(found.value) + size):
+                return False
+        slope, curvature = (by_gradients | by_values)["slope"], (by_values | by_gradients)["curvature"]
+        return self._line.is_limit(float(slope.is_), float(curvature.is_))
+
+    # What a check may be off by
+
+    def tolerance(self, name: str) -> float:
+        """Of a check."""
+        number = self.numbers[name]
+        size = largest(number.is_)
+        if not self._program.is_rough:
+            return _resolution(size, self.scale) + number.open
+        return 3e-3 * size + 3e-4 * self.scale + 50 * self._low[1] + number.open
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether double backward is, in the program's own dtypes."""
+        return self._low[0]
+
+    @cached_property
+    def is_finite_forward(self) -> bool:
+        """Whether forward mode over forward mode is."""
+        with self._program.defaults():
+            found = attempt(Line(self._program.built().loss, *self._point).forward_over_forward)
+        return found is not None and bool(found.isfinite().all())
+
+    def rounding(self, name: str) -> float:
+        """How far rounding may carry a number at a singular point; infinite where so far that there is no truth."""
+        number, most = self.numbers[name], 1e4 * self._spread.get(name, 0.0)
+        return most if most <= _CERTAIN * (largest(number.is_) + self.scale) else math.inf
+
+    @cached_property
+    def _low(self) -> tuple[bool, float]:
+        """Double backward in the program's own dtypes: whether it is finite, and how far from that in float64."""
+        if self._own is None or not self._own.is_finite:
+            return False, 1e-2 * self.scale
+        if not self._program.is_rough:
+            return True, 0.0
+        with self._program.defaults():
+            low = attempt(Line(self._program.built().loss, *self._point).double_backward)
+        if low is None or not low.is_finite:
+            return False, 1e-2 * self.scale
+        return True, max(largest(low.numbers[name] - self._own.numbers[name]) for name in _NAMES)
+
+    @cached_property
+    def _spread(self) -> dict[str, float]:
+        """How far double backward's numbers go when parameters are off by 1e-13; not those that are not its own."""
+        if self._own is None or not self._own.is_finite:
+            return {}
+        found = dict.fromkeys(self._own.numbers, 0.0)
+        with self._program.defaults(in_float64=True):
+            for seed in range(3):
+                again = attempt(self._line.shaken(seed).double_backward)
+                for name, number in again.numbers.items() if again else ():
+                    found[name] = max(found[name], largest(number - self._own.numbers[name]))
+        return {
+            name: most for name, most in found.items() if (its := self.numbers.get(name)) and its.by_pytorch is None
+        }
+
+
+class Reference:
+    """The votes on a program.
+
+    Attributes:
+        point: of its call.
+        truth: the vote there.
     """
 
     def __init__(self, program: Program):
         self.program = program
-        with program.defaults(in_float64=True):
-            self._vote(program.built(in_float64=True))
-        self.is_finite = bool(self.along)  # of double backward, in the program's own dtypes
-        self.noise = self._noise() if program.is_rough and self.kind is not Kind.UNUSABLE else 0.0
+        with program.defaults():
+            self.point = Point(*program.built()[1:])
+        self._votes: dict[Any, Truth] = {}
+        self.truth = self.at(*self.point)
 
-    def _vote(self, built: Built) -> None:
-        loss, params, direction, args = built
-        self._built = built
+    @property
+    def kind(self) -> Kind:
+        """How the vote at the call ended."""
+        return self.truth.kind
+
+    def at(self, params: Tree, direction: Tree, args: Sequence[Tensor]) -> Truth:
+        """The vote at another point, or along another direction."""
+        tensors = [*params.values(), *direction.values(), *args]
+        key = tuple((t.dtype, t.shape, str(t.reshape(-1).tolist())) for t in tensors)
+        if key not in self._votes:
+            self._votes[key] = Truth(self.program, Point(params, direction, args))
+        return self._votes[key]
+
+    def directions(self) -> list[Tree]:
+        """The program's own, and two more."""
         draw = random.Random(1)
-        others = [{name: _gauss(draw, d) for name, d in direction.items()} for _ in range(2)]
-        self.directions = [direction, *others]
-        found = attempt(lambda: double_backward(loss, params, self.directions, args))
-        finite = found is not None and all(map(math.isfinite, found[0][0].numbers))
-        # A detached value: differences see through it.
-        detached = bool(re.search("detach|padding_idx", self.program.source))
-        diff = None if detached else attempt(lambda: differences(loss, params, direction, args))
-        smooth = diff is not None and diff.smooth
-        self.grads = found[1] if finite and found else None
-        self.along = found[0] if finite and found else []
-        self.by_pytorch: Numbers | None = None
-        if self.along:
-            self.numbers, self.Hd = self.along[0]
-            self.scale = 1e-3 + sum(map(abs, self.numbers))
-            self.kind = Kind.OK
-            if not detached and not (diff and smooth and self._agrees(diff)):
-                self.kind = Kind.PYTORCH_WRONG if smooth else Kind.KINK
-            if self.kind is Kind.PYTORCH_WRONG and diff:
-                self.by_pytorch, self.numbers = self.numbers, (self.numbers[0], diff.slope, diff.curvature)
-                self.Hd = diff.Hd
-        elif diff is not None and smooth:
-            self.kind = Kind.PYTORCH_RAISES if found is None else Kind.NOT_FINITE
-            self.numbers, self.Hd = (float(loss(params, *args)), diff.slope, diff.curvature), diff.Hd
-            self.scale = 1e-3 + sum(map(abs, self.numbers))
-        else:
-            self.kind = Kind.UNUSABLE
-
-    def _agrees(self, diff: "Differences") -> bool:
-        _, slope, curvature = self.numbers
-        return abs(diff.slope - slope) < 1e-5 * self.scale and abs(diff.curvature - curvature) < 1e-4 * self.scale
-
-    def _noise(self) -> float:
-        """How far double backward in the program's own dtypes is from the reference."""
-        with self.program.defaults():
-            loss, params, direction, args = self.program.built()
-            low = attempt(lambda: double_backward(loss, params, [direction], args)[0][0].numbers)
-        if low is None or not all(map(math.isfinite, low)):
-            self.is_finite = False
-            return self.scale * 1e-2
-        return max(abs(a - b) for a, b in zip(low, self.numbers, strict=True))
-
-    @cached_property
-    def spread(self) -> float:
-        """How far double backward goes when parameters are off by 1e-13: what a singular point makes of rounding."""
-        if not self.along:
-            return 0.0
-        found = 0.0
-        with self.program.defaults(in_float64=True):
-            loss, params, direction, args = self._built
-            for seed in range(3):
-                shaken = {name: _shaken(p, seed) for name, p in params.items()}
-                again = attempt(lambda p=shaken: double_backward(loss, p, [direction], args)[0][0].numbers)
-                found = max(found, *(abs(a - b) for a, b in zip(again or self.numbers, self.numbers, strict=True)))
-        return found
-
-    def exactly(self, params: Any, direction: Any, args: Sequence[Tensor]) -> Numbers | None:
-        """Double backward of the program in float64 elsewhere; None where it does not run there."""
-        with self.program.defaults(in_float64=True):
-            loss = self._built.loss
-            p, d = ({name: widened(t) for name, t in given.items()} for given in (params, direction))
-            found = attempt(lambda: double_backward(loss, p, [d], [widened(a) for a in args])[0][0].numbers)
-        return found if found and all(map(math.isfinite, found)) else None
-
-
-class Differences(NamedTuple):
-    """Slope, curvature and Hd; whether they converge, to the same from both sides."""
-
-    slope: float
-    curvature: float
-    Hd: list[Tensor]
-    smooth: bool
-
-
-def double_backward(
-    loss: Any, params: dict[str, Tensor], directions: list[dict[str, Tensor]], args: Sequence[Tensor]
-) -> tuple[list[Product], list[Tensor]]:
-    """The product along each direction, and the gradient."""
-    value, grads, leaves = _gradient(loss, params, args, create_graph=True)
-    products = []
-    for direction in directions:
-        slope = _dot(grads, direction.values())
-        Hd = [torch.zeros_like(leaf) for leaf in leaves]
-        if isinstance(slope, Tensor) and slope.requires_grad:
-            Hd = list(torch.autograd.grad(slope, leaves, retain_graph=True, materialize_grads=True))
-        numbers = float(value), float(slope), float(_dot(Hd, direction.values()))
-        products.append(Product(numbers, [t.detach() for t in Hd]))
-    return products, [g.detach() for g in grads]
-
-
-def differences(loss: Any, params: dict[str, Tensor], direction: dict[str, Tensor], args: Any) -> Differences:
-    """Extrapolated central differences, fourth order, of the value and of the gradient along the direction."""
-    h = _STEP
-
-    def at(steps: int) -> tuple[float, Tensor]:
-        moved = {name: p + steps * h * direction[name] for name, p in params.items()}
-        value, grads, _ = _gradient(loss, moved, args, create_graph=False)
-        return float(value), torch.cat([g.reshape(-1) for g in grads])
-
-    f = {steps: at(steps) for steps in (0, 1, -1, 2, -2, 4, -4)}
-
-    def central(i: int, a: int) -> Any:
-        return (8 * (f[a][i] - f[-a][i]) - (f[2 * a][i] - f[-2 * a][i])) / (12 * a * h)  # type: ignore[operator]
-
-    def one_sided(sign: int) -> Tensor:
-        return sign * (-3 * f[0][1] + 4 * f[sign][1] - f[2 * sign][1]) / (2 * h)
-
-    slope, wider_slope, Hd, wider_Hd = central(0, 1), central(0, 2), central(1, 1), central(1, 2)
-    up, down = one_sided(1), one_sided(-1)
-    scale = float(Hd.abs().max()) + abs(slope) + 1e-9
-
-    def near(x: Tensor, y: Tensor, tolerance: float) -> bool:
-        return float((x - y).abs().max()) < tolerance * scale
-
-    smooth = abs(slope - wider_slope) < 1e-6 * scale and near(Hd, wider_Hd, 1e-5)
-    smooth = smooth and near(up, down, 2e-2) and near(up, Hd, 2e-2)
-    flat = torch.cat([d.reshape(-1) for d in direction.values()])
-    return Differences(slope, float(Hd @ flat), list(Hd.split([d.numel() for d in direction.values()])), smooth)
+        own = self.point.direction
+        return [own, *({name: _gauss(draw, d) for name, d in own.items()} for _ in range(2))]
 
 
 def attempt(function: Callable[[], Any]) -> Any:
@@ -191,25 +224,19 @@ def attempt(function: Callable[[], Any]) -> Any:
         return None
 
 
-def _gradient(loss: Any, params: dict[str, Tensor], args: Any, *, create_graph: bool) -> Any:
-    leaves = {name: p.detach().contiguous().clone().requires_grad_() for name, p in params.items()}
-    tensors = list(leaves.values())
-    with sdpa_kernel(SDPBackend.MATH):
-        value = loss(leaves, *args)
-        if not value.requires_grad:
-            return value, [torch.zeros_like(t) for t in tensors], tensors
-        grads = torch.autograd.grad(value, tensors, create_graph=create_graph, materialize_grads=True)
-    return value, list(grads), tensors
+def _resolution(size: float, scale: float) -> float:
+    """What a check, and a vote, tells from zero."""
+    return 1e-6 * size + 1e-8 * scale
 
 
-def _dot(xs: Any, ys: Any) -> Any:
-    return sum((x * y).sum() for x, y in zip(xs, ys, strict=True))
+def _scale(numbers: dict[str, Number]) -> float:
+    return 1e-3 + sum(abs(float(numbers[name].is_)) for name in _NAMES if name in numbers)
+
+
+def _open(quotient: Quotient, by_pytorch: Tensor | None = None) -> Number:
+    return Number(quotient.is_, 3 * quotient.error, by_pytorch)
 
 
 def _gauss(draw: random.Random, like: Tensor) -> Tensor:
-    return torch.tensor([draw.gauss(0, 1) for _ in range(like.numel())], dtype=torch.float64).reshape(like.shape)
-
-
-def _shaken(tensor: Tensor, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return tensor * (1 + 1e-13 * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype))
+    numbers = [draw.gauss(0, 1) for _ in range(like.numel())]
+    return torch.tensor(numbers, dtype=torch.float64).reshape(like.shape).to(like.dtype)

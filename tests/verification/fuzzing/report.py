@@ -4,8 +4,9 @@ import re
 from collections import Counter
 from typing import Any
 
+from tests.verification.fuzzing.outcomes import FAILURES, Verdict
 from tests.verification.fuzzing.program import Program
-from tests.verification.fuzzing.verdicts import FAILURES, Verdict, pattern
+from tests.verification.fuzzing.verdicts import pattern
 
 _BY_THEIR_WORDS = (Verdict.INTERNAL, Verdict.FALLBACK, Verdict.REFUSED)
 

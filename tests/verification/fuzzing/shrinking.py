@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.verification.fuzzing.outcomes import Outcome, Verdict
 from tests.verification.fuzzing.program import Program, Statement, names_in
 from tests.verification.fuzzing.references import Kind, Reference, attempt
 from tests.verification.fuzzing.trials import Trial
-from tests.verification.fuzzing.verdicts import Outcome, Verdict, judged, pattern
+from tests.verification.fuzzing.verdicts import judged, pattern
 from tests.verification.fuzzing.ways import Way
 
 
@@ -38,7 +39,7 @@ def shrunk(program: Program, way: Way, outcome: Outcome, backend: str, seconds: 
 def outcome_of(program: Program, way: Way, backend: str = "eager") -> Outcome | None:
     """What is said of a way on a program; None where the reference cannot judge it."""
     reference = Reference(program)
-    if reference.kind not in way.kinds or reference.kind is Kind.UNUSABLE:
+    if reference.kind is Kind.UNUSABLE:
         return None
     with program.defaults():
         trial = Trial(program, reference, backend)

@@ -1,50 +1,15 @@
-"""What is said of one way on one program.
-
-exact       every number is the reference's
-fallback    the sweep is not proven, and the independent route gives the reference's numbers (strict mode tells)
-refused     an error of the library's own, raised for the caller
-internal    any other error
-wrong       a number that is not the derivative
-inherited   PyTorch's own wrong number, where its double backward is wrong
-nan         not finite, nor is PyTorch's double backward in the program's dtypes; the derivative is
-kink        another number than double backward's where there is no second derivative
-"""
+"""A way tried on a program, and what is said of it (``outcomes``)."""
 
 import re
 import traceback
 import warnings
-from enum import StrEnum
-from typing import NamedTuple
 
 from alpha_func.errors import CaptureError, StrategyError
-from tests.verification.fuzzing.references import Kind
+from tests.verification.fuzzing.outcomes import WORST_FIRST, Outcome, Verdict
 from tests.verification.fuzzing.trials import Trial
 from tests.verification.fuzzing.ways import Way
 
 _SAID = 200  # characters of an error
-
-
-class Verdict(StrEnum):
-    """As the module says."""
-
-    EXACT = "exact"
-    FALLBACK = "fallback"
-    REFUSED = "refused"
-    INTERNAL = "internal"
-    WRONG = "wrong"
-    INHERITED = "inherited"
-    NAN = "nan"
-    KINK = "kink"
-
-
-FAILURES = (Verdict.WRONG, Verdict.INTERNAL)
-
-
-class Outcome(NamedTuple):
-    """A verdict, and what was off or said."""
-
-    verdict: Verdict
-    detail: str
 
 
 def judged(trial: Trial, way: Way) -> Outcome:
@@ -73,12 +38,8 @@ def _judged(trial: Trial, way: Way) -> Outcome:
         return _error(error)
     if not off:
         return Outcome(Verdict.EXACT, "")
-    detail = "; ".join(off)
-    if trial.reference.kind is Kind.KINK:
-        return Outcome(Verdict.KINK, detail)
-    if re.search(r"\b(nan|inf)\b", off[0]) and not trial.reference.is_finite:
-        return Outcome(Verdict.NAN, detail)
-    return Outcome(Verdict.INHERITED if _is_pytorchs(trial, off) else Verdict.WRONG, detail)
+    worst = min((verdict for verdict, _ in off), key=WORST_FIRST.index)
+    return Outcome(worst, "; ".join(said for verdict, said in off if verdict is worst))
 
 
 def _error(error: Exception) -> Outcome:
@@ -92,18 +53,3 @@ def _error(error: Exception) -> Outcome:
         return Outcome(Verdict.REFUSED, said)
     place = f"{ours[-1].filename.rpartition('/alpha_func/')[2]}:{ours[-1].lineno}" if ours else "?"
     return Outcome(Verdict.INTERNAL, f"{said} @ {place}")
-
-
-def _is_pytorchs(trial: Trial, off: list[str]) -> bool:
-    """Whether every number that is off is the one that PyTorch's double backward gives."""
-    theirs = trial.reference.by_pytorch
-    if theirs is None:
-        return False
-
-    def is_theirs(message: str) -> bool:
-        number = message.split()[1]
-        if number.startswith("("):
-            return True
-        return any(abs(float(number) - own) <= 1e-5 * trial.reference.scale for own in theirs)
-
-    return all(map(is_theirs, off))

@@ -14,23 +14,17 @@ import alpha_func as af
 from alpha_func.data_sets import accumulate, per_example_quadratics
 from alpha_func.errors import CaptureError
 from alpha_func.transforms import STRATEGIES
-from tests.verification.fuzzing.references import Kind, Reference, attempt
+from tests.verification.fuzzing.program import Program
+from tests.verification.fuzzing.references import Kind, attempt
 from tests.verification.fuzzing.slots import rng
-from tests.verification.fuzzing.trials import Trial
-
-Off = list[str]
+from tests.verification.fuzzing.trials import Off, Trial
 
 
 class Way(NamedTuple):
-    """A way to a quadratic, and the references that can judge it."""
+    """A way to a quadratic."""
 
     name: str
     off: Callable[[Trial], Off]
-    kinds: frozenset[Kind]
-
-
-_ANY = frozenset(Kind) - {Kind.UNUSABLE}
-_OK = frozenset({Kind.OK})
 
 
 def sweep(trial: Trial) -> Off:
@@ -48,10 +42,7 @@ def descent(trial: Trial) -> Off:
     """The gradient and the quadratic along d = −g, in one program."""
     step = af.grad_and_quadratic(trial.captured)(trial.params, *trial.args)
     found = _gradient_off(trial, step.grads)
-    if found or trial.reference.kind is not Kind.OK:
-        return found
-    wanted = trial.reference.exactly(trial.params, step.direction, trial.args)
-    return trial.quadratic_off(step.quadratic, wanted) if wanted else []
+    return found or trial.quadratic_off(step.quadratic, trial.reference.at(trial.params, step.direction, trial.args))
 
 
 def plain(trial: Trial) -> Off:
@@ -62,7 +53,7 @@ def plain(trial: Trial) -> Off:
 def product(trial: Trial) -> Off:
     """Hd, by double backward over the captured program."""
     Hd = af.hvp(trial.captured)(trial.params, trial.direction, *trial.args)
-    return trial.tensors_off("Hd", list(Hd.values()), trial.reference.Hd)
+    return trial.tensors_off("Hd", list(Hd.values()))
 
 
 def second_sweep(trial: Trial) -> Off:
@@ -77,7 +68,7 @@ def second_adjoint(trial: Trial) -> Off:
 
 def vmapped(trial: Trial) -> Off:
     """The sweep under vmap over three directions."""
-    directions = trial.reference.directions
+    directions = trial.reference.directions()
     stacked = {k: torch.stack([d[k].to(v.dtype) for d in directions]) for k, v in trial.direction.items()}
     try:
         found = torch.func.vmap(lambda d: af.quadratic_along(trial.captured)(trial.params, d, *trial.args))(stacked)
@@ -85,8 +76,8 @@ def vmapped(trial: Trial) -> Off:
         if isinstance(error, CaptureError) or attempt(lambda: _jvp_vmapped(trial, stacked)):
             raise
         return []  # PyTorch cannot vmap the loss itself
-    along = trial.reference.along
-    return [m for i, p in enumerate(along) for m in trial.quadratic_off([t[i] for t in found], p.numbers)]
+    truths = [trial.reference.at(trial.params, d, trial.args) for d in directions]
+    return [off for i, truth in enumerate(truths) for off in trial.quadratic_off([t[i] for t in found], truth)]
 
 
 def under_grad(trial: Trial) -> Off:
@@ -96,22 +87,17 @@ def under_grad(trial: Trial) -> Off:
     if not quadratic.slope.requires_grad:
         return trial.quadratic_off(quadratic)
     Hd = torch.autograd.grad(quadratic.slope, list(p.values()), materialize_grads=True)
-    return trial.quadratic_off([t.detach() for t in quadratic]) + trial.tensors_off("Hd", Hd, trial.reference.Hd)
+    return trial.quadratic_off([t.detach() for t in quadratic]) + trial.tensors_off("Hd", Hd)
 
 
 def strategy(trial: Trial) -> Off:
     """One of the strategies, over the loss itself."""
-    name = _some_strategy(trial)
-    return trial.quadratic_off(
-        af.quadratic_along(trial.loss, strategy=name)(trial.params, trial.direction, *trial.args)
-    )
+    return _by_some_strategy(trial, trial.loss)
 
 
 def captured_strategy(trial: Trial) -> Off:
     """One of the strategies, over the captured program."""
-    name = _some_strategy(trial)
-    found = af.quadratic_along(trial.captured, strategy=name)(trial.params, trial.direction, *trial.args)
-    return trial.quadratic_off(found)
+    return _by_some_strategy(trial, trial.captured)
 
 
 def per_example(trial: Trial) -> Off:
@@ -119,9 +105,8 @@ def per_example(trial: Trial) -> Off:
     found = per_example_quadratics(trial.captured)(trial.params, trial.direction, tuple(trial.args))
     off = []
     for i in range(3):
-        one = [a[i : i + 1] for a in trial.args]
-        wanted = trial.reference.exactly(trial.params, trial.direction, one)
-        off += trial.quadratic_off([t[i] for t in found], wanted) if wanted else []
+        truth = trial.reference.at(trial.params, trial.direction, [a[i : i + 1] for a in trial.args])
+        off += trial.quadratic_off([t[i] for t in found], truth)
     return off
 
 
@@ -131,27 +116,27 @@ def accumulated(trial: Trial) -> Off:
     return trial.quadratic_off(accumulate(trial.captured)(trial.params, trial.direction, batches))
 
 
-SWEEP = Way("quadratic_along(captured)", sweep, _ANY)
-ADJOINT = Way("grad_and_quadratic(captured, along d)", adjoint, _ANY)
-DESCENT = Way("grad_and_quadratic(captured)", descent, _ANY - {Kind.KINK})
-PLAIN = Way("quadratic_along(plain)", plain, _ANY)
-SECOND_SWEEP = Way("quadratic_along, second call", second_sweep, _OK)
-SECOND_ADJOINT = Way("grad_and_quadratic, second call", second_adjoint, _OK)
+SWEEP = Way("quadratic_along(captured)", sweep)
+ADJOINT = Way("grad_and_quadratic(captured, along d)", adjoint)
+DESCENT = Way("grad_and_quadratic(captured)", descent)
+PLAIN = Way("quadratic_along(plain)", plain)
+SECOND_SWEEP = Way("quadratic_along, second call", second_sweep)
+SECOND_ADJOINT = Way("grad_and_quadratic, second call", second_adjoint)
 CHEAP = (
     PLAIN,
-    Way("hvp(captured)", product, _ANY - {Kind.KINK}),
-    Way("a strategy, plain", strategy, _ANY),
-    Way("a strategy, captured", captured_strategy, _ANY),
+    Way("hvp(captured)", product),
+    Way("a strategy, plain", strategy),
+    Way("a strategy, captured", captured_strategy),
 )
 TRANSFORMED = (  # these write the programs anew
-    Way("vmap(quadratic_along(captured))", vmapped, _OK),
-    Way("grad of quadratic_along(captured)", under_grad, _OK),
+    Way("vmap(quadratic_along(captured))", vmapped),
+    Way("grad of quadratic_along(captured)", under_grad),
 )
-BATCHED = (Way("per_example_quadratics", per_example, _OK), Way("accumulate", accumulated, _OK))
+BATCHED = (Way("per_example_quadratics", per_example), Way("accumulate", accumulated))
 ALL = (SWEEP, ADJOINT, DESCENT, SECOND_SWEEP, SECOND_ADJOINT, *CHEAP, *TRANSFORMED, *BATCHED)
 
 
-def ways_of(seed: int, reference: Reference) -> list[Way]:
+def ways_of(seed: int, program: Program) -> list[Way]:
     """The ways that a seed's program is tried: one scheme with its second call, or all; and a few others."""
     draw = rng(seed, "ways")
     schemes = draw.choices(
@@ -160,13 +145,13 @@ def ways_of(seed: int, reference: Reference) -> list[Way]:
     chosen = [*schemes, draw.choice(CHEAP)]
     if draw.random() < 0.3:
         chosen.append(draw.choice(TRANSFORMED))
-    if reference.program.batched:
+    if program.batched:
         chosen += draw.sample(BATCHED, 1)
-    return [way for way in chosen if reference.kind in way.kinds]
+    return chosen
 
 
 def _gradient_off(trial: Trial, grads: Any) -> Off:
-    return trial.tensors_off("gradient", list(grads.values()), trial.reference.grads) if trial.reference.grads else []
+    return trial.tensors_off("gradient", list(grads.values()))
 
 
 def _second(trial: Trial, quadratic: Callable[..., Any]) -> Off:
@@ -177,12 +162,12 @@ def _second(trial: Trial, quadratic: Callable[..., Any]) -> Off:
     params = {name: _other(t, strided) for name, t in trial.params.items()}
     direction = {name: _other(t, strided) + 0.3 for name, t in trial.direction.items()}
     args = [_other(t, strided) for t in trial.args]
-    wanted = trial.reference.exactly(params, direction, args)
-    if wanted is None or attempt(lambda: trial.loss(params, *args)) is None:
+    truth = trial.reference.at(params, direction, args)
+    if truth.kind is Kind.UNUSABLE or attempt(lambda: trial.loss(params, *args)) is None:
         return []  # the loss itself cannot take these values or strides
     quadratic(trial.captured, trial.params, trial.direction, trial.args)
-    found = trial.quadratic_off(quadratic(trial.captured, params, direction, args), wanted)
-    if found and trial.quadratic_off(quadratic(trial.capture(trial.loss), params, direction, args), wanted):
+    found = trial.quadratic_off(quadratic(trial.captured, params, direction, args), truth)
+    if found and trial.quadratic_off(quadratic(trial.capture(trial.loss), params, direction, args), truth):
         return []  # off at a first call too: of another kind
     return found
 
@@ -207,5 +192,7 @@ def _jvp_vmapped(trial: Trial, stacked: dict[str, Tensor]) -> Any:
     return torch.func.vmap(along)(stacked)
 
 
-def _some_strategy(trial: Trial) -> str:
-    return rng(len(trial.program.source), "strategy").choice(sorted(STRATEGIES))
+def _by_some_strategy(trial: Trial, loss: Callable[..., Tensor]) -> Off:
+    name = rng(len(trial.program.source), "strategy").choice(sorted(STRATEGIES))
+    found = af.quadratic_along(loss, strategy=name)(trial.params, trial.direction, *trial.args)
+    return trial.quadratic_off(found, forward="forward" in name)
