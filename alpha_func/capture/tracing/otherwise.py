@@ -153,9 +153,8 @@ def _methods_are_functions(call_method: Function) -> Function:
     """Record ``x.cov()`` as ``torch.cov(x)``, where that is recorded in other operators."""
     from torch._dynamo.variables.base import VariableTracker
 
-    functions = {
-        function.__name__: ours for function, ours in BEFORE_RECORDING.items() if hasattr(Tensor, function.__name__)
-    }
+    named = {getattr(function, "__name__", ""): ours for function, ours in BEFORE_RECORDING.items()}
+    functions = {name: ours for name, ours in named.items() if hasattr(Tensor, name)}
 
     def call(self: Variable, tx: Translator, name: str, args: list[Variable], kwargs: dict[str, Variable]) -> Variable:
         ours = functions.get(name)
