@@ -233,7 +233,7 @@ def _not_exact(together: Together, rules: set[str], sweeps: Sequence[str] = SWEE
     captured, failed = together.captured(strict=True), {}
     for sweep in sweeps:
         try:
-            with _no_cause(together):
+            with _no_cause() if len(together.samples) > 1 else nullcontext():
                 yield from [(sweep, *found) for found in together.off(_RUN[sweep], captured)]
         except Exception as error:
             failed[sweep] = _said(error)
@@ -261,7 +261,7 @@ def _relaxed(together: Together, sweep: str, said: str) -> list[Finding]:
     """What a caller who is not strict gets."""
     kind = together.samples[0].kind
     try:
-        with _no_cause(together):
+        with _no_cause():
             off = list(together.off(_RUN[sweep], together.captured(strict=False)))
     except (CaptureError, StrategyError) as error:
         return [(sweep, kind, "refused", _said(error))]
@@ -270,10 +270,9 @@ def _relaxed(together: Together, sweep: str, said: str) -> list[Finding]:
     return [(sweep, *found) for found in off] or [(sweep, kind, "falls back", said)]
 
 
-def _no_cause(together: Together) -> AbstractContextManager[object]:
+def _no_cause() -> AbstractContextManager[object]:
     """The cause of what is given up is not looked for among many samples: that writes their program many times."""
-    many = len(together.samples) > 1
-    return patch.object(FirstUse, "_culprit", lambda *_: "among several samples") if many else nullcontext()
+    return patch.object(FirstUse, "_culprit", lambda *_: "among several samples")
 
 
 def _said(error: Exception) -> str:
