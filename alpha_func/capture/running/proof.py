@@ -265,6 +265,7 @@ def line(witness: Witness, direction: Sequence[Tensor]) -> Case:
 
 def gauss_newton(witness: Witness, direction: Sequence[Tensor]) -> Case:
     """The case of a Gauss-Newton program; differences along the line are not of its curvature."""
+    witness.require_natural()
     case = Case(("value", "slope", "curvature"), witness, direction, (Witness.gauss_newton,), Witness.slope)
     case.votes = False
     return case
