@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from alpha_func import tree
@@ -32,3 +33,10 @@ def test_low_precision_products_accumulate_in_float32():
     x = torch.ones(4096, dtype=torch.bfloat16)
     assert tree.vdot(x, x).item() == 4096.0
     assert tree.vdot(x, x).dtype == torch.float32
+
+
+def test_a_long_inner_product_keeps_the_digits_of_float32():
+    torch.manual_seed(0)
+    x = torch.randn(2**24)
+    exact = float(x.double() @ x.double())
+    assert tree.vdot(x, x).item() == pytest.approx(exact, rel=1e-6)

@@ -5,19 +5,23 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alpha_func import tree
 from alpha_func.losses.module_loss import ModuleLoss
 
 
 def loss_in_double(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The loss of a module with a copy of that module in float64; any other loss takes the dtype of its arguments."""
+    """The loss of a module with a copy of that module in float64; any other loss takes the dtype of its arguments.
+
+    What are arguments of the loss has no memory in the copy.
+    """
     if not isinstance(loss, ModuleLoss):
         return loss
     kept = [each for module in loss.model.modules() for each in tree.leaves(list(vars(module).values()))]
     of_graphs = {id(each): each.detach().clone() for each in kept if isinstance(each, Tensor) and not each.is_leaf}
-    model = copy.deepcopy(loss.model, of_graphs).double()  # PyTorch copies no tensor that a graph has made
+    given = {id(p): nn.Parameter(doubled(p.new_zeros(())).expand(p.shape), p.requires_grad) for _, p in loss.trained()}
+    model = copy.deepcopy(loss.model, of_graphs | given).double()  # PyTorch copies no tensor that a graph has made
     for module in model.modules():
         vars(module).update({name: doubled(value) for name, value in vars(module).items()})
     return ModuleLoss(model, loss.names, loss.seed)

@@ -29,8 +29,8 @@ STRICT: dict[str, Any] = {
     "assume_static_by_default": True,
     "automatic_dynamic_shapes": False,
     "enable_dynamo_decompositions": False,  # into prims of Inductor's, and with other numerics
-    "fail_on_recompile_limit_hit": True,
     "guard_nn_modules_using_dict_tags": False,
+    "recompile_limit": 10**9,  # the limit is ours: at its own Dynamo warns
     "replay_side_effects": True,
     "run_gc_after_compile": False,  # the collector is at rest
     "side_effect_replay_policy": "silent",  # a stack of each, which nobody reads
@@ -76,7 +76,7 @@ def recorded_by(
     forgotten = weakref.finalize(function, _forget, function.__code__)
     forgotten.atexit = False
     context = optimize_assert(backend, hooks=Hooks(guard_filter_fn=every_guard))
-    context.callback = _Strictly(context.callback, changes, limit)
+    context.callback = _Strictly(context.callback, function.__code__, changes, limit)
     return context(function)
 
 
@@ -127,24 +127,33 @@ def laid_out_as(tensors: Sequence[Any]) -> Callable[[list[Any]], bool] | None:
         return None
 
 
+class RecordingLimit(Exception):  # noqa: N818  not an error
+    """As many graphs of a function are kept as may be, and none holds."""
+
+
 class _Strictly:
     """Dynamo's callback, which is called when no graph's guards hold, with our settings around it."""
 
-    def __init__(self, callback: Any, changes: Changes, limit: int):
-        self.callback, self._changes, self._limit = callback, changes, limit
+    def __init__(self, callback: Any, code: CodeType, changes: Changes, limit: int):
+        self.callback, self._code, self._changes, self._left = callback, code, changes, limit
         self._torchdynamo_orig_backend = callback._torchdynamo_orig_backend
 
-    def __call__(self, *args: object, **kwargs: object) -> Any:
+    def __call__(self, frame: Any, *args: object, **kwargs: object) -> Any:
         from torch._dynamo import config
 
+        is_ours = frame.f_code is self._code
+        if is_ours and not self._left:
+            raise RecordingLimit
         known = {name: value for name, value in STRICT.items() if hasattr(config, name)}
         with ExitStack() as stack:
-            stack.enter_context(config.patch(**known, recompile_limit=self._limit, ignore_logging_functions=_talk()))
+            stack.enter_context(config.patch(**known, ignore_logging_functions=_talk()))
             for owner, name, ours in self._changes:
                 stack.enter_context(patch.object(owner, name, ours(getattr(owner, name))))
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # Dynamo's own
-            return self.callback(*args, **kwargs)
+            found = self.callback(frame, *args, **kwargs)
+        self._left -= is_ours
+        return found
 
 
 def _talk() -> set[object]:
@@ -162,13 +171,6 @@ def substitute(function: Function, composition: Function) -> None:
 
     get_torch_obj_rule_map().pop(function, None)  # as a call in the graph, whole
     torch.compiler.substitute_in_graph(function, skip_signature_check=True)(composition)
-
-
-def limit_reached() -> type[Exception]:
-    """What Dynamo raises at its limit of graphs."""
-    from torch._dynamo.exc import FailOnRecompileLimitHit
-
-    return FailOnRecompileLimitHit
 
 
 def of_dynamo(where: str) -> Any:

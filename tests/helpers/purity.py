@@ -102,7 +102,11 @@ def _bits(tensor):
     values = shards.local(tensor).detach()
     if values.layout is not torch.strided or values.is_meta:
         return id(tensor), tensor._version
-    return id(tensor), values.shape, values.cpu().clone().reshape(-1).view(torch.uint8)
+    return (
+        id(tensor),
+        values.shape,
+        values.cpu().clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8),
+    )
 
 
 def _everything(source):

@@ -1,8 +1,8 @@
-"""Even powers of magnitudes: |x|² = x², ‖x‖² = Σ x², (√s)² = s.
+"""Even functions of magnitudes: |x|² = x², |z|² = Re² z + Im² z, ‖x‖² = Σ |x|², (√s)² = s, cos |x| = cos x.
 
-A magnitude has no derivative where x is 0, but its even powers do. PyTorch differentiates one after the other, and the
-second derivative comes out as 0 or nan there: of weight decay on a bias of zeros, or of a kernel of a distance of 0.
-The square is therefore written of x itself, in the program that everything is differentiated from.
+A magnitude has no derivative where x is 0, but its even functions do. PyTorch differentiates one after the other, and
+the second derivative comes out as 0 or nan there: of weight decay on a bias of zeros, or of a kernel of a distance of
+0. They are therefore written of x itself, in the program that everything is differentiated from.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import fx
 
 from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder, plus, times
-from alpha_func.capture.builder.operands import is_call, is_number
+from alpha_func.capture.builder.operands import is_call, is_complex, is_number
 from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.rewrites.table import DIFFERENTIABLE
 
@@ -36,15 +36,16 @@ def square(b: Builder, x: Value) -> Value:
 
 
 def _absolute(b: Builder, x: Value) -> Value:
-    return None if x.meta["val"].is_complex() else times(b, x, x)
+    if not is_complex(x):
+        return times(b, x, x)
+    parts = b.call(aten.view_as_real.default, x)
+    return b.call(aten.sum.dim_IntList, times(b, parts, parts), [-1])
 
 
 def _norm(
     b: Builder, x: Value, order: object = 2, dims: object = None, keepdim: bool = False, **kwargs: object
 ) -> Value:
-    if order != 2 or kwargs or x.meta["val"].is_complex():
-        return None
-    return b.call(aten.sum.dim_IntList, times(b, x, x), dims, keepdim)
+    return None if order != 2 or kwargs else b.call(aten.sum.dim_IntList, _absolute(b, x), dims, keepdim)
 
 
 def _hypotenuse(b: Builder, x: Value, y: Value) -> Value:
@@ -53,6 +54,15 @@ def _hypotenuse(b: Builder, x: Value, y: Value) -> Value:
 
 def _deviation(b: Builder, *args: object, **kwargs: object) -> Value:
     return b.call(aten.var.correction, *args, **kwargs)
+
+
+def _bounded(b: Builder, x: Value, least: Value = None, greatest: Value = None) -> Value:
+    """A magnitude within bounds that are none below 0 has its square within theirs."""
+    inner = square(b, x)
+    bounds = [bound for bound in (least, greatest) if bound is not None]
+    if inner is None or not _is_positive(x) or not all(is_number(bound) and bound >= 0 for bound in bounds):
+        return None
+    return b.call(aten.clamp.default, inner, *(None if bound is None else bound**2 for bound in (least, greatest)))
 
 
 def _root(b: Builder, s: Value) -> Value:
@@ -73,7 +83,7 @@ def _is_positive(x: Value) -> bool:
         return not x.kwargs and all(map(_is_positive, x.args))
     if x.target in _SUMS or x.target in _MOVES:
         return _is_positive(x.args[0])
-    return x.target in (aten.abs.default, aten.exp.default, aten.var.correction)
+    return x.target in (*_NORMS, aten.exp.default, aten.var.correction)
 
 
 def _is_even(n: Value) -> bool:
@@ -82,11 +92,13 @@ def _is_even(n: Value) -> bool:
 
 SQUARES: dict[Operator, Operator] = {
     aten.abs.default: _absolute,
+    aten.clamp.default: _bounded,
     aten.hypot.default: _hypotenuse,
     aten.linalg_vector_norm.default: _norm,
     aten.sqrt.default: _root,
     aten.std.correction: _deviation,
 }
+_NORMS = (aten.abs.default, aten.hypot.default, aten.linalg_vector_norm.default, aten.std.correction)
 # f(x)² = f(x²): they move entries, and change none.
 _MOVES = {
     *(aten.reshape.default, aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims),
@@ -96,7 +108,7 @@ _MOVES = {
 _SUMS = {aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim}
 
 
-@DIFFERENTIABLE.law(aten.pow.Tensor_Scalar, signs=SQUARES)
+@DIFFERENTIABLE.law(aten.pow.Tensor_Scalar, signs=SQUARES.keys() - {aten.clamp.default})
 def even_powers_are_of_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """|x|²ᵏ = (x²)ᵏ."""
     x, n = args
@@ -104,7 +116,19 @@ def even_powers_are_of_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     return inner if inner is None or n == 2 else b.call(aten.pow.Tensor_Scalar, inner, n // 2)
 
 
-@DIFFERENTIABLE.law(aten.mul.Tensor, signs=SQUARES)
+@DIFFERENTIABLE.law(aten.mul.Tensor, signs=SQUARES.keys() - {aten.clamp.default})
 def products_with_itself_are_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """|x|·|x| = x²."""
     return square(b, args[0]) if args[0] is args[1] else None
+
+
+def _even(f: Operator) -> None:
+    @DIFFERENTIABLE.law(f, signs={aten.abs.default})
+    def even_functions_are_of_what_is_in_magnitudes(b: Builder, args: Args, kwargs: Kwargs) -> Value:
+        """f(|x|) = f(x)."""
+        of = args[0]
+        return b.call(f, *of.args) if is_call(of, aten.abs.default) and not is_complex(of.args[0]) else None
+
+
+for f in (aten.cos.default, aten.cosh.default, aten.i0.default):
+    _even(f)

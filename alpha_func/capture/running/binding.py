@@ -1,11 +1,13 @@
 """Operators called by torch's own functions, at half of what it costs to call an operator of ``torch.ops``.
 
-On a small net the calls are the time. Each function dispatches to its operator and to nothing else.
+On a small net the calls are the time. Each function dispatches to its operator and to nothing else; an inner product of
+long vectors is taken in pieces.
 """
 
 import torch
 from torch import fx
 
+from alpha_func import tree
 from alpha_func.calls import Function
 from alpha_func.capture.builder.operands import dtype_of, is_number
 
@@ -45,5 +47,6 @@ def bind(program: fx.GraphModule) -> fx.GraphModule:
         if is_number(c) and c == -1 and dtype_of(x) == dtype_of(node) != torch.bool:
             node.target, node.args = aten.neg.default, node.args[:1]
     for node in graph.nodes:
-        node.target = FUNCTIONS.get(node.target, node.target)
+        long = node.target is aten.dot.default and node.args[0].meta["val"].numel() > tree.PIECE
+        node.target = tree.dot if long else FUNCTIONS.get(node.target, node.target)
     return fx.GraphModule(program, graph)

@@ -14,7 +14,7 @@ from alpha_func import tree
 from alpha_func.capture.running.backends import Runnable
 from alpha_func.capture.running.evidence import GRADIENT, OF_PROGRAM, Numbers, Witness
 from alpha_func.capture.running.points import Point
-from alpha_func.capture.tracing.roundings import apart, coarsest, disturbed, in_double
+from alpha_func.capture.tracing.roundings import apart, coarsest, disturbed, length
 
 _RUNS = 3
 _SIZE = 16  # of the roundings: those of a sum of a few hundred terms, near enough to a kink to fall on either side
@@ -87,6 +87,23 @@ class Shaken(Spread):
         return self._unshaken, map(self._at, range(_RUNS))
 
 
+class Rounded(Spread):
+    """Of the evidence: how far it lies in the precision of the call from what it is in double.
+
+    Args:
+        numbers: gives it in the one, and in the other.
+    """
+
+    def __init__(self, numbers: Callable[[], Sequence[Numbers]]) -> None:
+        super().__init__()
+        self._numbers = numbers
+
+    def explains(self, name: str, difference: float) -> bool:
+        """Whether it is no larger than what roundings make of the evidence."""
+        got, exact = self._numbers()
+        return name in got and name in exact and difference <= _FAR * apart(got[name], exact[name])
+
+
 def floors(numbers: Numbers, point: Point, count: int) -> dict[str, float]:
     """What a rounding of the value is to its derivatives, were they of the size of the value: where they vanish."""
     if "value" not in numbers:
@@ -113,7 +130,7 @@ def first_doubt(
         pairs = {OF_PROGRAM: (expected[OF_PROGRAM], expected["slope"])} | pairs
     for name, pair in pairs.items():
         ours, theirs = (each.detach() for each in _without_nan(*pair))  # of other parameters they may have a graph
-        difference, size = apart(ours, theirs), float(in_double(theirs).norm())
+        difference, size = apart(ours, theirs), length(theirs)
         if difference <= (tolerance * size + floors.get(name, 0.0) if math.isfinite(size) else 0):
             continue
         if any(spread.explains("slope" if name == OF_PROGRAM else name, difference) for spread in spreads):

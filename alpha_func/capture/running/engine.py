@@ -19,12 +19,12 @@ from torch.autograd import forward_ad
 
 from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
-from alpha_func.capture.running import proof
+from alpha_func.capture.running import cases
 from alpha_func.capture.running.as_line import AsLine
 from alpha_func.capture.running.evidence import Witness
 from alpha_func.capture.running.first_use import FirstUse
 from alpha_func.capture.running.points import NoEvidence
-from alpha_func.capture.running.proof import Case
+from alpha_func.capture.running.proof import Candidate, Case
 from alpha_func.capture.running.schemes import Scheme, Schemes
 from alpha_func.errors import CaptureError, StrategyError
 from alpha_func.losses.draws import ALONE
@@ -71,7 +71,7 @@ class Captured(Engine):
             schemes,
             schemes.quadratic,
             [*inputs, *d],
-            lambda: proof.quadratic(self._witness(schemes, (params, args, kwargs), inputs), d),
+            lambda: cases.quadratic(self._witness(schemes, (params, args, kwargs), inputs), d),
             lambda found: Quadratic(*found),
             lambda engine: engine.quadratic(params, direction, args, kwargs),
         )
@@ -90,7 +90,7 @@ class Captured(Engine):
     ) -> None:
         """Double backward beside the forward sweep: no scheme forms Hd, which would be proven itself."""
         with suppress(NoEvidence):
-            case = proof.product(self._witness(schemes, call, inputs), d)
+            case = cases.product(self._witness(schemes, call, inputs), d)
             with suppress(RuntimeError):  # a sweep that does not run says nothing
                 case.doubt(schemes.quadratic.candidate("eager"), away=schemes.products > 0)
             schemes.misled |= case.misled
@@ -112,7 +112,7 @@ class Captured(Engine):
                 schemes,
                 schemes.descent,
                 inputs,
-                lambda: proof.descent(witness()),
+                lambda: cases.descent(witness(), self._proven(schemes.quadratic, inputs)),
                 lambda found: Step(
                     tree.like(params, found[3 : 3 + count]),
                     tree.like(params, found[3 + count :]),
@@ -120,7 +120,7 @@ class Captured(Engine):
                 ),
                 otherwise,
             )
-        found = self._answer(schemes, schemes.gradient, inputs, lambda: proof.gradient(witness()), list[Any], otherwise)
+        found = self._answer(schemes, schemes.gradient, inputs, lambda: cases.gradient(witness()), list[Any], otherwise)
         if isinstance(found, Step):
             return found
         value, grads, saved = found[0], tree.like(params, found[1 : 1 + count]), found[1 + count :]
@@ -130,7 +130,7 @@ class Captured(Engine):
             schemes,
             schemes.line,
             [*saved, *along],
-            lambda: proof.line(witness(), along),
+            lambda: cases.line(witness(), along, self._proven(schemes.quadratic, inputs)),
             lambda found: Quadratic(value, *found),
             lambda engine: engine.quadratic(params, d, args, kwargs),
         )
@@ -144,7 +144,7 @@ class Captured(Engine):
             schemes,
             schemes.taylor(order),
             [*inputs, *d],
-            lambda: proof.taylor(self._witness(schemes, (params, args, kwargs), inputs), d, order),
+            lambda: cases.taylor(self._witness(schemes, (params, args, kwargs), inputs), d, order),
             lambda found: Taylor(found[0], found[1], found[2], tuple(found[3:])),
             lambda engine: engine.taylor(params, direction, order, args, kwargs),
         )
@@ -168,7 +168,7 @@ class Captured(Engine):
 
         def case() -> Case:
             line = AsLine(schemes.params, k).weigh(d)
-            return proof.quadratic(self._witness(schemes, (params, args, kwargs), inputs), line)
+            return cases.quadratic(self._witness(schemes, (params, args, kwargs), inputs), line)
 
         def read(found: Sequence[Any]) -> SpanNumbers:
             return found[0], torch.stack(list(found[1 : 1 + k])), symmetric(found[1 + k :], k)
@@ -192,7 +192,7 @@ class Captured(Engine):
             schemes,
             schemes.gauss_newton,
             [*inputs, *d],
-            lambda: proof.gauss_newton(self._witness(schemes, (params, args, marked), inputs), d),
+            lambda: cases.gauss_newton(self._witness(schemes, (params, args, marked), inputs), d),
             lambda found: Quadratic(*found),
             lambda engine: engine.gauss_newton(params, direction, args, kwargs),
         )
@@ -243,6 +243,10 @@ class Captured(Engine):
 
     def _witness(self, schemes: Schemes, call: tuple[Tree, Args, Kwargs], inputs: list[Tensor]) -> Witness:
         return Witness(self._loss, schemes.in_primitives, schemes.seed, call, inputs)
+
+    def _proven(self, scheme: Scheme, inputs: list[Tensor]) -> Candidate | None:
+        backend = self._backend_for(inputs)
+        return scheme.candidate(backend) if scheme.proven.get(backend) else None
 
     def _backend_for(self, inputs: list[Tensor]) -> str:
         return self._backend if _plain(inputs) else "transformable"

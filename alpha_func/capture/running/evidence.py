@@ -40,6 +40,7 @@ Numbers = dict[str, Tensor]  # value, slope, curvature, and the gradient of each
 
 OF_PROGRAM = "slope of the program itself"
 GRADIENT = "gradient of {}"
+FROM_DESCENT = "distance of the direction from −g"
 _ROOM = 2**29  # bytes: what a forward sweep, which keeps nothing, is proven with at most
 _REACHES = (0.05, 0.004, 0.0004)
 
@@ -183,15 +184,15 @@ class Witness:
     def gradient(self, at: Point) -> Numbers:
         """Value, gradient and slope of the loss by backward derivatives."""
         with torch.enable_grad(), _no_checkpoints():
-            leaves = [leaf.clone().requires_grad_() for leaf in at.inputs[: self.count]]
+            leaves = self._leaves(at)
             value = self._value(leaves, at.inputs[self.count :])
             names = nodes_of(value)
             if unverified(names) and hides(lambda x: self._value(x, at.inputs[self.count :]), leaves):
                 raise NoEvidence("an autograd.Function reads a tensor that is not one of its arguments", lasting=True)
             self.is_known_wrong = known_wrong(names)
             grads = _gradient(value, leaves)
-        slope = tree.vdot(at.direction or [-g for g in grads], grads)
-        return {"value": value.detach(), "slope": slope, **self._named(GRADIENT, grads)}
+        slope = tree.vdot(at.direction, grads) if at.direction else -tree.vdot(grads, grads)
+        return {"value": value.detach(), "slope": slope, **self._of_gradient(grads, at)}
 
     def line(self, at: Point, direction: Sequence[Tensor]) -> Differences:
         """By differences of the program's value, in double precision; what ``detach`` holds stays what it is here."""
@@ -214,21 +215,24 @@ class Witness:
 
     def _backward(self, function: Callable[..., Tensor], at: Point, *, known: bool = False) -> Numbers:
         with torch.enable_grad(), _no_checkpoints():
-            leaves = [leaf.clone().requires_grad_() for leaf in at.inputs[: self.count]]
+            leaves = self._leaves(at)
             value = function(leaves, at.inputs[self.count :])
             if known and (self._draws_otherwise or not twice_exact(nodes_of(value))):
                 raise NoEvidence("double backward of the loss is not known to be right", lasting=True)
             grads = _gradient(value, leaves, create_graph=True)
             fixed = [g.detach() for g in grads]
-            d = at.direction or [-g for g in fixed]
+            d, sign = (at.direction, 1) if at.direction else (fixed, -1)  # −g in no memory of its own
             slope = tree.vdot(d, grads)
             hd = _gradient(slope, leaves)
-        found = {"value": value.detach(), "slope": slope.detach(), "curvature": tree.vdot(d, hd)}
-        found |= self._named(GRADIENT, fixed)
-        return found if at.direction else found | self._named("direction of {}", d)
+        found = {"value": value.detach(), "slope": sign * slope.detach(), "curvature": tree.vdot(d, hd)}
+        return found | self._of_gradient(fixed, at)
 
-    def _named(self, what: str, tensors: Sequence[Tensor]) -> Numbers:
-        return {what.format(name): tensor for name, tensor in zip(self.names, tensors, strict=True)}
+    def _leaves(self, at: Point) -> list[Tensor]:
+        return [leaf.detach().requires_grad_() for leaf in at.inputs[: self.count]]
+
+    def _of_gradient(self, grads: Sequence[Tensor], at: Point) -> Numbers:
+        found = {GRADIENT.format(name): g for name, g in zip(self.names, grads, strict=True)}
+        return found if at.direction else found | {FROM_DESCENT: torch.zeros(())}
 
     @cached_property
     def _loss(self) -> Callable[..., Tensor]:

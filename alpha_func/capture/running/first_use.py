@@ -46,11 +46,12 @@ class FirstUse:
                 )
             scheme.proven[backend] = None
             return None
+        away = backend in scheme.begun
         try:
             with aside():
                 candidate = scheme.candidate(backend)
             compared = case()
-            found = compared.doubt(candidate, away=backend in scheme.begun)
+            found = compared.doubt(candidate, away=away)
             schemes.misled |= compared.misled
         except NoEvidence as lacking:
             return self._unproven(scheme, backend, lacking)
@@ -63,10 +64,11 @@ class FirstUse:
             self.give_up(schemes, scheme, backend, case, found)
             return None
         run = scheme.ready(backend)
-        if backend in scheme.begun:
+        if away:
             scheme.proven[backend] = run
+            return run
         scheme.begun.add(backend)
-        return run
+        return run if backend == "transformable" or scheme.is_proven_otherwise else compared.answer
 
     def give_up(
         self, schemes: Schemes, scheme: Scheme, backend: str, case: Callable[[], Case], why: Doubt | Exception

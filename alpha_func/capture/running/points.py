@@ -10,6 +10,7 @@ from alpha_func.capture.tracing.outside import values
 from alpha_func.losses.in_double import doubled
 
 _AWAY = 0.1  # how far the second point lies from the first, relative to each parameter
+_DRAWN = 65537  # a prime: rows of a matrix do not have the same numbers
 
 
 class NoEvidence(Exception):  # noqa: N818  not an error
@@ -35,7 +36,7 @@ class Point:
         noise = torch.Generator().manual_seed(0)
         moved, directions = list(self.inputs), []
         for i, θ in enumerate(self.inputs[:params]):
-            r, u = (torch.randn(θ.shape, generator=noise).clamp(-3, 3).to(θ) for _ in range(2))
+            r, u = (_normal(θ, noise) for _ in range(2))
             size = θ.abs().mean() if θ.numel() else θ.sum()
             scale = torch.where(size > 0, size, torch.full_like(size, _AWAY))
             moved[i] = torch.where(θ != 0, θ * (1 + _AWAY * r), _AWAY * scale * r)
@@ -47,12 +48,19 @@ class Point:
         noise, inputs = torch.Generator().manual_seed(seed), list(self.inputs)
         for i, θ in enumerate(self.inputs[:params]):
             eps = torch.finfo(θ.dtype).eps
-            inputs[i] = θ * (1 + eps * torch.randn(θ.shape, generator=noise).sign().to(θ))
+            inputs[i] = θ * (1 + eps * _normal(θ, noise).sign())
         return Point(inputs, self.direction)
 
     def in_double(self) -> "Point":
         """The same values in double precision."""
         return Point(list(map(doubled, self.inputs)), self.direction and list(map(doubled, self.direction)))
+
+
+def _normal(like: Tensor, noise: torch.Generator) -> Tensor:
+    """Normal numbers in a shape, none far out; a large shape repeats those that are drawn."""
+    count = like.numel()
+    drawn = torch.randn(min(count, _DRAWN), generator=noise).clamp(-3, 3).to(like)
+    return drawn.repeat(-(-count // _DRAWN))[:count].view(like.shape)
 
 
 def values_of(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -5,8 +5,10 @@
                  in float64, and then as it runs against these numbers and the loss's own first derivatives
 
 Neither goes through the rules, laws and passes that a scheme is made by. A program in float64 is both at once; in
-float32 two orders of one derivative as a rule agree to what float64 would say of them, at a third of its price. The
-first call is compared at its own values, with their zeros and ties. The second, before the scheme is trusted with any
+float32 two orders of one derivative as a rule agree to what float64 would say of them, at a third of its price, and at
+half of its memory. An adjoint is compared with the Taylor program, where that was proven before it, and with the
+loss's own gradient. Each proof is one run of the scheme and one of its evidence, and in double as many again. The first
+call is compared at its own values, with their zeros and ties. The second, before the scheme is trusted with any
 others, at parameters a little away from its own and along a random direction, where an error that a call's values hide
 has nowhere to vanish (a zero direction, a stationary point, a layer that begins at zero). Where two numbers differ by
 more than roundings explain, differences of the loss decide between the two (``vote``). At a tie two derivatives may
@@ -18,15 +20,16 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, fx
 
 from alpha_func.capture.running.backends import Runnable
-from alpha_func.capture.running.difference import Doubt, Roundings, Shaken, finite, first_doubt, floors
-from alpha_func.capture.running.evidence import GRADIENT, OF_PROGRAM, Numbers, Witness
+from alpha_func.capture.running.difference import Doubt, Rounded, Roundings, Shaken, Spread, finite, first_doubt, floors
+from alpha_func.capture.running.evidence import FROM_DESCENT, OF_PROGRAM, Numbers, Witness
 from alpha_func.capture.running.points import NoEvidence, Point, values_of
 from alpha_func.capture.running.vote import Side, vote
 from alpha_func.capture.tracing.agreement import aside
-from alpha_func.capture.tracing.roundings import coarsest, seeded
+from alpha_func.capture.tracing.roundings import apart, coarsest, seeded
 from alpha_func.errors import CaptureError
 from alpha_func.losses.kernels import twice_differentiable
 
@@ -60,7 +63,7 @@ class Case:
         direction: of the call, without transforms; None: −g.
         routes: the evidence, the next where the last fails or differs.
         first_order: the loss's own first derivatives.
-        second_order: its own second derivatives, where they are one of the routes.
+        own: those of the routes that have the loss's own first derivatives, and not only its program's.
 
     Attributes:
         misled: whether PyTorch's derivatives of the program were found to be wrong, and the scheme's right.
@@ -74,13 +77,14 @@ class Case:
         direction: Sequence[Tensor] | None,
         routes: Sequence[Route],
         first_order: Route,
-        second_order: Route | None = None,
+        own: Sequence[Route] = (),
     ):
         self.misled, self.votes = False, True
+        self._answer: list[Tensor] = []
         self._names, self._witness, self._routes, self._first_order = names, witness, routes, first_order
-        self._second_order = second_order
-        self._points = {False: Point(witness.inputs, None if direction is None else values_of(direction))}
-        self._found: dict[tuple[int, Route, bool], Numbers | None] = {}
+        self._own = own
+        self._points = {(witness, False): Point(witness.inputs, None if direction is None else values_of(direction))}
+        self._found: dict[tuple[Witness, Route, bool], Numbers | None] = {}
 
     def doubt(self, candidate: Candidate, *, away: bool) -> Doubt | None:
         """What speaks against a scheme.
@@ -94,52 +98,61 @@ class Case:
             CaptureError: neither the scheme nor PyTorch agrees with differences of the loss.
         """
         with aside(), twice_differentiable():
-            witness, point = self._witness, self._point(away)
-            got = self._numbers(candidate.run, point)
+            witness = self._witness
+            point = self._point(witness, away)
+            self._answer = self._outputs(candidate.run, point)
+            got = self._read(self._answer)
             if not witness.is_narrow:
                 return self._judged(got, witness, _EXACT, candidate.written, away=away, votes=self.votes)[0]
             if coarsest(point.inputs) < _CLOSE and self._is_close(got, away):
                 return None
             exact = None
             with suppress(Exception):  # an operator without a kernel in float64, memory
-                exact = self._numbers(candidate.finished(), point.in_double())
+                exact = self._numbers(candidate.finished(), self._point(witness.in_double, away))
             if exact is not None:
                 with suppress(NoEvidence):
                     return self._narrow(candidate, got, exact, away)
             return self._judged(got, witness, _NEAR * coarsest(point.inputs), candidate.written, away=away)[0]
+
+    def answer(self, *_: object) -> Sequence[Tensor]:
+        """What the scheme has given where it was compared."""
+        return self._answer
 
     def _is_close(self, got: Numbers, away: bool) -> bool:
         """Whether the evidence in the precision of the call says nothing else, roundings apart."""
         for route in self._routes:
             expected = self._evidence(self._witness, route, away)
             if expected is not None:
-                if route is not self._second_order:
+                if route not in self._own:
                     expected = self._with_first_order(expected, away)
                 return finite(expected) and first_doubt(got, expected, _CLOSE, (), {}) is None
         return False
 
     def _narrow(self, candidate: Candidate, got: Numbers, exact: Numbers, away: bool) -> Doubt | None:
         """In double, and then as it runs."""
-        witness, point = self._witness, self._point(away)
+        witness, point = self._witness, self._point(self._witness, away)
         found, route = self._judged(exact, witness.in_double, _ROUNDED, None, away=away)
         if found is not None:
             with suppress(ArithmeticError, TypeError, ValueError, NotImplementedError):
                 anew = candidate.anew()
-                exact = self._numbers(anew, point.in_double())
+                exact = self._numbers(anew, self._point(witness.in_double, away))
                 found, route = self._judged(exact, witness.in_double, _EXACT, lambda: anew, away=away, votes=self.votes)
         if found is not None:
             return found
-        spreads = (Roundings(lambda p: self._numbers(p, point), candidate.written),)
+        spreads: list[Spread] = [Roundings(lambda p: self._numbers(p, point), candidate.written)]
+        if route is not None:
+            both = witness, witness.in_double
+            spreads.insert(0, Rounded(lambda: [self._evidence(each, route, away) or {} for each in both]))
         tolerance = _NEAR * coarsest(point.inputs)
         found = first_doubt(got, exact, tolerance, spreads, floors(exact, point, witness.count))
-        if found is not None or (route is self._second_order and route is not None):
+        if found is not None or route in self._own:
             return found
-        own = self._evidence(witness, self._second_order, away) if self._second_order else None
+        own = next(filter(None, (self._evidence(witness, each, away) for each in self._own)), None)
         if own is not None and not away:  # at a tie its second derivatives may be others
             own = {name: x for name, x in own.items() if name != "curvature"}
         own = own or self._evidence(witness, self._first_order, away)
         found = first_doubt(got, own or {}, tolerance, spreads, floors(exact, point, witness.count))
-        in_double = witness.in_double, point.in_double()
+        in_double = witness.in_double, self._point(witness.in_double, away)
         if found is None or (self.votes and witness.is_known_wrong and _is_right(*in_double, exact, own or {})):
             return None
         return replace(found, of_program=True)
@@ -155,7 +168,7 @@ class Case:
         votes: bool = False,
     ) -> tuple[Doubt | None, Route | None]:
         """Numbers against the evidence in the same precision: a doubt, or the route that they agree with."""
-        point = self._point(away) if witness is self._witness else self._point(away).in_double()
+        point = self._point(witness, away)
         found = own = None
         for route in self._routes:
             expected = self._evidence(witness, route, away)
@@ -163,17 +176,17 @@ class Case:
             if expected is None or ((away or own is not None) and not finite(expected)):
                 continue
             spreads = Roundings(lambda p: self._numbers(p, point), written), Shaken(route, witness, point, expected)
-            if route is not self._second_order and witness is self._witness:
+            if route not in self._own and witness is self._witness:
                 expected = self._with_first_order(expected, away)
             against = expected
             found = first_doubt(got, expected, tolerance, spreads, floors(expected, point, witness.count))
             if found is None:
                 # A tie explains that the loss's own derivatives are others, and nothing does away from one.
-                if own is None or witness is not self._witness or not (away and votes):
+                if own is None or route in self._own or witness is not self._witness or not (away and votes):
                     return None, route
                 ours = _is_right(witness, point, got, own[1])
                 return (None if ours else replace(own[0], of_program=True)), route
-            if route is self._second_order:
+            if route in self._own:
                 own = found, expected
         if found is None and not away:
             raise NoEvidence("PyTorch cannot differentiate it twice here", lasting=True)
@@ -205,22 +218,37 @@ class Case:
             return numbers
         return numbers | {OF_PROGRAM: numbers["slope"]} | own if "slope" in own else numbers | own
 
-    def _point(self, away: bool) -> Point:
-        if away not in self._points:
-            self._points[away] = self._points[False].away(self._witness.count)
-        return self._points[away]
+    def _point(self, witness: Witness, away: bool) -> Point:
+        key = witness, away
+        if key not in self._points:
+            own = self._points[self._witness, False]
+            if witness is not self._witness:
+                self._points[key] = self._point(self._witness, away).in_double()
+            else:
+                self._points[key] = own.away(witness.count)
+        return self._points[key]
 
     def _numbers(self, run: Runnable, at: Point) -> Numbers:
+        return self._read(self._outputs(run, at))
+
+    def _outputs(self, run: Runnable, at: Point) -> list[Tensor]:
         with seeded(self._witness.seed):
-            return dict(zip(self._names, run(*at.inputs, *(at.direction or ())), strict=False))
+            return list(run(*at.inputs, *(at.direction or ())))
+
+    def _read(self, found: list[Tensor]) -> Numbers:
+        numbers = dict(zip(self._names, found, strict=False))
+        if FROM_DESCENT in numbers:
+            n = self._witness.count
+            pairs = zip(found[-2 * n : -n], found[-n:], strict=True)
+            numbers[FROM_DESCENT] = torch.tensor(sum(apart(d, -g) for g, d in pairs))
+        return numbers
 
     def _evidence(self, witness: Witness, route: Route, away: bool) -> Numbers | None:
         """What a route gives, computed once; None where it does not run."""
-        key = id(witness), route, away
+        key = witness, route, away
         if key not in self._found:
-            point = self._point(away)
             try:
-                self._found[key] = route(witness, point if witness is self._witness else point.in_double())
+                self._found[key] = route(witness, self._point(witness, away))
             except Exception:  # an operator without this derivative, values that the loss refuses, memory
                 self._found[key] = None
         return self._found[key]
@@ -229,54 +257,3 @@ class Case:
 def _is_right(witness: Witness, point: Point, got: Numbers, expected: Numbers) -> bool:
     """Whether differences give the scheme's numbers, and not the others; they see through ``detach``."""
     return not witness.detaches and vote(witness, point, got, expected) is Side.SCHEME
-
-
-def quadratic(witness: Witness, direction: Sequence[Tensor]) -> Case:
-    """The case of the Taylor program."""
-    own = Witness.of_loss_frugally
-    routes = (own, Witness.forward, Witness.reverse)
-    return Case(("value", "slope", "curvature"), witness, direction, routes, Witness.slope, own)
-
-
-def product(witness: Witness, direction: Sequence[Tensor]) -> Case:
-    """The case of the Taylor program beside double backward of the primitives."""
-    return Case(("value", "slope", "curvature"), witness, direction, (Witness.reverse,), Witness.slope)
-
-
-def descent(witness: Witness) -> Case:
-    """The case of the program along −g."""
-    names = [what.format(name) for what in (GRADIENT, "direction of {}") for name in witness.names]
-    own = Witness.of_loss
-    routes = (own, Witness.reverse)
-    return Case(("value", "slope", "curvature", *names), witness, None, routes, Witness.gradient, own)
-
-
-def gradient(witness: Witness) -> Case:
-    """The case of the gradient program."""
-    names = ["value", *map(GRADIENT.format, witness.names)]
-    return Case(names, witness, None, (Witness.gradient, Witness.reverse), Witness.gradient, Witness.gradient)
-
-
-def line(witness: Witness, direction: Sequence[Tensor]) -> Case:
-    """The case of the line's program, with the gradient's before it."""
-    own = Witness.of_loss
-    return Case(("slope", "curvature"), witness, direction, (own, Witness.reverse), Witness.gradient, own)
-
-
-def gauss_newton(witness: Witness, direction: Sequence[Tensor]) -> Case:
-    """The case of a Gauss-Newton program; differences along the line are not of its curvature."""
-    witness.require_natural()
-    case = Case(("value", "slope", "curvature"), witness, direction, (Witness.gauss_newton,), Witness.slope)
-    case.votes = False
-    return case
-
-
-def taylor(witness: Witness, direction: Sequence[Tensor], order: int) -> Case:
-    """The case of a Taylor program of higher order."""
-    names = ["value", "slope", "curvature", *(f"derivative of order {j}" for j in range(3, order + 1))]
-
-    def of(numbers: Callable[[Witness, Point, int], Sequence[Tensor]]) -> Route:
-        return lambda witness, at: dict(zip(names, numbers(witness, at, order), strict=True))
-
-    routes = of(Witness.reverse_to), of(Witness.forward_to)  # reverse mode takes half the time, and keeps more
-    return Case(names, witness, direction, routes if witness.keeps_little else routes[::-1], Witness.slope)

@@ -61,6 +61,7 @@ class Scheme:
 
     Attributes:
         proven: what runs it, by backend, once it has been found right there; None where it was given up.
+        is_proven_otherwise: whether that is not its outputs.
         begun: the backends of which the first call was found right.
     """
 
@@ -73,7 +74,7 @@ class Scheme:
         before: "Scheme | None" = None,
         proven_as: Callable[[Candidate], Candidate] | None = None,
     ):
-        self.proven_as = proven_as or (lambda candidate: candidate)
+        self.proven_as, self.is_proven_otherwise = proven_as or (lambda candidate: candidate), proven_as is not None
         self.name, self._of, self._form, self._part, self._before = name, of, form, part, before
         self.proven: dict[str, Runnable | None] = {}
         self.begun: set[str] = set()

@@ -4,6 +4,7 @@ They look at values, or would become operators of their own.
 """
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -107,6 +108,11 @@ def not_checkpointed(module: object, *args: object, **kwargs: object) -> Any:
     yield
 
 
+def unflagged(*args: object, **kwargs: object) -> Any:
+    """``torch.backends.cudnn.flags``: which kernel is taken, not what it computes."""
+    return nullcontext()
+
+
 INLINED: dict[Function, Function] = {**TRACED, **REGISTERED, checkpoint_generator: not_checkpointed}
 BEFORE_RECORDING: dict[object, Function] = {
     F.gaussian_nll_loss: gaussian_nll_loss,
@@ -115,6 +121,7 @@ BEFORE_RECORDING: dict[object, Function] = {
     torch.cov: cov,
     torch.repeat_interleave: repeat_interleave,
     F.one_hot: one_hot,
+    torch.backends.cudnn.flags: unflagged,
 }
 if hasattr(torch, "_grouped_mm"):
     BEFORE_RECORDING[torch._grouped_mm] = grouped_mm

@@ -196,7 +196,6 @@ class Recorder:
         return None
 
     def _by_call(self, *call: Any) -> tuple[Recording, Sequence[Tensor]]:
-        limit_reached = torch_private.limit_reached()
         while True:
             known = self._frame
             frame = known or self._new_frame()
@@ -211,7 +210,7 @@ class Recorder:
                     if known is None:
                         raise CaptureError(f"the loss reads a number that changes between two reads; {EAGER}") from None
                     self._others = [*self._others[-MAX_RECORDINGS + 1 :], frame]  # it may be right again
-            except limit_reached:  # Dynamo drops none of its graphs
+            except torch_private.RecordingLimit:  # Dynamo drops none of its graphs
                 pass
             except Exception as error:  # Dynamo's, of whatever kind: the loss itself does not run
                 require_time()

@@ -20,6 +20,7 @@ from alpha_func.losses.draws import seeded_rng
 aten = torch.ops.aten
 _EQUALITIES = {aten.eq.Tensor: False, aten.ne.Tensor: True}
 _TIED = 8  # disturbances by which two equal numbers part on the way to their comparison
+_PIECE = 2**18  # entries that are compared at a time
 _POOL = 2**12  # noise is drawn once, and taken from another place in it at every operation
 
 
@@ -40,9 +41,22 @@ def apart(x: Tensor, y: Tensor) -> float:
     if x.ndim == 0:
         a, b = float(x), float(y)
         return 0.0 if a == b or (math.isnan(a) and math.isnan(b)) else abs(a - b)
-    x, y = in_double(x), in_double(y)
+    return math.hypot(*map(_piece_apart, _pieces(x), _pieces(y)))
+
+
+def length(x: Tensor) -> float:
+    """‖x‖."""
+    return math.hypot(*(float(piece.norm()) for piece in _pieces(x)))
+
+
+def _piece_apart(x: Tensor, y: Tensor) -> float:
     same = (x == y) | (x.isnan() & y.isnan())
     return float(torch.where(same, 0.0, x - y).norm())
+
+
+def _pieces(x: Tensor) -> Iterator[Tensor]:
+    """The entries in float64, a few at a time."""
+    return map(in_double, torch.split(x.detach().reshape(-1), _PIECE))
 
 
 def in_double(x: Tensor) -> Tensor:

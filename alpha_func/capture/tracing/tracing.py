@@ -242,11 +242,12 @@ def _cleaned(traced: fx.GraphModule) -> fx.GraphModule:
 
 def _write_nowhere(graph: fx.Graph) -> None:
     """What writes to a new tensor that nothing else reads gives it instead (attention dropout): a trace is spared."""
+    lowered = decompositions()
     for node in graph.nodes:
         if node.op != "call_function" or not _changes_something(node):
             continue
         own, pure, val = node.args[0], returning(node.target), node.meta["val"]
-        if pure is None or is_composite(pure) or pure in decompositions():
+        if pure is None or is_composite(pure) or pure in lowered:
             continue
         if len(own.users) == 1 and allocates(own.target):
             args = given_to(pure, node.target, node.args)

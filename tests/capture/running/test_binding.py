@@ -5,6 +5,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from alpha_func import tree
 from alpha_func.capture.running.binding import FUNCTIONS, bind
 
 aten = torch.ops.aten
@@ -65,3 +66,10 @@ def test_binding_leaves_the_program_as_it_was_and_its_numbers():
     assert targets == [torch.tanh, torch.neg, torch.mm, aten.cos.default]
     for value, expected in zip(bound(X), program(X), strict=True):
         assert torch.equal(value, expected)
+
+
+def test_an_inner_product_of_long_vectors_is_taken_in_pieces():
+    long, short = torch.ones(tree.PIECE + 1), torch.ones(2)
+    bound = bind(make_fx(lambda x, y: (aten.dot.default(x, x), aten.dot.default(y, y)))(long, short))
+    assert [node.target for node in bound.graph.nodes if node.op == "call_function"] == [tree.dot, torch.dot]
+    assert [x.item() for x in bound(long, short)] == [tree.PIECE + 1, 2]

@@ -14,6 +14,7 @@ from alpha_func import capture, functional_loss, grad_and_quadratic, hvp, quadra
 from alpha_func.capture.derivatives.rule import RULES, Call, rule_of, without_rules
 from alpha_func.capture.rewrites import LAWS
 from alpha_func.capture.running import backends, blame, schemes
+from alpha_func.capture.running.evidence import Witness
 from alpha_func.capture.tracing import compositions, lowering
 from alpha_func.data_sets import per_example_quadratics
 from alpha_func.errors import CaptureError, CaptureWarning, StrategyError
@@ -351,3 +352,33 @@ def test_double_backward_answers_where_the_sweep_is_nan_and_it_is_not(monkeypatc
     with pytest.warns(CaptureWarning, match="nan"):
         got = quadratic_along(capture(loss))(params, d, *batch)
     torch.testing.assert_close(tuple(got), tuple(double_backward(loss, params, d, *batch)[0]), rtol=1e-10, atol=0)
+
+
+def proven_along(captured, params, d, batch):
+    for _ in range(2):
+        quadratic_along(captured)(params, d, *batch)
+
+
+STEPS = {"along -g": (), "along another": (lambda grads: tree.map(torch.sign, grads),)}
+
+
+@pytest.mark.parametrize("direction", STEPS.values(), ids=STEPS)
+def test_a_proven_sweep_proves_an_adjoint_without_double_backward(direction, monkeypatch):
+    loss, params, d, batch = net()
+    captured = capture(loss, strict=True)
+    proven_along(captured, params, d, batch)
+    monkeypatch.setattr(Witness, "_backward", fails)
+    for _ in range(2):
+        step = grad_and_quadratic(captured, *direction)(params, *batch)
+    expected = grad_and_quadratic(loss, *direction)(params, *batch)
+    torch.testing.assert_close(step, expected)
+
+
+@pytest.mark.parametrize("direction", STEPS.values(), ids=STEPS)
+def test_a_wrong_pullback_is_found_beside_a_proven_sweep(direction, monkeypatch):
+    plant(monkeypatch, **WRONG["pullback"])
+    loss, params, d, batch = net()
+    captured = capture(loss, strict=True)
+    proven_along(captured, params, d, batch)
+    with pytest.raises(CaptureError, match=r"derivative rule of aten\.tanh\.default"):
+        grad_and_quadratic(captured, *direction)(params, *batch)
