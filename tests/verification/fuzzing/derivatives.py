@@ -71,6 +71,14 @@ class Line:
         found["curvature"] = found["Hd"] @ self.d
         return DoubleBackward({name: torch.as_tensor(t).detach().double() for name, t in found.items()})
 
+    def forward_over_forward(self) -> Tensor:
+        """Slope and curvature by PyTorch's forward mode."""
+
+        def slope(p: Tree) -> Tensor:
+            return torch.func.jvp(lambda q: self._own(q, *self.args), (p,), (self.direction,))[1]
+
+        return torch.stack(torch.func.jvp(slope, (self.params,), (self.direction,)))
+
     def shaken(self, seed: int) -> "Line":
         """The line with its parameters off by a rounding."""
         generator = torch.Generator().manual_seed(seed)

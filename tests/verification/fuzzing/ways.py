@@ -92,17 +92,12 @@ def under_grad(trial: Trial) -> Off:
 
 def strategy(trial: Trial) -> Off:
     """One of the strategies, over the loss itself."""
-    name = _some_strategy(trial)
-    return trial.quadratic_off(
-        af.quadratic_along(trial.loss, strategy=name)(trial.params, trial.direction, *trial.args)
-    )
+    return _by_some_strategy(trial, trial.loss)
 
 
 def captured_strategy(trial: Trial) -> Off:
     """One of the strategies, over the captured program."""
-    name = _some_strategy(trial)
-    found = af.quadratic_along(trial.captured, strategy=name)(trial.params, trial.direction, *trial.args)
-    return trial.quadratic_off(found)
+    return _by_some_strategy(trial, trial.captured)
 
 
 def per_example(trial: Trial) -> Off:
@@ -197,5 +192,7 @@ def _jvp_vmapped(trial: Trial, stacked: dict[str, Tensor]) -> Any:
     return torch.func.vmap(along)(stacked)
 
 
-def _some_strategy(trial: Trial) -> str:
-    return rng(len(trial.program.source), "strategy").choice(sorted(STRATEGIES))
+def _by_some_strategy(trial: Trial, loss: Callable[..., Tensor]) -> Off:
+    name = rng(len(trial.program.source), "strategy").choice(sorted(STRATEGIES))
+    found = af.quadratic_along(loss, strategy=name)(trial.params, trial.direction, *trial.args)
+    return trial.quadratic_off(found, forward="forward" in name)
