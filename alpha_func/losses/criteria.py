@@ -15,6 +15,9 @@ _FUNCTIONS: dict[object, type[nn.Module]] = {
     F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
     F.cross_entropy: nn.CrossEntropyLoss,
     F.nll_loss: nn.NLLLoss,
+    F.poisson_nll_loss: nn.PoissonNLLLoss,
+    F.soft_margin_loss: nn.SoftMarginLoss,
+    F.multilabel_soft_margin_loss: nn.MultiLabelSoftMarginLoss,
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from alpha_func import tree
+from alpha_func.losses.likelihood import Likelihood, as_it_is, natural
 
 Criterion = Callable[[Any, Any], Tensor]  # of outputs and targets
 
@@ -18,13 +19,19 @@ class Supervised(nn.Module):
         super().__init__()
         self.module = module
         self.criterion = criterion
+        self._natural = natural(criterion)
 
-    def forward(self, inputs: object, targets: object, *, shift: Tensor | None = None) -> Tensor:
-        """The loss, the outputs shifted by a number: ``losses.parting``."""
-        outputs = self.module(inputs)
+    def parts(self, natural: bool) -> Likelihood:
+        """What is done to the module's outputs, and the criterion of that: in natural parameters where asked."""
+        return self._natural if natural and self._natural is not None else Likelihood(as_it_is, self.criterion)
+
+    def forward(self, inputs: object, targets: object, *, shift: Tensor | None = None, natural: bool = False) -> Tensor:
+        """The loss, the outputs as natural parameters and shifted by a number: ``losses.likelihood``, ``parting``."""
+        link, criterion = self.parts(natural)
+        outputs = link(self.module(inputs))
         if shift is not None:
             outputs = tree.map(partial(_shifted, shift), outputs)
-        return self.criterion(outputs, targets)
+        return criterion(outputs, targets)
 
 
 def _shifted(shift: Tensor, leaf: object) -> object:

@@ -22,6 +22,17 @@ from alpha_func.losses.draws import seeded_rng
 from alpha_func.losses.forms import ByFunction, OwnLoss, Supervised
 from alpha_func.losses.kinds import refuse_undifferentiable
 from alpha_func.losses.looking import can_look, look_in_progress, looking
+from alpha_func.losses.places import (
+    Place,
+    Ties,
+    are_as_they_were,
+    has_ties,
+    holder,
+    parameters_of,
+    part_of,
+    place_of,
+    ties_of,
+)
 from alpha_func.losses.restoring import restored
 from alpha_func.losses.sharding import is_spread, refuse_uncaptured, refuse_unknown, reshard
 from alpha_func.torch_private import peek_interpreter_stack
@@ -111,9 +122,6 @@ def functional_loss(
     return ModuleLoss(model, tuple(params), seed), params
 
 
-Place = tuple[tuple[str, ...], str]  # the names of the modules on the way, and that of the tensor in the last
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class ModuleLoss:
     """The pure loss that ``functional_loss`` returns: ``loss(params, *args, **kwargs)``.
@@ -122,7 +130,7 @@ class ModuleLoss:
         CONSTANT: those that a call reads and nothing ever changes, which need no guard.
     """
 
-    CONSTANT: ClassVar[tuple[str, ...]] = ("names", "places", "buffers", "tied", "hooked")
+    CONSTANT: ClassVar[tuple[str, ...]] = ("names", "places", "buffers", "ties", "kept", "tied", "hooked")
     model: nn.Module
     names: tuple[str, ...]
     seed: int
@@ -131,14 +139,19 @@ class ModuleLoss:
     seen: set[bool] = field(init=False, default_factory=set)  # the modes, train and eval, that it has been called in
     places: tuple[Place, ...] = field(init=False)  # of the parameters, and of the buffers, in the model
     buffers: tuple[Place, ...] = field(init=False)
+    ties: Ties = field(init=False)  # one of those, and another place of the same tensor
+    kept: tuple[Place, ...] = field(init=False)  # of the parameters that are none of them
     hooked: bool = field(init=False)  # whether there are backward hooks, which do not belong to the loss
     spread: bool = field(init=False)  # whether the module's parameters are sharded over processes
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "expected", frozenset(self.names))
-        object.__setattr__(self, "places", tuple(_place(f"module.{name}") for name in self.names))
-        object.__setattr__(self, "buffers", tuple(_place(name) for name, _ in self.model.named_buffers()))
-        object.__setattr__(self, "tied", _has_ties(self.model))
+        object.__setattr__(self, "places", tuple(place_of(f"module.{name}") for name in self.names))
+        object.__setattr__(self, "buffers", tuple(place_of(name) for name, _ in self.model.named_buffers()))
+        object.__setattr__(self, "ties", ties_of(self.model, {*self.places, *self.buffers}))
+        taken = {*self.places, *(other for _, other in self.ties)}
+        object.__setattr__(self, "kept", tuple(place for place in parameters_of(self.model) if place not in taken))
+        object.__setattr__(self, "tied", has_ties(self.model))
         hooked = any(m._backward_hooks or m._backward_pre_hooks for m in self.model.modules())
         object.__setattr__(self, "hooked", hooked)
         object.__setattr__(self, "spread", is_spread(self.model))
@@ -175,18 +188,20 @@ class ModuleLoss:
             for module in self.model.modules():
                 module._backward_hooks = OrderedDict()
                 module._backward_pre_hooks = OrderedDict()
-        if self.tied:
+        if self.tied and not are_as_they_were(self.model, self.ties, self.kept):
             state = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
             for name, value in params.items():
                 state["module." + name.replace("_orig_mod.", "")] = value
             return functional_call(self.model, state, args, kwargs, tie_weights=True)
         for name, (path, key) in zip(self.names, self.places, strict=True):
-            _part(self.model, path)._parameters[key] = params[name]  # type: ignore[assignment]
+            part_of(self.model, path)._parameters[key] = params[name]  # type: ignore[assignment]
         for path, key in self.buffers:
-            buffers = _part(self.model, path)._buffers
+            buffers = part_of(self.model, path)._buffers
             held = buffers.get(key)
             if held is not None:
                 buffers[key] = held.clone()  # the forward may write to it
+        for place, other in self.ties:
+            holder(self.model, other)[other[1]] = holder(self.model, place)[place[1]]
         return self.model(*args, **kwargs)
 
     def _check(self, params: Mapping[str, Tensor]) -> None:
@@ -250,25 +265,6 @@ class Watched(TorchFunctionMode):
 
 
 _INSTEAD: dict[Function, Function] = {**dropout.BY_FUNCTION, **backward.BY_FUNCTION}
-
-
-def _place(name: str) -> Place:
-    *path, key = name.split(".")
-    return tuple(path), key
-
-
-def _part(model: nn.Module, path: tuple[str, ...]) -> nn.Module:
-    for name in path:
-        found = model._modules.get(name)
-        if found is not None:  # a compiled module's ``_orig_mod`` is itself to Dynamo
-            model = found
-    return model
-
-
-def _has_ties(model: nn.Module) -> bool:
-    """Whether a tensor has two names; functional_call need not look for ties at every call where there are none."""
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    return len({id(tensor) for _, tensor in named}) < len(named)
 
 
 def _name_mismatch(got: Any, expected: Any) -> str:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from alpha_func.calls import Function
-from alpha_func.losses.criteria import as_module
 from alpha_func.losses.forms import Supervised
 from alpha_func.losses.module_loss import ModuleLoss, module_loss_of
 
@@ -20,22 +19,23 @@ _APART = (
     "curvature={!r} needs a module and a criterion on its outputs, and this loss, {}, does not keep them apart: "
     "make it by functional_loss(module, criterion)"
 )
-_NO_LIKELIHOOD = (
-    "curvature='fisher' needs a criterion that is the negative log-likelihood of its targets in natural parameters, "
-    "whose Hessian does not depend on them: CrossEntropyLoss, BCEWithLogitsLoss or MSELoss; {}. "
-    "curvature='gauss_newton' takes any criterion"
-)
 
 
 class Parted(NamedTuple):
-    """f and ψ: ``outputs(params, inputs)``, and ``criterion(outputs, targets)``."""
+    """f and ψ: ``outputs(params, inputs)``, and ``criterion(outputs, targets)``; in natural parameters where asked."""
 
     outputs: Function
     criterion: Callable[..., Tensor]
+    is_given: bool  # whether they are the module's own and that of the loss
 
 
-def parted(loss: Callable[..., Tensor], curvature: str) -> Parted:
+def parted(loss: Callable[..., Tensor], curvature: str, *, natural: bool = False) -> Parted:
     """The two that a loss is made of.
+
+    Args:
+        loss: as it was given.
+        curvature: for the message.
+        natural: whether the outputs are to be the natural parameters of the criterion: ``losses.likelihood``.
 
     Raises:
         ValueError: it does not say.
@@ -44,43 +44,19 @@ def parted(loss: Callable[..., Tensor], curvature: str) -> Parted:
     if source is None or not isinstance(source.model, Supervised):
         what = "a function" if source is None else "one of the module's own or of loss_of"
         raise ValueError(_APART.format(curvature, what))
-    return Parted(ModuleLoss(_Outputs(source.model.module), source.names, source.seed), source.model.criterion)
-
-
-def require_likelihood(criterion: Callable[..., Tensor]) -> None:
-    """Refuse a criterion of which the Fisher information is not its own Hessian, whatever the targets.
-
-    With p(y|z) ∝ exp(−ψ(z, y)) in natural parameters z, E_y ∇ψ∇ψᵀ = E_y ∇²ψ = ∇²ψ. For a squared error that is the
-    Gaussian of variance ½. Under class weights or pos_weight the three are not one: E_y ∇ψ∇ψᵀ has the square of the
-    weight, E_y ∇²ψ the weight, of the class that is drawn, and ∇²ψ that of the target.
-    """
-    criterion = as_module(criterion)
-    name = type(criterion).__name__
-    known = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss)
-    kind = next((kind for kind in known if isinstance(criterion, kind)), None)
-    if kind is not None and getattr(type(criterion), "forward", None) is not kind.forward:
-        why: str | None = f"{name} is a {kind.__name__} with a forward of its own"
-    elif isinstance(criterion, nn.CrossEntropyLoss):
-        why = None if criterion.weight is None else "the class weights make its Hessian depend on the targets"
-    elif isinstance(criterion, nn.BCEWithLogitsLoss):
-        why = None if criterion.pos_weight is None else "pos_weight makes its Hessian depend on the targets"
-    elif isinstance(criterion, nn.MSELoss):
-        why = None
-    elif isinstance(criterion, nn.NLLLoss | nn.BCELoss):
-        instead = "CrossEntropyLoss" if isinstance(criterion, nn.NLLLoss) else "BCEWithLogitsLoss"
-        why = f"{name} takes probabilities: use {instead}, on the outputs before them"
-    else:
-        why = f"got {getattr(criterion, '__name__', name)}"
-    if why is not None:
-        raise ValueError(_NO_LIKELIHOOD.format(why))
+    model = source.model
+    link, criterion = model.parts(natural)
+    outputs = ModuleLoss(_Outputs(model.module, link), source.names, source.seed)
+    return Parted(outputs, criterion, is_given=criterion is model.criterion)
 
 
 class _Outputs(nn.Module):
     """The outputs alone."""
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, link: Function):
         super().__init__()
         self.module = module
+        self.link = link
 
     def forward(self, inputs: object) -> Any:
-        return self.module(inputs)
+        return self.link(self.module(inputs))

@@ -22,6 +22,7 @@ from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
 from alpha_func.errors import StrategyError
 from alpha_func.losses.kernels import twice_differentiable
+from alpha_func.losses.likelihood import NATURAL
 from alpha_func.losses.module_loss import LossOfLoss, module_loss_of
 from alpha_func.losses.parting import parted
 from alpha_func.losses.sharding import refuse_uncaptured
@@ -99,7 +100,7 @@ class Uncaptured(Engine):
         self._loss, self._strategy = loss, resolve_strategy(strategy or DEFAULT_STRATEGY)
         self._guard = Guard(self._strategy, operators)
         self._higher = HigherOrders()
-        self._gauss_newton: GaussNewton | None = None
+        self._gauss_newton: dict[bool, GaussNewton] = {}  # by whether it is in natural parameters
         self._by_autograd = False  # whether the loss has been found not to run under torch.func
 
     def quadratic(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
@@ -183,7 +184,8 @@ class Uncaptured(Engine):
 
     def gauss_newton(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
         """The strategy's quadratic of the criterion, along what the direction does to the outputs."""
-        if self._gauss_newton is None:
+        in_natural_parameters = kwargs.get(NATURAL, False)
+        if in_natural_parameters not in self._gauss_newton:
             source = module_loss_of(self._loss)
             assert source is not None  # the verb has told the loss apart
             strategy = self._strategy
@@ -191,9 +193,10 @@ class Uncaptured(Engine):
             def quadratic(criterion: Callable[..., Tensor], z: Tree, t: Tree, targets: Args) -> Quadratic:
                 return Uncaptured(criterion, strategy).quadratic(z, t, targets, {})
 
-            self._gauss_newton = GaussNewton(source, parted(source, "gauss_newton"), quadratic)
+            apart = parted(source, "gauss_newton", natural=in_natural_parameters)
+            self._gauss_newton[in_natural_parameters] = GaussNewton(source, apart, quadratic)
         with twice_differentiable():
-            return self._gauss_newton(tree.map(_dense, params), direction, *args, **kwargs)
+            return self._gauss_newton[in_natural_parameters](tree.map(_dense, params), direction, *args)
 
     def _run(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor, func
 
 from alpha_func import tree
 from alpha_func.errors import ImpureLossError, StrategyError
+from alpha_func.losses.likelihood import NOT_NORMALISED
 from alpha_func.losses.parting import Parted
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.guard import formulas, key_of
@@ -58,7 +59,7 @@ class GaussNewton:
             try:
                 plainly.require(found, direction)
             except ImpureLossError as error:
-                raise StrategyError(_OTHERWISE.format(error)) from error
+                raise StrategyError((_OTHERWISE if self._parted.is_given else NOT_NORMALISED).format(error)) from error
             self._looked_at.add(key)
         return found
 

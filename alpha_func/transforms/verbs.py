@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from alpha_func import tree
-from alpha_func.losses.parting import parted, require_likelihood
+from alpha_func.losses.likelihood import NATURAL, natural, require_likelihood
+from alpha_func.losses.parting import parted
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
 from alpha_func.transforms.engine import engine_of
@@ -36,7 +37,8 @@ def quadratic_along(
         curvature: the matrix that is used. "hessian": dᵀHd. "gauss_newton": dᵀGd = (Jd)ᵀ∇²ψ(Jd), J the Jacobian of the
             module's outputs and ∇²ψ the Hessian of the criterion in them: never negative where the criterion is convex,
             and H where the module is linear; it needs a loss of ``functional_loss(module, criterion)``. "fisher":
-            the same, for CrossEntropyLoss, BCEWithLogitsLoss and MSELoss, where G is the Fisher information.
+            dᵀFd, F the Fisher information, where the criterion is the negative log-likelihood of its targets: their
+            distribution is the model's own. It is G, but for NLLLoss and BCELoss, which take probabilities.
 
     Returns:
         ``(params, direction, *args, **kwargs) -> Quadratic``, where params is a non-empty pytree of real floating-point
@@ -60,12 +62,13 @@ def quadratic_along(
     if curvature not in CURVATURES:
         raise ValueError(f"curvature {curvature!r} is unknown: choose from {', '.join(CURVATURES)}")
     if curvature != "hessian":
-        apart = parted(loss, curvature)
+        criterion, options = parted(loss, curvature).criterion, {}
         if curvature == "fisher":
-            require_likelihood(apart.criterion)
+            require_likelihood(criterion)
+            options = {NATURAL: True} if natural(criterion) is not None else {}
 
         def gauss_newton(params: Tree, direction: Tree, inputs: object, targets: object) -> Quadratic:
-            return _accumulated(engine.gauss_newton(params, checked(params, direction), (inputs, targets), {}))
+            return _accumulated(engine.gauss_newton(params, checked(params, direction), (inputs, targets), options))
 
         return gauss_newton
 

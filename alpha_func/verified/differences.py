@@ -36,8 +36,8 @@ def differences(h: Callable[[float], float], unit: float, reaches: tuple[float, 
     >>> found = differences(math.exp, 1.0)
     >>> round(found.slope, 6), round(found.curvature, 6), found.smooth
     (1.0, 1.0, True)
-    >>> differences(abs, 1.0).smooth
-    False
+    >>> differences(abs, 1.0).smooth, differences(lambda x: math.frexp(x)[0], 1.0).smooth
+    (False, False)
     """
     value = h(0.0)
     for reach in reaches:
@@ -49,8 +49,8 @@ def differences(h: Callable[[float], float], unit: float, reaches: tuple[float, 
         if smooth:
             break
     if smooth:
-        # The curvature of a kink at 0 itself, ∞, cancels in neither family: they agree only by being even.
-        smooth = not _kinked(h, value, unit * reach * 1e-3, scale / unit)
+        # The curvature of a kink at 0 itself, ∞, cancels in neither family, nor do those of a jump.
+        smooth = not _breaks(h, value, unit * reach * 1e-3, scale, scale / unit)
     return Differences(value, slope, curvature, scale / unit**2, smooth)
 
 
@@ -62,9 +62,11 @@ def _family(h: Callable[[float], float], value: float, first: float) -> tuple[fl
     return _extrapolated(slopes), _extrapolated(curvatures)
 
 
-def _kinked(h: Callable[[float], float], value: float, step: float, slope_scale: float) -> bool:
-    right, left = (h(step) - value) / step, (value - h(-step)) / step
-    return abs(right - left) > 0.1 * slope_scale
+def _breaks(h: Callable[[float], float], value: float, step: float, scale: float, slope_scale: float) -> bool:
+    up, down = h(step) - value, h(-step) - value
+    kinks = abs(up + down) > 0.1 * slope_scale * step
+    near = h(step / 100) - value, h(-step / 100) - value
+    return kinks or any(abs(x) > 0.5 * abs(y) + 1e-11 * scale for x, y in zip(near, (up, down), strict=True))
 
 
 def _extrapolated(estimates: list[float]) -> float:

@@ -14,7 +14,7 @@ smooth sample:
 
 The last columns, of operators, say the same of the sweeps of a captured program, on every sample at once: whether the
 forward sweep and the adjoint are themselves exact, fall back on the independent route, or are refused; and for which
-other kinds of operands (zeros, ties, expanded, constant, integer beside float, ...) one of them is not.
+other kinds of operands (zeros, ties, expanded, constant, ...) one of them is not, and why.
 """
 
 import csv
@@ -24,7 +24,7 @@ from pathlib import Path
 
 TABLE = Path(__file__).with_name("operators.csv")
 STRATEGY_NAMES = ("forward_over_reverse", "reverse_over_reverse", "reverse_over_forward", "forward_over_forward")
-SWEEP_COLUMNS = ("sweep", "adjoint", "not_exact_for")
+SWEEP_COLUMNS = ("sweep", "adjoint", "not_exact_for", "because")
 COLUMNS = (
     *("kind", "name", "samples", *STRATEGY_NAMES),
     *(f"captured_{name}" for name in STRATEGY_NAMES),

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along, tree
-from alpha_func.errors import CaptureError
+from alpha_func.errors import CaptureError, StrategyError
 from tests.helpers.cases import mlp, squared_error
 from tests.helpers.reference import assert_close, double_backward
 from tests.helpers.whole import WHOLE, a_few_of
@@ -82,13 +82,49 @@ STATISTICS = {
     "cov with weights": lambda out, x: (
         torch.cov(out.T, correction=1, fweights=torch.arange(1, 7), aweights=x[:, 0]).exp().sum()
     ),
-    "corrcoef": lambda out, x: torch.corrcoef(out.T).exp().sum(),
+    "corrcoef": lambda out, x: out.T.corrcoef().exp().sum(),
+    "combinations": lambda out, x: torch.combinations(out[:, 0]).prod(1).square().sum(),
 }
 
 
 @pytest.mark.parametrize("name", STATISTICS)
-def test_covariances(name):
+def test_what_checks_or_counts_values(name):
     assert_captured_exactly(*of_outputs(STATISTICS[name], X))
+
+
+def resynthesised(n_fft, onesided=None, length=None, **options):
+    """A signal's spectra as they are scaled, as a signal again."""
+
+    def loss(p):
+        window = torch.hann_window(options.get("win_length", n_fft), dtype=p.dtype)
+        spectra = torch.stft(p, n_fft, window=window, onesided=onesided, return_complex=True, **options)
+        again = (spectra * spectra.abs()).istft(n_fft, window=window, onesided=onesided, length=length, **options)
+        return again.square().sum()
+
+    return loss
+
+
+@pytest.mark.filterwarnings("ignore:The length of signal is shorter")
+@pytest.mark.parametrize(
+    "loss",
+    [
+        resynthesised(8),
+        resynthesised(8, hop_length=2, win_length=6, length=20, normalized=True),
+        resynthesised(7, onesided=False, length=40),
+    ],
+)
+def test_a_signal_made_of_its_spectra(loss):
+    signal = torch.randn(2, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert_captured_exactly(loss, signal)
+
+
+def test_ldexp_by_negative_whole_numbers_is_exact():
+    places = torch.arange(-3, 3)
+    x = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    in_products = lambda p: (p * 2.0**places).square().sum()  # noqa: E731
+    assert_captured_exactly(lambda p: torch.ldexp(p, places).square().sum(), x, truth_of=in_products)
+    with pytest.raises(StrategyError, match="ldexp"):
+        quadratic_along(lambda p: torch.ldexp(p, places).square().sum())(x, x)
 
 
 class PartlyCompiled(nn.Module):

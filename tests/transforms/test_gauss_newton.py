@@ -1,5 +1,6 @@
 """dᵀGd against the dense Jᵀ ∇²ψ J, by autograd in plain loops; and the losses that do not tell G."""
 
+import math
 from functools import partial
 
 import pytest
@@ -35,7 +36,6 @@ CRITERIA = {
     "poisson": (nn.PoissonNLLLoss(), torch.rand),
     "own": (lambda z, y: ((z - y).tanh() ** 2).mean() + z.exp().mean(), torch.randn),
 }
-LIKELIHOODS = ("cross entropy", "smoothed", "mse", "mse by name", "bce")
 
 
 def case_of(name, net=None, n=12, dtype=torch.float64):
@@ -96,25 +96,77 @@ def test_of_a_linear_module_gauss_newton_is_the_hessian_with(name, way):
     assert_close(got.curvature, expected.curvature, 1e-12)
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
-def test_the_fisher_information_is_the_mean_over_the_models_targets_with(name):
-    case = case_of(name)
-    got = quadratic_along(case.loss, curvature="fisher")(case.params, case.direction, *case.args)
-    z, t = func.jvp(
-        lambda p: func.functional_call(case.loss.model.module, p, (case.args[0],)), (case.params,), (case.direction,)
-    )
-    if name in ("cross entropy", "smoothed"):
-        p = z.softmax(-1)
-        scores = torch.eye(3, dtype=z.dtype) - p[:, None]  # of each class that may be drawn
-        expected = (p * (scores @ t[..., None])[..., 0] ** 2).sum(-1)
-        kept = case.args[1] != case.loss.model.criterion.ignore_index
-        expected = expected[kept].mean()
-    elif name == "bce":
-        p = z.sigmoid()
-        expected = (p * ((1 - p) * t) ** 2 + (1 - p) * (p * t) ** 2).mean()
-    else:
-        expected = (2 * t**2).mean()  # E (2(z − y)t)² of a Gaussian of variance ½
-    assert_close(got.curvature, expected, 1e-12)
+# (probability, target) of the model's own distribution, by its outputs: all of them, but for the Gaussian, where two do
+# for what is quadratic, and the Poisson, where the rest is below rounding.
+
+
+def classes(p):
+    return [(p[:, c], torch.full((len(p),), c)) for c in range(p.shape[1])]
+
+
+def pairs(p, low=0.0):
+    return [(p, torch.ones_like(p)), (1 - p, torch.full_like(p, low))]
+
+
+def counts(z):
+    return [(torch.exp(y * z - z.exp() - math.lgamma(y + 1)), torch.full_like(z, y)) for y in range(60)]
+
+
+WEIGHTS = torch.linspace(0.5, 1.5, 12, dtype=torch.float64)[:, None]
+LIKELIHOODS = {
+    "cross entropy": (nn.CrossEntropyLoss, {}, None, lambda z: classes(z.softmax(-1))),
+    "smoothed cross entropy": (nn.CrossEntropyLoss, {"label_smoothing": 0.1}, None, lambda z: classes(z.softmax(-1))),
+    "log-likelihood": (nn.NLLLoss, {}, nn.LogSoftmax(-1), lambda z: classes(z.exp())),
+    "some targets ignored": (nn.NLLLoss, {"ignore_index": 1}, nn.LogSoftmax(-1), lambda z: classes(z.exp())),
+    "binary, of logits": (nn.BCEWithLogitsLoss, {"weight": WEIGHTS}, None, lambda z: pairs(z.sigmoid())),
+    "binary": (nn.BCELoss, {}, nn.Sigmoid(), pairs),
+    "binary, weighted": (nn.BCELoss, {"weight": WEIGHTS}, nn.Sigmoid(), pairs),
+    "squared errors": (nn.MSELoss, {}, None, lambda z: [(0.5, z + 0.5**0.5), (0.5, z - 0.5**0.5)]),
+    "Poisson": (nn.PoissonNLLLoss, {}, None, counts),
+    "soft margin": (nn.SoftMarginLoss, {}, None, lambda z: pairs(z.sigmoid(), -1.0)),
+    "multilabel": (nn.MultiLabelSoftMarginLoss, {}, None, lambda z: pairs(z.sigmoid())),
+}
+
+
+def likelihood_of(name):
+    torch.manual_seed(0)
+    kind, options, tail, _ = LIKELIHOODS[name]
+    net = mlp([4, 5, 3]) if tail is None else nn.Sequential(*mlp([4, 5, 3]), tail)
+    of_classes = kind in (nn.CrossEntropyLoss, nn.NLLLoss)
+    targets = torch.arange(12) % 3 if of_classes else torch.randint(2, (12, 3)).double()
+    return line(net, kind(**options), torch.randn(12, 4), 2 * targets - 1 if kind is nn.SoftMarginLoss else targets)
+
+
+@pytest.mark.parametrize("way", [WAYS["plain"], WAYS["captured"]], ids=["plain", "captured"])
+@pytest.mark.parametrize("name", a_few_of(LIKELIHOODS, ["cross entropy", "some targets ignored", "binary, weighted"]))
+def test_the_fisher_information_is_the_mean_over_the_models_targets_with(name, way):
+    case = likelihood_of(name)
+    kind, options, _, drawn = LIKELIHOODS[name]
+    module = case.loss.model.module
+    z, t = func.jvp(lambda p: func.functional_call(module, p, case.args[:1]), (case.params,), (case.direction,))
+    mean_of_squares = 0
+    for probability, y in drawn(z):
+        at = z.detach().requires_grad_()
+        each = nn.BCEWithLogitsLoss if kind is nn.MultiLabelSoftMarginLoss else kind  # which means over labels itself
+        scores = t * torch.autograd.grad(each(reduction="none")(at, y).sum(), at)[0]
+        scores = scores.sum(-1) if y.ndim == 1 else scores
+        mean_of_squares = mean_of_squares + probability * scores**2
+    kept = case.args[1] != options["ignore_index"] if "ignore_index" in options else ...
+    expected = (options.get("weight", 1) * mean_of_squares)[kept].mean()
+    verb = quadratic_along(way(case.loss), curvature="fisher")
+    whole, norm = double_backward(case.loss, case.params, case.direction, *case.args)
+    for _ in range(2):
+        got = verb(case.params, case.direction, *case.args)
+        assert_close(got.curvature, expected, 1e-11)
+        assert_close(got.value, whole.value, 1e-12)
+        assert_close(got.slope, whole.slope, 1e-11, abs(whole.slope) + norm)
+
+
+@pytest.mark.parametrize("way", [WAYS["plain"], capture], ids=["plain", "captured"])
+def test_outputs_that_are_no_log_probabilities_have_no_fisher(way):
+    case = line(nn.Linear(4, 3), nn.NLLLoss(), torch.randn(6, 4), torch.arange(6) % 3)
+    with pytest.raises((StrategyError, CaptureError), match=r"not the probabilities.*end the module in LogSoftmax"):
+        quadratic_along(way(case.loss), curvature="fisher")(case.params, case.direction, *case.args)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -225,10 +277,10 @@ REFUSED = {
         "fisher",
         "pos_weight makes its Hessian depend on the targets",
     ),
-    "fisher of probabilities": (
-        functional_loss(nn.Linear(3, 2), nn.BCELoss())[0],
+    "fisher of a rate": (
+        functional_loss(nn.Linear(3, 2), nn.PoissonNLLLoss(log_input=False))[0],
         "fisher",
-        "BCELoss takes probabilities: use BCEWithLogitsLoss",
+        "PoissonNLLLoss is of a rate: use log_input=True",
     ),
 }
 

@@ -82,3 +82,4 @@ KINDS: dict[str, Kind] = {
     "complex_beside": Kind(moves=_all_but_last, beside=lambda t: torch.complex(t, t.flip(-1) if t.ndim else t)),
     "float32_beside": Kind(moves=_all_but_last, beside=lambda t: t.float()),
 }
+VALUES = ("zeros", "ones", "ties")  # of another value alone: the program is that of the generic operands

@@ -1,11 +1,13 @@
 """The operators to verify: PyTorch's own database, and what it lacks, each as a loss of its differentiable inputs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, func, nn
+from torch.testing import _utils
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo.core import SampleInput
 
@@ -21,6 +23,7 @@ OURS = (
     "bias_alone.",
     "wrong_once.",
     "full.",
+    "istft",
     "lstm",
     "gru",
     "rnn_tanh",
@@ -60,16 +63,9 @@ class Operator(nn.Module):
         """L(θ)."""
         out = self.output([p + (p - s) ** 2 * c / 2 for p, s, c in zip(self.inputs, start, curved, strict=True)], fixed)
         total = torch.zeros((), dtype=torch.float64)
-        for i, leaf in enumerate(tree.leaves(out)):
-            if len(self.counted) == len(tree.leaves(out)) and not self.counted[i]:  # statistics for a backward
-                continue
-            if isinstance(leaf, Tensor) and leaf.is_complex():
-                leaf = torch.view_as_real(leaf.resolve_conj())
-            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel():
-                if leaf.dtype != torch.float64:
-                    raise _LowPrecision
-                w = torch.cos(torch.arange(leaf.numel(), dtype=leaf.dtype) + i + 1).reshape(leaf.shape)
-                total = total + (w * leaf).sum() + (torch.sin(3 * w) * leaf * leaf).sum() / 2
+        for i, leaf in enumerate(counted_leaves(out, self.counted)):
+            w = weights(leaf.numel(), i).reshape(leaf.shape)
+            total = total + (w * leaf).sum() + (torch.sin(3 * w) * leaf * leaf).sum() / 2
         return total
 
     def output(self, operands: list[Tensor], fixed: Any) -> Any:
@@ -87,39 +83,74 @@ def is_movable(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_floating_point()
 
 
-def modules_of(
-    function: Any,
-    samples: Iterator[SampleInput],
-    generator: torch.Generator,
-    kind: str = "generic",
-    limit: int | None = SAMPLES,
-) -> Iterator[Operator]:
-    """An operator at its samples, all of them or a few, with operands of a kind."""
-    usable = []
+def counted_leaves(out: Any, counted: Sequence[bool]) -> list[Tensor]:
+    """The real tensors of an output that are differentiated: not statistics for a backward."""
+    leaves = [out] if isinstance(out, Tensor) else tree.leaves(out)
+    if len(counted) == len(leaves):
+        leaves = [leaf for leaf, counts in zip(leaves, counted, strict=True) if counts]
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    real = [torch.stack([leaf.real, leaf.imag], -1) if leaf.is_complex() else leaf for leaf in tensors]
+    found = [leaf for leaf in real if leaf.is_floating_point() and leaf.numel()]
+    if any(leaf.dtype != torch.float64 for leaf in found):
+        raise _LowPrecision
+    return found
+
+
+def weights(size: int, output: int) -> Tensor:
+    """w of the entries of an output."""
+    return torch.cos(torch.arange(size, dtype=torch.float64) + output + 1)
+
+
+def usable(samples: Iterator[SampleInput]) -> list[SampleInput]:
+    """Those with something to move, which is finite and not too large."""
+    found = []
     for sample in samples:
         tensors = [leaf for leaf in tree.leaves((sample.input, sample.args, sample.kwargs)) if isinstance(leaf, Tensor)]
         moved = sum(t.numel() for t in tensors if t.requires_grad and t.is_floating_point())
+        if any(t.layout != torch.strided for t in tensors):
+            continue
         finite = all(bool(t.isfinite().all()) for t in tensors if t.requires_grad)
         if moved and finite and sum(t.numel() for t in tensors) <= LARGEST:
-            usable.append(sample)
-    stride = max(1, len(usable) // limit) if limit else 1
-    for sample in usable[::stride][:limit]:
-        module = Operator(function, sample, generator, KINDS[kind])
-        if not len(module.inputs) or not module.is_of_kind:
-            continue
-        with torch.enable_grad():
-            outputs = tree.leaves(module.output([p * 1 for p in module.inputs], module.fixed))
-        module.counted = [isinstance(leaf, Tensor) and leaf.requires_grad for leaf in outputs]
-        yield module
+            found.append(sample)
+    return found
+
+
+def at_sample(function: Any, sample: SampleInput, generator: torch.Generator, kind: str = "generic") -> Operator | None:
+    """An operator at a sample, with operands of a kind; None where none of its operands can be of it."""
+    module = Operator(function, sample, generator, KINDS[kind])
+    if not len(module.inputs) or not module.is_of_kind:
+        return None
+    with torch.enable_grad():
+        outputs = tree.leaves(module.output([p * 1 for p in module.inputs], module.fixed))
+    module.counted = [isinstance(leaf, Tensor) and leaf.requires_grad for leaf in outputs]
+    return module
 
 
 def samples_of(function: Any, samples: Iterator[SampleInput], seed: int) -> Iterator[tuple[Any, Any, Any, Any]]:
     """(loss, params, direction, args) for a few of an operator's samples."""
     generator = torch.Generator().manual_seed(seed)
-    for module in modules_of(function, samples, generator):
+    found = usable(samples)
+    for sample in found[:: max(1, len(found) // SAMPLES)][:SAMPLES]:
+        module = at_sample(function, sample, generator)
+        if module is None:
+            continue
         loss, params = functional_loss(module, seed=module.seed)
         args = (module.fixed, module.start, module.curved)
         yield loss, params, tree.randn_like(params, generator=generator), args
+
+
+@contextmanager
+def without_seeds() -> Iterator[None]:
+    """op_db's random operators seed the RNG themselves; ``functional_loss`` does already, and capture refuses it."""
+    seed, freeze, state = torch.manual_seed, _utils.freeze_rng_state, torch.get_rng_state()
+    torch.manual_seed = lambda seed: torch.default_generator  # type: ignore[assignment,misc]
+    _utils.freeze_rng_state = nullcontext
+    torch.default_generator.manual_seed(0)
+    try:
+        yield
+    finally:
+        torch.manual_seed, _utils.freeze_rng_state = seed, freeze  # type: ignore[misc]
+        torch.set_rng_state(state)
 
 
 def cases() -> dict[str, tuple[Any, Any]]:
@@ -141,6 +172,7 @@ def cases() -> dict[str, tuple[Any, Any]]:
         listed[f"with_numbers.{name}"] = (function, _matrix_samples)
     # op_db gives it a triangle; what it leaves unread is there in use.
     listed["full.triangular_solve"] = (torch.triangular_solve, _square_samples)
+    listed["istft"] = (lambda re, im, *args: torch.istft(torch.complex(re, im), *args), _spectrum_samples)
     for name, function in BIASED.items():
         listed[f"bias_alone.{name}"] = (function, _bias_samples)
     for name, function in WRONG_ONCE.items():
@@ -195,7 +227,10 @@ BIASED = {
 }
 
 # What PyTorch's gradient already is wrong through.
-WRONG_ONCE = {"polar": lambda x: torch.polar(-x * x - 0.5, x)}
+WRONG_ONCE = {
+    "ldexp": lambda x: torch.ldexp(x, torch.arange(-3, 3)),
+    "polar": lambda x: torch.polar(-x * x - 0.5, x),
+}
 
 
 def _gradient(function: Any, x: Tensor) -> Tensor:
@@ -227,6 +262,16 @@ def _weight_norm_samples() -> Iterator[SampleInput]:
         kept = [n if i == dim else 1 for i, n in enumerate(shape)]
         g = _leaf(*kept).abs().add(0.5)
         yield SampleInput(_leaf(*shape).requires_grad_(), args=(g.requires_grad_(), dim))
+
+
+def _spectrum_samples() -> Iterator[SampleInput]:
+    window = torch.hann_window(8, dtype=torch.float64)
+    for shape, *args in (
+        ((5, 4), 8),
+        ((2, 5, 6), 8, 2, 8, window),
+        ((2, 8, 5), 8, 3, 8, window, True, True, False, 20),
+    ):
+        yield SampleInput(_leaf(*shape).requires_grad_(), args=(_leaf(*shape).cos().requires_grad_(), *args))
 
 
 def _embedding_samples() -> Iterator[SampleInput]:

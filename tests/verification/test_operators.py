@@ -4,14 +4,13 @@ import csv
 import random
 
 import pytest
-import torch
 
 from alpha_func.transforms import STRATEGIES
 from alpha_func.verified.table import COLUMNS, TABLE, table
 from tests.helpers.whole import a_few_of
 from tests.helpers.wrong_rules import none_at_all, plant
 from tests.verification import verify_sweeps
-from tests.verification.operator_cases import OURS, cases
+from tests.verification.operator_cases import OURS, cases, without_seeds
 from tests.verification.verify_operators import check
 
 RUN = [name for name, row in table("operator").items() if "crash" not in row.values()]
@@ -20,13 +19,10 @@ SAMPLE = a_few_of(sorted(DRAWN), DRAWN[:12])
 
 
 @pytest.fixture
-def unseeded(monkeypatch):
-    """op_db's random operators seed the RNG themselves, which functional_loss does already."""
-    monkeypatch.setattr(torch, "manual_seed", lambda seed: torch.default_generator)
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(0)
-    yield
-    torch.set_rng_state(state)
+def unseeded():
+    """The operators draw from the seed of the loss."""
+    with without_seeds():
+        yield
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -13,7 +13,8 @@ central differences of h; a sample where two families of steps disagree has a ki
     strategies    a few samples, one by one, eager and captured, under each strategy of torch.func (this module)
     sweeps        every sample at once, and every kind of operand, by the sweeps of captured programs (verify_sweeps)
 
-Each operator runs in a child process: a crash is a result. With ``--kept``, a run that was stopped goes on.
+Each operator runs in a child process: a crash is a result. With ``--kept``, a run that was stopped goes on; the sweeps
+are written to the table one by one, and with ``--missing`` go on where it has none.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from alpha_func.verified.differences import Differences, differences
 from alpha_func.verified.formulas import derivative_nodes
 from alpha_func.verified.table import COLUMNS, SWEEP_COLUMNS, TABLE
 from tests.verification import processes, rules, verify_sweeps
-from tests.verification.operator_cases import OURS, cases, samples_of
+from tests.verification.operator_cases import OURS, cases, samples_of, without_seeds
 
 SECONDS = {"strategies": 60, "sweeps": 900}  # for one operator
 TOLERANCE = 1e-6
@@ -126,31 +127,32 @@ def child(names: list[str], part: str, lines: Path) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     known = cases()
-    # op_db's random operators seed the RNG themselves, which functional_loss does already, and capture refuses
-    torch.manual_seed = lambda seed: torch.default_generator  # type: ignore[assignment,misc]
 
     def examine(name: str) -> dict[str, Any]:
-        torch.default_generator.manual_seed(0)
         try:
-            return PARTS[part](*known[name], seed=sum(map(ord, name)))
+            with without_seeds():
+                return PARTS[part](*known[name], seed=sum(map(ord, name)))
         except Exception as error:
             return {"failed": f"{type(error).__name__}: {error}"[:200]}
 
     processes.work(names, lines, examine, SECONDS[part])
 
 
-def run(names: list[str], part: str, workers: int, kept: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Check operators in child processes, a new one after each crash."""
+def run(
+    names: list[str], part: str, workers: int, heard: Callable[[str, dict[str, Any]], None], kept: Path | None = None
+) -> dict[str, dict[str, Any]]:
+    """Check operators in child processes, a new one after each crash; each is heard as it ends."""
     results: dict[str, dict[str, Any]] = {}
 
-    def heard(line: dict[str, Any]) -> None:
+    def told(line: dict[str, Any]) -> None:
         if "crashed" in line:
             line["failed"] = f"the process ended with {line['crashed']}"
         results[line["job"]] = {"samples": [], **line}
         print(f"{len(results)} of {len(names)}: {line['job']}", file=sys.stderr)
+        heard(line["job"], results[line["job"]])
 
     command = ["tests.verification.verify_operators", "--part", part]
-    processes.run(command, names, heard, workers=workers, kept=kept)
+    processes.run(command, names, told, workers=workers, kept=kept)
     return results
 
 
@@ -234,6 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, action="append", help="left out: both")
     parser.add_argument("--only", nargs="*", help="check these operators anew, and keep the rest")
+    parser.add_argument("--missing", action="store_true", help="check the sweeps only where the table lacks them")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=TABLE)
     parser.add_argument("--kept", type=Path, help="a folder for what is done, and is not done again at the next call")
@@ -245,24 +248,38 @@ def main() -> None:
         return
     if options.kept:
         options.kept.mkdir(parents=True, exist_ok=True)
-    names, parts = options.only or list(cases()), options.part or list(PARTS)
-    results = {
-        part: run(names, part, options.workers, options.kept and options.kept / f"{part}.jsonl") for part in parts
-    }
+    parts, names = options.part or list(PARTS), options.only or list(cases())
     rows = _read(options.output)
-    if "strategies" in results:
-        fresh = summary(results["strategies"])
-        print(report(results["strategies"], fresh))
+    if "strategies" in parts:
+        results = run(names, "strategies", options.workers, lambda *_: None, _kept(options, "strategies"))
+        fresh = summary(results)
+        print(report(results, fresh))
         rows = _merged(rows, fresh, whole=not options.only)
-    for row in rows:
-        found = results.get("sweeps", {}).get(row["name"]) if row["kind"] == "operator" else None
-        if found:
-            row.update(dict.fromkeys(SWEEP_COLUMNS[:2], "crash") if "failed" in found else verify_sweeps.columns(found))
-    for column in SWEEP_COLUMNS[:2]:
-        print(f"{column:9}", dict(Counter(row.get(column) for row in rows if row["kind"] == "operator").most_common()))
-    if options.output == TABLE:
-        rules.record(name for found in results.get("sweeps", {}).values() for name in found.get("rules", ()))
-    with options.output.open("w", newline="") as file:
+        _write(options.output, rows)
+    if "sweeps" in parts:
+        of_operators = {row["name"]: row for row in rows if row["kind"] == "operator"}
+        if options.missing:
+            names = [name for name in names if not of_operators[name]["sweep"]]
+
+        def heard(name: str, found: dict[str, Any]) -> None:  # what is known is written: the run may be stopped
+            of_operators[name].update(verify_sweeps.columns(found))
+            _write(options.output, rows)
+            if options.output == TABLE:
+                rules.record(found.get("rules", ()))
+
+        run(names, "sweeps", options.workers, heard, _kept(options, "sweeps"))
+        for of in ("op_db", "ours"):
+            counted = [row for name, row in of_operators.items() if name.startswith(OURS) == (of == "ours")]
+            for column in SWEEP_COLUMNS[:2]:
+                print(f"{of:6} {column:9}", dict(Counter(row[column] for row in counted).most_common()))
+
+
+def _kept(options: argparse.Namespace, part: str) -> Path | None:
+    return options.kept and options.kept / f"{part}.jsonl"
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -56,6 +56,15 @@ def _deviation(b: Builder, *args: object, **kwargs: object) -> Value:
     return b.call(aten.var.correction, *args, **kwargs)
 
 
+def _bounded(b: Builder, x: Value, least: Value = None, greatest: Value = None) -> Value:
+    """A magnitude within bounds that are none below 0 has its square within theirs."""
+    inner = square(b, x)
+    bounds = [bound for bound in (least, greatest) if bound is not None]
+    if inner is None or not _is_positive(x) or not all(is_number(bound) and bound >= 0 for bound in bounds):
+        return None
+    return b.call(aten.clamp.default, inner, *(None if bound is None else bound**2 for bound in (least, greatest)))
+
+
 def _root(b: Builder, s: Value) -> Value:
     return s if _is_positive(s) else None
 
@@ -74,7 +83,7 @@ def _is_positive(x: Value) -> bool:
         return not x.kwargs and all(map(_is_positive, x.args))
     if x.target in _SUMS or x.target in _MOVES:
         return _is_positive(x.args[0])
-    return x.target in (aten.abs.default, aten.exp.default, aten.var.correction)
+    return x.target in (*_NORMS, aten.exp.default, aten.var.correction)
 
 
 def _is_even(n: Value) -> bool:
@@ -83,11 +92,13 @@ def _is_even(n: Value) -> bool:
 
 SQUARES: dict[Operator, Operator] = {
     aten.abs.default: _absolute,
+    aten.clamp.default: _bounded,
     aten.hypot.default: _hypotenuse,
     aten.linalg_vector_norm.default: _norm,
     aten.sqrt.default: _root,
     aten.std.correction: _deviation,
 }
+_NORMS = (aten.abs.default, aten.hypot.default, aten.linalg_vector_norm.default, aten.std.correction)
 # f(x)² = f(x²): they move entries, and change none.
 _MOVES = {
     *(aten.reshape.default, aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims),
@@ -97,7 +108,7 @@ _MOVES = {
 _SUMS = {aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim}
 
 
-@DIFFERENTIABLE.law(aten.pow.Tensor_Scalar, signs=SQUARES)
+@DIFFERENTIABLE.law(aten.pow.Tensor_Scalar, signs=SQUARES.keys() - {aten.clamp.default})
 def even_powers_are_of_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """|x|²ᵏ = (x²)ᵏ."""
     x, n = args
@@ -105,7 +116,7 @@ def even_powers_are_of_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     return inner if inner is None or n == 2 else b.call(aten.pow.Tensor_Scalar, inner, n // 2)
 
 
-@DIFFERENTIABLE.law(aten.mul.Tensor, signs=SQUARES)
+@DIFFERENTIABLE.law(aten.mul.Tensor, signs=SQUARES.keys() - {aten.clamp.default})
 def products_with_itself_are_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """|x|·|x| = x²."""
     return square(b, args[0]) if args[0] is args[1] else None

@@ -65,6 +65,7 @@ def _by_proven(of: Witness, taylor: Candidate | None) -> list[Route]:
 
 def gauss_newton(witness: Witness, direction: Sequence[Tensor]) -> Case:
     """The case of a Gauss-Newton program; differences along the line are not of its curvature."""
+    witness.require_natural()
     case = Case(_LINE, witness, direction, [Witness.gauss_newton], Witness.slope)
     case.votes = False
     return case

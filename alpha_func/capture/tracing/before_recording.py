@@ -1,9 +1,10 @@
-"""Python functions of torch in other operators, before they get into a recording.
+"""Functions of torch in other operators, before they get into a recording.
 
 They look at values, or would become operators of their own.
 """
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -75,6 +76,52 @@ def corrcoef(x: Tensor) -> Tensor:
     return (c / deviation[:, None] / deviation).clamp(-1, 1)
 
 
+def istft(
+    x: Tensor,
+    n_fft: int,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: Tensor | None = None,
+    center: bool = True,
+    normalized: bool = False,
+    onesided: bool | None = None,
+    length: int | None = None,
+    return_complex: bool = False,
+) -> Tensor:
+    """``torch.istft`` without its check that the windows overlap everywhere: where they do not, nan for its error."""
+    hop = n_fft // 4 if hop_length is None else hop_length
+    size = n_fft if win_length is None else win_length
+    w = torch.ones(size, dtype=x.real.dtype, device=x.device) if window is None else window
+    w = F.pad(w, ((n_fft - size) // 2, (n_fft - size + 1) // 2))
+    spectra, norm = (x if x.ndim == 3 else x[None]).mT, "ortho" if normalized else None
+    if return_complex:
+        frames = torch.fft.ifft(spectra, norm=norm)
+    else:
+        frames = torch.fft.irfft(spectra[..., : n_fft // 2 + 1], n_fft, norm=norm)
+    total = n_fft + hop * (frames.shape[1] - 1)
+
+    def overlapped(frames: Tensor) -> Tensor:
+        return aten.unfold_backward(frames, [frames.shape[0], total], 1, n_fft, hop)
+
+    start = n_fft // 2 if center else 0
+    end = total - start if length is None else start + length
+    envelope = overlapped((w * w).expand(1, *frames.shape[1:]))[:, start:end]
+    envelope = torch.where(envelope.abs().min() < 1e-11, math.nan, envelope)
+    y = F.pad(overlapped(frames * w)[:, start:end] / envelope, (0, max(end - total, 0)))
+    return y if x.ndim == 3 else y[0]
+
+
+def combinations(x: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
+    """``torch.combinations``, whose rows are counted."""
+    if r == 0:
+        return x.new_empty(0)
+    places = torch.meshgrid([torch.arange(len(x), device=x.device)] * r, indexing="ij")
+    chosen = torch.ones_like(places[0], dtype=torch.bool)
+    for i in range(r - 1):
+        chosen = chosen & (places[i] <= places[i + 1] if with_replacement else places[i] < places[i + 1])
+    return torch.stack([x[each[chosen]] for each in places], 1)
+
+
 def one_hot(x: Tensor, num_classes: int = -1) -> Tensor:
     """``F.one_hot``, whose classes are counted where they are not given."""
     classes = torch.arange(num_classes if num_classes >= 0 else int(x.max()) + 1, device=x.device)
@@ -107,14 +154,22 @@ def not_checkpointed(module: object, *args: object, **kwargs: object) -> Any:
     yield
 
 
+def unflagged(*args: object, **kwargs: object) -> Any:
+    """``torch.backends.cudnn.flags``: which kernel is taken, not what it computes."""
+    return nullcontext()
+
+
 INLINED: dict[Function, Function] = {**TRACED, **REGISTERED, checkpoint_generator: not_checkpointed}
 BEFORE_RECORDING: dict[object, Function] = {
     F.gaussian_nll_loss: gaussian_nll_loss,
     torch.bincount: bincount,
+    torch.combinations: combinations,
     torch.corrcoef: corrcoef,
     torch.cov: cov,
+    torch.istft: istft,
     torch.repeat_interleave: repeat_interleave,
     F.one_hot: one_hot,
+    torch.backends.cudnn.flags: unflagged,
 }
 if hasattr(torch, "_grouped_mm"):
     BEFORE_RECORDING[torch._grouped_mm] = grouped_mm

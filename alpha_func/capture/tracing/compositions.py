@@ -142,6 +142,17 @@ def pow_of_a_number(base: complex, x: Tensor) -> Tensor:
     return torch.pow(torch.scalar_tensor(base, dtype=torch.result_type(x, base), device=x.device), x)
 
 
+def ldexp(x: Tensor, n: Tensor) -> Tensor:
+    """x·2ⁿ. PyTorch's own gradient takes the power of whole numbers, 0 of a negative one."""
+    dtype = torch.promote_types(torch.result_type(x, n), torch.float32)
+    return x * torch.pow(torch.scalar_tensor(2, dtype=dtype, device=x.device), n)
+
+
+def cholesky(x: Tensor, upper: bool = False) -> Tensor:
+    """By ``cholesky_ex``, which PyTorch can differentiate forward."""
+    return torch.linalg.cholesky(x, upper=upper)
+
+
 def view_as_complex(x: Tensor) -> Tensor:
     """x_0 + i·x_1. A view asks for strides, and those of an input may be others at the next call."""
     return torch.complex(x.select(-1, 0), x.select(-1, 1))
@@ -233,9 +244,11 @@ BY_OPERATOR: dict[Function, Function] = {
     aten._pdist_forward.default: pdist,
     aten._unsafe_index_put.default: unsafe_index_put,
     aten.binary_cross_entropy.default: binary_cross_entropy,
+    aten.cholesky.default: cholesky,
     aten.copy.default: copy,
     aten.embedding.default: embedding,
     aten.index_put.default: index_put,
+    aten.ldexp.Tensor: ldexp,
     aten.log_sigmoid_backward.default: log_sigmoid_backward,
     aten.native_batch_norm.default: native_batch_norm,
     aten.native_group_norm.default: native_group_norm,

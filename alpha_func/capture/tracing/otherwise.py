@@ -14,9 +14,11 @@ from types import FunctionType
 from typing import Any
 from unittest.mock import patch
 
+from torch import Tensor
+
 from alpha_func import torch_private
 from alpha_func.calls import Args, Function, Kwargs
-from alpha_func.capture.tracing.before_recording import INLINED
+from alpha_func.capture.tracing.before_recording import BEFORE_RECORDING, INLINED
 from alpha_func.capture.tracing.reading import READING
 
 Variable = Any  # TorchDynamo's, which stands for a value: a VariableTracker
@@ -147,6 +149,22 @@ def _trusted_are_their_forward(trust: Collection[object], with_its_backward: Fun
     return call
 
 
+def _methods_are_functions(call_method: Function) -> Function:
+    """Record ``x.cov()`` as ``torch.cov(x)``, where that is recorded in other operators."""
+    from torch._dynamo.variables.base import VariableTracker
+
+    named = {getattr(function, "__name__", ""): ours for function, ours in BEFORE_RECORDING.items()}
+    functions = {name: ours for name, ours in named.items() if hasattr(Tensor, name)}
+
+    def call(self: Variable, tx: Translator, name: str, args: list[Variable], kwargs: dict[str, Variable]) -> Variable:
+        ours = functions.get(name)
+        if ours is None:
+            return call_method(self, tx, name, args, kwargs)
+        return VariableTracker.build(tx, ours).call_function(tx, [self, *args], kwargs)
+
+    return call
+
+
 def _gradients_may_have_a_graph(method_backward: Function) -> Function:
     """What ``backward(create_graph=True)`` adds to ``.grad`` with its derivatives: Dynamo adds it without."""
     from torch._dynamo.variables.ctx_manager import GradModeVariable
@@ -180,6 +198,7 @@ _CHANGES: list[tuple[str, str, Function]] = [
     ("variables.functions.SkipFunctionVariable", "call_function", _some_are_others),
     ("variables.functions.UserFunctionVariable", "call_function", _some_are_others),
     ("variables.misc.AutogradFunctionVariable", "call_apply", _trusted_are_their_forward),
+    ("variables.tensor.TensorVariable", "call_method", _methods_are_functions),
     ("variables.tensor.TensorVariable", "method_backward", _gradients_may_have_a_graph),
     ("variables.tensor.TensorVariable", "method_requires_grad_", _inputs_may_require_grad),
     ("variables.torch.TorchInGraphFunctionVariable", "call_function", _leaves_may_be_made),

@@ -57,13 +57,16 @@ def not_recorded(error: Exception) -> str:
     """What TorchDynamo says of a loss that it cannot record, in a line."""
     text = str(error)
     what = text.partition("\n")[0].rstrip(".")
-    why = re.search(r"Explanation: (.*)", text)
+    explained = re.search(r"Explanation: (.*)", text)
+    why = explained[1] if explained else ""
+    if "data-dependent expression" in text:
+        what, why = "Data-dependent shape or loop", "it depends on parameters or on draws"
     line = innermost(getattr(error, "real_stack", None) or ())
     if "leaf Variable that requires grad" in text:
         return f"the loss changes an argument in place{line}: it is not a pure function; change a clone"
-    if re.search("sparse", what + (why[1] if why else ""), re.IGNORECASE):
+    if re.search("sparse", what + why, re.IGNORECASE):
         return f"the loss computes with a sparse tensor{line}, which a program does not hold: make it dense, or {EAGER}"
-    return f"the loss cannot be traced{line}: {what}{f' ({why[1]})' if why else ''}; {EAGER}"
+    return f"the loss cannot be traced{line}: {what}{why and f' ({why})'}; {EAGER}"
 
 
 _OF_SHARDS = "write it in simpler operators: of sharded parameters only a captured loss is measured"

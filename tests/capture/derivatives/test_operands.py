@@ -69,6 +69,7 @@ SMOOTH = {
     "roots": (lambda x: (x * x).sum().sqrt() ** 2, lambda x: (x * x).sum()),
     "complex_magnitudes": (lambda x: (x * (1 - 2j)).conj().abs() ** 2, lambda x: 5 * x * x),
     "complex_norms": (lambda x: torch.complex(x, 0 * x).norm() ** 2, lambda x: (x * x).sum()),
+    "truncated_squares": (lambda x: x.abs().clamp(max=1.0) ** 2, lambda x: (x * x).clamp(max=1.0)),
     "even_functions": (lambda x: x.abs().cos() + x.abs().cosh(), lambda x: x.cos() + x.cosh()),
     "exponents": (lambda x: x.exp() ** x, lambda x: (x * x).exp()),
     "signs": (lambda x: torch.copysign(x, x.detach()) ** 2, lambda x: x * x),

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from alpha_func import capture, functional_loss, quadratic_along
 from alpha_func.capture.tracing import recording
 from alpha_func.errors import CaptureError, ImpureLossError
+from alpha_func.losses.module_loss import ModuleLoss
 from tests.helpers.reference import assert_close, double_backward
 
 
@@ -183,15 +184,15 @@ def test_a_closed_over_module_switched_to_eval_is_seen():
 
 def test_a_loss_with_attributes_of_the_librarys_names_is_guarded():
     class Loss:
-        names, places, buffers, tied, hooked = (1.0, 1.0, 1.0, 1.0, 1.0)
+        names, places, buffers, ties, kept, tied, hooked = [1.0] * 7
 
         def __call__(self, p):
-            return (self.names + self.places + self.buffers + self.tied + self.hooked) * p.sum()
+            return (self.names + self.places + self.buffers + self.ties + self.kept + self.tied + self.hooked) * p.sum()
 
     loss, p = Loss(), torch.ones(1)
     captured = capture(loss)
-    assert captured(p) == 5
-    for name in ("names", "places", "buffers", "tied", "hooked"):
+    assert captured(p) == 7
+    for name in ModuleLoss.CONSTANT:
         before = captured(p)
         setattr(loss, name, 2.0)
         assert captured(p) == before + 1
@@ -232,3 +233,11 @@ def test_a_proxy_is_read_after_a_write_to_another_dictionary(written, captured):
         with pytest.raises(CaptureError, match="proxy"):
             of(p)
     assert of.captured == captured
+
+
+def test_which_kernel_is_taken_is_no_part_of_a_loss():
+    def loss(p):  # as transformers calls F.ctc_loss
+        with torch.backends.cudnn.flags(enabled=False):
+            return p.square().sum()
+
+    assert capture(loss)(torch.ones(3)) == 3

@@ -6,7 +6,8 @@ refused     an error of the library's own, raised for the caller
 internal    any other error
 wrong       a number that is not the derivative
 inherited   PyTorch's own wrong number, where its double backward is wrong
-nan         not finite, nor is PyTorch's double backward in the program's dtypes; the derivative is
+nan         not finite, nor is PyTorch's double backward, or its forward mode for a strategy of it, in the program's
+            dtypes; the derivative is
 kink        another number than double backward's where there is no second derivative
 """
 
@@ -44,8 +45,8 @@ class Outcome(NamedTuple):
     detail: str
 
 
-def compared(truth: Truth, name: str, got: Tensor) -> list[Outcome]:
-    """A number against the truth: nothing where it is the same, or where nobody knows."""
+def compared(truth: Truth, name: str, got: Tensor, *, forward: bool = False) -> list[Outcome]:
+    """A number, by forward mode or not, against the truth: nothing where it is the same, or where nobody knows."""
     number = truth.numbers.get(name)
     if number is None:
         return []
@@ -61,7 +62,7 @@ def compared(truth: Truth, name: str, got: Tensor) -> list[Outcome]:
         said = f"{name} {float(got):.12g} expected {float(number.is_):.12g}"
     if truth.kind is Kind.KINK or (rounding == math.inf and math.isfinite(error)):
         return [Outcome(Verdict.KINK, said)]
-    if not math.isfinite(error) and not truth.is_finite:
+    if not math.isfinite(error) and not (truth.is_finite and (truth.is_finite_forward or not forward)):
         return [Outcome(Verdict.NAN, said)]
     inherited = number.by_pytorch is not None and largest(got - number.by_pytorch) <= tolerance
     return [Outcome(Verdict.INHERITED if inherited else Verdict.WRONG, said)]

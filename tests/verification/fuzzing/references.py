@@ -140,6 +140,13 @@ class Truth:
         """Whether double backward is, in the program's own dtypes."""
         return self._low[0]
 
+    @cached_property
+    def is_finite_forward(self) -> bool:
+        """Whether forward mode over forward mode is."""
+        with self._program.defaults():
+            found = attempt(Line(self._program.built().loss, *self._point).forward_over_forward)
+        return found is not None and bool(found.isfinite().all())
+
     def rounding(self, name: str) -> float:
         """How far rounding may carry a number at a singular point; infinite where so far that there is no truth."""
         number, most = self.numbers[name], 1e4 * self._spread.get(name, 0.0)

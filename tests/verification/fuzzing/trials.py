@@ -53,11 +53,11 @@ class Trial:
         same = all(torch.equal(before.nan_to_num(), now.nan_to_num()) for before, now in pairs)
         return [] if same else [Outcome(Verdict.WRONG, "an input was changed")]
 
-    def quadratic_off(self, quadratic: Sequence[Tensor], truth: Truth | None = None) -> Off:
+    def quadratic_off(self, quadratic: Sequence[Tensor], truth: Truth | None = None, *, forward: bool = False) -> Off:
         """The three numbers against the vote at the call, or another."""
         truth = truth or self.reference.truth
         pairs = zip(_NUMBERS, quadratic, strict=True)
-        return [off for name, got in pairs for off in compared(truth, name, got.detach().double())]
+        return [off for name, got in pairs for off in compared(truth, name, got.detach().double(), forward=forward)]
 
     def tensors_off(self, name: str, got: Sequence[Tensor]) -> Off:
         """Hd or the gradient against the vote at the call."""

@@ -92,17 +92,12 @@ def under_grad(trial: Trial) -> Off:
 
 def strategy(trial: Trial) -> Off:
     """One of the strategies, over the loss itself."""
-    name = _some_strategy(trial)
-    return trial.quadratic_off(
-        af.quadratic_along(trial.loss, strategy=name)(trial.params, trial.direction, *trial.args)
-    )
+    return _by_some_strategy(trial, trial.loss)
 
 
 def captured_strategy(trial: Trial) -> Off:
     """One of the strategies, over the captured program."""
-    name = _some_strategy(trial)
-    found = af.quadratic_along(trial.captured, strategy=name)(trial.params, trial.direction, *trial.args)
-    return trial.quadratic_off(found)
+    return _by_some_strategy(trial, trial.captured)
 
 
 def per_example(trial: Trial) -> Off:
@@ -160,10 +155,10 @@ def _gradient_off(trial: Trial, grads: Any) -> Off:
 
 
 def _second(trial: Trial, quadratic: Callable[..., Any]) -> Off:
-    """Of half of the programs with the strides of the first call, so that its scheme is proven away from its values;
-    of the others with other strides, for which another program is captured.
+    """Of most programs with the strides of the first call, so that its scheme is proven away from its values; of
+    the others with other strides, for which another program is captured.
     """
-    strided = rng(len(trial.program.source), "strides").random() < 0.5
+    strided = rng(len(trial.program.source), "strides").random() < 0.25
     params = {name: _other(t, strided) for name, t in trial.params.items()}
     direction = {name: _other(t, strided) + 0.3 for name, t in trial.direction.items()}
     args = [_other(t, strided) for t in trial.args]
@@ -197,5 +192,7 @@ def _jvp_vmapped(trial: Trial, stacked: dict[str, Tensor]) -> Any:
     return torch.func.vmap(along)(stacked)
 
 
-def _some_strategy(trial: Trial) -> str:
-    return rng(len(trial.program.source), "strategy").choice(sorted(STRATEGIES))
+def _by_some_strategy(trial: Trial, loss: Callable[..., Tensor]) -> Off:
+    name = rng(len(trial.program.source), "strategy").choice(sorted(STRATEGIES))
+    found = af.quadratic_along(loss, strategy=name)(trial.params, trial.direction, *trial.args)
+    return trial.quadratic_off(found, forward="forward" in name)
