@@ -118,8 +118,9 @@ def measured(name: str, rounds: int, clock: Clock) -> list[str]:
         (one, found[way]), (two, _) = timed(calls[way]), timed(calls[way])
         held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         first[way] = f"{written_in:.1f} s | {one:.1f} + {two:.1f} s | {held:.1f} GiB"
-    found["double backward"] = calls["double backward"]()
-    seconds = interleaved(calls, rounds, clock)
+    once, found["double backward"] = timed(calls["double backward"])
+    seconds = interleaved({way: call for way, call in calls.items() if way != "double backward"}, rounds, clock)
+    seconds["double backward"] = [once] * rounds
     unit, memory = statistics.median(seconds["gradient"]), {way: peak_bytes(call, "cpu") for way, call in calls.items()}
     steps = {way: each if isinstance(each, Step) else Step(g, d, each) for way, each in found.items()}
     del calls, captured, program, schemes, found  # float64 takes the room of two
@@ -130,8 +131,10 @@ def measured(name: str, rounds: int, clock: Clock) -> list[str]:
     rows = []
     for way, error in zip(steps, errors, strict=True):
         ratios = [a / b for a, b in zip(seconds[way], seconds["gradient"], strict=True)]
-        time_ = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        costs = f"{time_} | {memory[way] / memory['gradient']:.2f} | {first[way]} | {error}"
+        spread = f" ({min(ratios):.2f} to {max(ratios):.2f})" if way != "double backward" else ", once"
+        costs = (
+            f"{statistics.median(ratios):.2f}{spread} | {memory[way] / memory['gradient']:.2f} | {first[way]} | {error}"
+        )
         rows.append(f"| {' | | | ' if rows else model} | {way} | {costs} | {'' if rows else machine(load, clock)} |")
     return rows
 
