@@ -83,6 +83,13 @@ def test_the_vote_tells_a_kink():
     assert Reference(program("torch.relu(p0)", p="torch.tensor([0., 1.])", result="v0.sum()")).kind is Kind.KINK
 
 
+def test_the_vote_tells_a_kink_beside_much_that_is_smooth():
+    bent = program(
+        "F.prelu(p0, torch.tensor([.9]))", p="torch.tensor([0., 1.])", result="v0.square().sum() + 1e3 * p0.sum()"
+    )
+    assert Reference(bent).kind is Kind.KINK
+
+
 def test_the_vote_tells_where_pytorch_has_no_second_derivative():
     assert Reference(program("torch.cdist(p0[None], p0[None] * 2 + 1)")).kind is Kind.PYTORCH_RAISES
 

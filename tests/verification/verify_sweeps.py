@@ -1,9 +1,9 @@
 """Whether the sweeps themselves are exact for an operator: all its samples moved at once, with operands of every kind.
 
-Every sample counts with generic operands, one with those of each other kind, where the operator takes them and
-differences converge; all are one loss (``sums``), with the scale of each sample's derivatives as its unit. The sweep
-(``quadratic_along`` of the captured loss) and the adjoint (``grad_and_quadratic``) are run strictly, twice, so that
-they are proven as for any later values, and then at the values of further kinds. Where a number is off, each sample is
+Every sample counts with generic operands (of more than 64, as many of them), one with those of each other kind, where
+the operator takes it and differences converge; all are one loss (``sums``), with the scale of each sample's derivatives
+as its unit. The sweep (``quadratic_along`` of the captured loss) and the adjoint (``grad_and_quadratic``) are run
+strictly, twice, so that they are proven as for any later values, and then at the values of further kinds. Where a number is off, each sample is
 moved alone; where there is none, the samples are taken apart until those without are found. A verdict is that of the
 worst sample:
 
@@ -35,6 +35,7 @@ from tests.verification.sums import Sum
 from tests.verification.together import Run, Sample, Together, said
 
 SWEEPS = ("sweep", "adjoint")
+GENERIC_LIMIT = 64  # samples with generic operands: 20 operators have more
 OTHER_KINDS_LIMIT = 1  # samples of each kind that is not generic, of those that are asked in turn
 _TRIED = 8  # samples that are asked whether they can be of a kind
 _ORDER = ("", "n/a", "exact", "refused", "falls back", "inherited", "raises", "wrong", "crash")
@@ -85,8 +86,8 @@ def columns(found: dict[str, Any]) -> dict[str, str]:
 
 
 def _samples(function: Any, samples: list[SampleInput], kind: str, generator: torch.Generator) -> Iterator[Sample]:
-    limit = len(samples) if kind == "generic" else OTHER_KINDS_LIMIT
-    tried = samples if kind == "generic" else samples[:: max(1, len(samples) // _TRIED)][:_TRIED]
+    limit, tried = (GENERIC_LIMIT, GENERIC_LIMIT) if kind == "generic" else (OTHER_KINDS_LIMIT, _TRIED)
+    tried = samples[:: max(1, -(-len(samples) // tried))]
     for sample in tried:
         try:
             operator = at_sample(function, sample, generator, kind)

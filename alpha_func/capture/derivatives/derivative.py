@@ -18,7 +18,7 @@ from alpha_func.capture.builder.active import is_constant
 from alpha_func.capture.builder.builder import Builder
 from alpha_func.capture.builder.operands import broadcast, converted, filled
 from alpha_func.capture.builder.recorded import Recorded, recorded
-from alpha_func.capture.builder.values import Operator, Value
+from alpha_func.capture.builder.values import Operator, Value, leaves
 from alpha_func.capture.derivatives.rule import Call, Derivative, Tangents, rule_of
 from alpha_func.torch_private import pytree
 
@@ -38,7 +38,7 @@ def second(b: Builder, call: Call, t: Tangents) -> Value:
 
 
 def _derivative(b: Builder, call: Call, t: Tangents, of_rule: Derivative | None, of_torch: Function) -> Value:
-    if is_constant(call.target) or all(leaf is None for leaf in _leaves(t)):
+    if is_constant(call.target) or all(leaf is None for leaf in leaves(t)):
         return per_output(call, None)
     found = NotImplemented if of_rule is None else of_rule(b, call, t)
     return _as_value(b, call, traced(b, call, t, of_torch) if found is NotImplemented else found)
@@ -50,12 +50,7 @@ def pullback(b: Builder, call: Call, active: Tangents, λ: Value) -> list[Value]
     if rule is None or rule.pullback is None:
         return list(traced(b, call, (active, λ), _vjp))
     found = rule.pullback(b, call, active, λ)
-    return found + [None] * (len(pytree.tree_leaves(active)) - len(found))
-
-
-def _leaves(nested: object) -> list[Value]:
-    """The leaves, None among them."""
-    return pytree.tree_leaves(nested, is_leaf=lambda x: x is None)
+    return found + [None] * (len(leaves(active)) - len(found))
 
 
 def _as_value(b: Builder, call: Call, found: Value) -> Value:
@@ -86,16 +81,16 @@ _AT_MOST = 4096
 
 def traced(b: Builder, call: Call, tangents: Tangents, transform: Function) -> Value:
     """The derivative that ``transform`` takes of this operator, traced on fake tensors and written here."""
-    leaves, spec = pytree.tree_flatten((call.args, call.kwargs, tangents), is_leaf=lambda x: x is None)
-    where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, fx.Node)]
-    vals = [leaves[i].meta["val"] for i in where]
+    parts, spec = pytree.tree_flatten((call.args, call.kwargs, tangents), is_leaf=lambda x: x is None)
+    where = [i for i, part in enumerate(parts) if isinstance(part, fx.Node)]
+    vals = [parts[i].meta["val"] for i in where]
     kinds = tuple((i, val.shape, val.stride(), val.dtype, val.device) for i, val in zip(where, vals, strict=True))
-    rest = tuple(repr(leaf) for i, leaf in enumerate(leaves) if i not in where)
+    rest = tuple(repr(part) for i, part in enumerate(parts) if i not in where)
     key = (transform, call.target, kinds, rest, str(spec), torch.get_default_dtype())
     if key not in _RECORDED:
 
         def derivative(*tensors: Tensor) -> Value:
-            filled = list(leaves)
+            filled = list(parts)
             for i, tensor in zip(where, tensors, strict=True):
                 filled[i] = tensor
             args, kwargs, ts = pytree.tree_unflatten(filled, spec)
@@ -108,29 +103,29 @@ def traced(b: Builder, call: Call, tangents: Tangents, transform: Function) -> V
         if len(_RECORDED) == _AT_MOST:
             _RECORDED.clear()
         _RECORDED[key] = recorded(derivative, inputs, b.mode)
-    return b.inline(_RECORDED[key], [leaves[i] for i in where])
+    return b.inline(_RECORDED[key], [parts[i] for i in where])
 
 
 def _restricted(target: Operator, args: Args, kwargs: Kwargs, chosen: Sequence[bool]) -> tuple[Function, list[Value]]:
     """The operator as a function of the chosen ones of the leaves of its operands, and these."""
-    leaves, spec = pytree.tree_flatten(args, is_leaf=lambda x: x is None)
+    parts, spec = pytree.tree_flatten(args, is_leaf=lambda x: x is None)
 
     def function(*values: Tensor) -> Value:
         given = iter(values)
-        filled = [next(given) if pick else leaf for leaf, pick in zip(leaves, chosen, strict=True)]
+        filled = [next(given) if pick else leaf for leaf, pick in zip(parts, chosen, strict=True)]
         return target(*pytree.tree_unflatten(filled, spec), **kwargs)
 
-    return function, [leaf for leaf, pick in zip(leaves, chosen, strict=True) if pick]
+    return function, [leaf for leaf, pick in zip(parts, chosen, strict=True) if pick]
 
 
 def _jvp(target: Operator, args: Args, kwargs: Kwargs, tangents: Tangents) -> Value:
-    ts = _leaves(tangents)
+    ts = leaves(tangents)
     function, at = _restricted(target, args, kwargs, [t is not None for t in ts])
     return func.jvp(function, tuple(at), tuple(t for t in ts if t is not None))[1]
 
 
 def _jvp_of_jvp(target: Operator, args: Args, kwargs: Kwargs, tangents: Tangents) -> Value:
-    ts = _leaves(tangents)
+    ts = leaves(tangents)
     function, at = _restricted(target, args, kwargs, [t is not None for t in ts])
     along = tuple(t for t in ts if t is not None)
     return func.jvp(lambda *x: func.jvp(function, x, along)[1], tuple(at), along)[1]
@@ -138,7 +133,7 @@ def _jvp_of_jvp(target: Operator, args: Args, kwargs: Kwargs, tangents: Tangents
 
 def _vjp(target: Operator, args: Args, kwargs: Kwargs, active_and_adjoints: Sequence[Value]) -> Value:
     active, adjoints = active_and_adjoints
-    chosen = _leaves(active)
+    chosen = leaves(active)
     several = isinstance(adjoints, (tuple, list))
     function, at = _restricted(target, args, kwargs, chosen)
 

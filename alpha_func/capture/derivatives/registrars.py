@@ -20,7 +20,7 @@ from torch import fx
 from alpha_func.calls import Function
 from alpha_func.capture.builder.builder import Builder, plus, times
 from alpha_func.capture.builder.operands import conjugate, filled_like
-from alpha_func.capture.builder.values import Operator, Value
+from alpha_func.capture.builder.values import Operator, Value, leaves
 from alpha_func.capture.derivatives.derivative import per_output, traced
 from alpha_func.capture.derivatives.rule import (
     RULES,
@@ -35,7 +35,6 @@ from alpha_func.capture.derivatives.rule import (
     Tangents,
     always,
 )
-from alpha_func.torch_private import pytree
 
 aten = torch.ops.aten
 
@@ -77,7 +76,7 @@ def linear_in(places: tuple[int, ...], cases: Cases) -> None:
 
     def first(b: Builder, call: Call, t: Tangents) -> Value:
         others = [part for i, part in enumerate(t) if i not in places]
-        if any(leaf is not None for leaf in pytree.tree_leaves(others)):
+        if any(leaf is not None for leaf in leaves(others)):
             return NotImplemented
         broadcasts = torch.Tag.pointwise in call.target.tags
         args = [

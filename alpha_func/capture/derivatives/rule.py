@@ -15,8 +15,7 @@ from torch import Tensor
 from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder
 from alpha_func.capture.builder.operands import is_complex
-from alpha_func.capture.builder.values import Operator, Value
-from alpha_func.torch_private import pytree
+from alpha_func.capture.builder.values import Operator, Value, leaves
 
 Tangents = Value  # one for each operand, in the nesting of the operands
 
@@ -45,7 +44,7 @@ def always(call: Call) -> bool:
 
 def of_reals(call: Call) -> bool:
     """The condition of a rule that holds for real operands alone."""
-    return not any(map(is_complex, pytree.tree_leaves(call.args)))
+    return not any(map(is_complex, leaves(call.args)))
 
 
 def of_positions(call: Call) -> bool:

@@ -13,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from alpha_func.capture.builder.builder import fake_mode, is_impure
 from alpha_func.capture.rewrites import CHANNELS_LAST, FUSED, IN_PRIMITIVES, rewrite
-from alpha_func.capture.running.binding import bind
+from alpha_func.capture.running.binding import bind, bound
 from alpha_func.capture.running.reusing import reuse
 from alpha_func.capture.sweeps.adjoint import ancestors
 from alpha_func.torch_private import compiled_by_inductor, dispatch_below_autograd, inductor_decompositions
@@ -24,7 +24,8 @@ Backend = Callable[[fx.GraphModule], Runnable]
 
 def finish(program: fx.GraphModule) -> fx.GraphModule:
     """The program as it runs operator by operator: in fused kernels, and in place where that can be."""
-    return bind(reuse(rewrite(program, CHANNELS_LAST, FUSED)))
+    finished = reuse(rewrite(program, CHANNELS_LAST, FUSED))
+    return bound(finished, finished.graph)
 
 
 def eager(program: fx.GraphModule) -> Runnable:

@@ -42,6 +42,11 @@ def bind(program: fx.GraphModule) -> fx.GraphModule:
     """A copy of the program whose operators are called by torch's functions, −1·x as −x."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(program.graph, {}))
+    return bound(program, graph)
+
+
+def bound(program: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
+    """That of a graph which nobody else needs; the program holds its constants."""
     for node in graph.find_nodes(op="call_function", target=aten.mul.Tensor):
         x, c = node.args
         if is_number(c) and c == -1 and dtype_of(x) == dtype_of(node) != torch.bool:

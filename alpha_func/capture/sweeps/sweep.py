@@ -19,11 +19,10 @@ from alpha_func.capture import derivatives  # noqa: F401  fills the table of rul
 from alpha_func.capture.builder.active import is_constant
 from alpha_func.capture.builder.builder import Builder, fake_mode, plus, replay
 from alpha_func.capture.builder.operands import filled_like, is_inexact
-from alpha_func.capture.builder.values import Value
+from alpha_func.capture.builder.values import Value, leaves, mapped
 from alpha_func.capture.derivatives.derivative import first, pullback, second
 from alpha_func.capture.derivatives.rule import Call, Tangents
 from alpha_func.capture.rewrites import LAWS
-from alpha_func.torch_private import pytree
 
 Coefficients = dict[fx.Node, Value]
 
@@ -58,8 +57,8 @@ def forward(
         if follow is not None:
             follow(node, calls[node])
 
-    (output,) = pytree.tree_leaves(replay(lowered, inputs, b, visit))
-    (result,) = pytree.tree_leaves(lowered.graph.output_node().args[0])
+    (output,) = leaves(replay(lowered, inputs, b, visit))
+    (result,) = leaves(lowered.graph.output_node().args[0])
     return Values(lowered.graph.find_nodes(op="placeholder"), calls, result, output)
 
 
@@ -124,13 +123,13 @@ def adjoints(
             outputs = found.setdefault(source, [None] * len(calls[source].value.meta["val"]))
             outputs[i] = plus(b, outputs[i], λ)
             continue
-        wanted = pytree.tree_map(
+        wanted = mapped(
             lambda a: isinstance(a, fx.Node) and a in active and (of_inputs or a.op != "placeholder"), node.args
         )
-        if not any(pytree.tree_leaves(wanted)):
+        if not any(leaves(wanted)):
             continue
         parts = pullback(b, call, wanted, λ)
-        for operand, adjoint in zip(pytree.tree_leaves(node.args), parts, strict=True):
+        for operand, adjoint in zip(leaves(node.args), parts, strict=True):
             if adjoint is not None:
                 found[operand] = plus(b, found.get(operand), adjoint)
     return found
@@ -138,7 +137,7 @@ def adjoints(
 
 def operands(node: fx.Node, coefficients: Coefficients) -> Value:
     """The coefficients of the operands of a node, nested as its arguments."""
-    return pytree.tree_map(lambda a: coefficients.get(a) if isinstance(a, fx.Node) else None, node.args)
+    return mapped(lambda a: coefficients.get(a) if isinstance(a, fx.Node) else None, node.args)
 
 
 def _source(node: fx.Node) -> tuple[fx.Node, int]:
@@ -161,7 +160,7 @@ def _active(calls: dict[fx.Node, Call], inputs: Sequence[fx.Node]) -> set[fx.Nod
 
 def all_zero(tangents: Tangents) -> bool:
     """Whether no operand has a coefficient."""
-    return all(leaf is None for leaf in pytree.tree_leaves(tangents))
+    return all(leaf is None for leaf in leaves(tangents))
 
 
 def _sum(b: Builder, x: Value, y: Value) -> Value:

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from alpha_func.calls import Function
 from alpha_func.errors import CaptureError
+from alpha_func.torch_private import modes_disabled
 
 aten = torch.ops.aten
+_OUTSIDE = "as_strided reads memory that is not its operand's: index the tensor that it belongs to"
 
 
 def as_strided(x: Tensor, size: list[int], stride: list[int], offset: int | None = None) -> Tensor:
@@ -21,31 +23,37 @@ def as_strided(x: Tensor, size: list[int], stride: list[int], offset: int | None
         return x.new_empty(size) + x.sum() * 0
     dims = sorted((d for d in range(x.ndim) if x.shape[d] > 1), key=lambda d: -x.stride(d))
     if first < 0 or last > sum((x.shape[d] - 1) * x.stride(d) for d in dims):
-        raise CaptureError("as_strided reads memory that is not its operand's: index the tensor that it belongs to")
-    at = torch.full((1,) * len(size), first, device=x.device)
-    for k, (n, step) in enumerate(zip(size, stride, strict=True)):
-        at = at + (torch.arange(n, device=x.device) * step).reshape([-1 if i == k else 1 for i in range(len(size))])
-    if [x.stride(d) for d in dims] != _dense([x.shape[d] for d in dims]):
-        at = _places(x, dims, at)
+        raise CaptureError(_OUTSIDE)
+    layout = [(x.shape[d], x.stride(d)) for d in dims]
+    with modes_disabled():
+        outside = bool((_places(size, stride, first, layout, "cpu") < 0).any())
+    if outside:
+        raise CaptureError(_OUTSIDE)
+    at = _places(size, stride, first, layout, x.device)
     by_memory = x.permute([*dims, *(d for d in range(x.ndim) if d not in dims)])
     return by_memory.reshape(-1)[at.reshape(-1)].reshape(size)
 
 
-def _dense(shape: list[int]) -> list[int]:
-    strides = [1]
-    for n in reversed(shape):
-        strides.insert(0, strides[0] * n)
-    return strides[1:]
-
-
-def _places(x: Tensor, dims: list[int], at: Tensor) -> Tensor:
-    """Which entry lies there, in the order of memory; out of range, an error, where none does."""
+def _places(size: list[int], stride: list[int], first: int, layout: list[tuple[int, int]], device: object) -> Tensor:
+    """Which entry of the operand, in the order of memory, each entry of the view is; −1 where none lies there."""
+    at = torch.full((1,) * len(size), first, device=device)
+    for k, (n, step) in enumerate(zip(size, stride, strict=True)):
+        at = at + (torch.arange(n, device=device) * step).reshape([-1 if i == k else 1 for i in range(len(size))])
+    if layout == _dense([n for n, _ in layout]):
+        return at
     found, rest = torch.zeros_like(at), at
-    for d in dims:
-        j = rest // x.stride(d)
-        rest = rest - j * x.stride(d)
-        found = found * x.shape[d] + j + (j >= x.shape[d]) * x.numel()
-    return found + (rest != 0) * x.numel()
+    none = torch.zeros_like(at, dtype=torch.bool)
+    for n, step in layout:
+        j = torch.div(rest, step, rounding_mode="floor")
+        rest, found, none = rest - j * step, found * n + j, none | (j >= n)
+    return torch.where(none | (rest != 0), -1, found)
+
+
+def _dense(shape: list[int]) -> list[tuple[int, int]]:
+    steps = [1]
+    for n in reversed(shape[1:]):
+        steps.insert(0, steps[0] * n)
+    return list(zip(shape, steps, strict=False))
 
 
 BY_OPERATOR: dict[object, Function] = {

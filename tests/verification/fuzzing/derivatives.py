@@ -121,20 +121,24 @@ class Line:
         curvature_error = abs(curvature - second(2)) + 4 * rounding / h**2
         scale = abs(slope) + abs(curvature) + 1e-4 * abs(f[0][0]) + 1e-9
         smooth = slope_error < 1e-5 * scale and curvature_error < 1e-3 * scale
-        smooth = smooth and all(abs(of_one_side(sign) - curvature) < 5e-2 * scale for sign in (1, -1))
+        sides = [abs(of_one_side(sign) - curvature) for sign in (1, -1)]
+        smooth = smooth and max(sides) < 1e-4 * scale + 10 * curvature_error
         found = {"slope": _quotient(slope, slope_error), "curvature": _quotient(curvature, curvature_error)}
         return found if smooth else {}
 
     def _by_gradients(self, f: dict[int, tuple[float, Tensor]], h: float) -> dict[str, Quotient]:
         """Hd and the curvature; none where they do not converge to the same from both sides."""
 
-        def of_one_side(sign: int) -> Tensor:
-            return sign * (-3 * f[0][1] + 4 * f[sign][1] - f[2 * sign][1]) / (2 * h)
+        def of_one_side(a: int) -> Tensor:
+            return (-3 * f[0][1] + 4 * f[a][1] - f[2 * a][1]) / (2 * a * h)
 
         Hd = _first(f, 1, 1, h)
         error = largest(Hd - _first(f, 1, 2, h)) + 1e-15 * largest(f[0][1]) / h
         scale = largest(Hd) + abs(_first(f, 0, 1, h)) + 1e-4 * largest(f[0][1]) + 1e-9
-        smooth = error < 1e-5 * scale and all(largest(of_one_side(sign) - Hd) < 2e-2 * scale for sign in (1, -1))
+        smooth = error < 1e-5 * scale
+        for sign in (1, -1):  # what is smooth comes nearer with the step; a jump does not
+            near, wide = of_one_side(sign), of_one_side(2 * sign)
+            smooth = smooth and largest(near - Hd) < largest(near - wide) + 10 * error + 1e-9 * scale
         curvature = _quotient(float(Hd @ self.d), error * float(self.d.abs().sum()))
         return {"Hd": Quotient(Hd, error), "curvature": curvature} if smooth else {}
 

@@ -155,10 +155,10 @@ def _gradient_off(trial: Trial, grads: Any) -> Off:
 
 
 def _second(trial: Trial, quadratic: Callable[..., Any]) -> Off:
-    """Of half of the programs with the strides of the first call, so that its scheme is proven away from its values;
-    of the others with other strides, for which another program is captured.
+    """Of most programs with the strides of the first call, so that its scheme is proven away from its values; of
+    the others with other strides, for which another program is captured.
     """
-    strided = rng(len(trial.program.source), "strides").random() < 0.5
+    strided = rng(len(trial.program.source), "strides").random() < 0.25
     params = {name: _other(t, strided) for name, t in trial.params.items()}
     direction = {name: _other(t, strided) + 0.3 for name, t in trial.direction.items()}
     args = [_other(t, strided) for t in trial.args]
