@@ -83,6 +83,8 @@ STATISTICS = {
         torch.cov(out.T, correction=1, fweights=torch.arange(1, 7), aweights=x[:, 0]).exp().sum()
     ),
     "corrcoef": lambda out, x: out.T.corrcoef().exp().sum(),
+    "tensor_split": lambda out, x: torch.tensor_split(out, torch.tensor([1, 4]))[1].exp().sum(),
+    "tensor_split in parts": lambda out, x: out.tensor_split(sections=4)[1].exp().sum(),
     "combinations": lambda out, x: torch.combinations(out[:, 0]).prod(1).square().sum(),
 }
 
@@ -156,17 +158,18 @@ def test_a_volume_at_the_places_of_a_grid(mode, padding, corners):
     assert_close(got.curvature, (slopes[0] - slopes[1]) / 2e-5, 1e-6)
 
 
-REFLECTED = {
+COMPOSED = {
     "householder_product": lambda p: torch.linalg.householder_product(p, p[0, :3].cos()).sin().sum(),
     "ormqr": lambda p: torch.ormqr(p, p[0, :3].cos(), p.T, left=False, transpose=True).sin().sum(),
+    "max_unpool2d": lambda p: F.max_unpool2d(*F.max_pool2d(p[None, None], 2, return_indices=True), 2).exp().sum(),
     "cholesky_inverse": lambda p: torch.cholesky_inverse(p[:3].tril() + 2 * torch.eye(3)).sin().sum(),
 }
 
 
-@pytest.mark.parametrize("name", REFLECTED)
-def test_reflections_and_inverses_have_sweeps(name):
+@pytest.mark.parametrize("name", COMPOSED)
+def test_what_is_composed_has_sweeps(name):
     p = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert_captured_exactly(REFLECTED[name], p)
+    assert_captured_exactly(COMPOSED[name], p)
 
 
 def test_spectra_written_place_by_place():

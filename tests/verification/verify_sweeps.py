@@ -3,9 +3,9 @@
 Every sample counts with generic operands (of more than 64, as many of them), one with those of each other kind, where
 the operator takes it and differences converge; all are one loss (``sums``), with the scale of each sample's derivatives
 as its unit. The sweep (``quadratic_along`` of the captured loss) and the adjoint (``grad_and_quadratic``) are run
-strictly, twice, so that they are proven as for any later values, and then at the values of further kinds. Where a number is off, each sample is
-moved alone; where there is none, the samples are taken apart until those without are found. A verdict is that of the
-worst sample:
+strictly, twice, so that they are proven as for any later values, and then at the values of further kinds. Where a
+number is off, each sample is moved alone; where there is none, the samples are taken apart until those without are
+found. A verdict is that of the worst sample:
 
     exact       the sweep's own numbers are the derivative's
     falls back  the sweep is given up, and the independent route is exact

@@ -198,7 +198,7 @@ def polar(size: Tensor, angle: Tensor) -> Tensor:
 def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int) -> tuple[Tensor, Tensor]:
     """Σ over labels t and other classes j of max(0, 1 − x_t + x_j), over classes. PyTorch's own composition counts the
     places after the first −1 as labels too: another value (torch 2.13)."""
-    rows, labels = (t.reshape(-1, t.shape[-1]) for t in (x, target))
+    rows, labels = (t.reshape(-1, t.shape[-1] if t.ndim else 1) for t in (x, target))
     given = (labels < 0).long().cumsum(-1) == 0
     chosen = torch.where(given, labels, 0)
     classes = torch.arange(rows.shape[1], device=x.device)

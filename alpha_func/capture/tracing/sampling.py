@@ -1,5 +1,6 @@
-"""Entries of a volume at places between its own, which PyTorch differentiates once."""
+"""Entries of a volume at places between its own, which PyTorch differentiates once, and back where they were taken."""
 
+import math
 from itertools import product
 
 import torch
@@ -44,4 +45,15 @@ def _place(u: Tensor, size: int, padding: int, align_corners: bool) -> Tensor:
     return u.clamp(0, size - 1) if padding in (_BORDER, _REFLECTION) else u
 
 
-BY_OPERATOR: dict[object, Function] = {aten.grid_sampler_3d.default: grid_sampler_3d}
+def max_unpool(x: Tensor, places: Tensor, size: list[int], *_: object) -> Tensor:
+    """Zeros, but x at its places of the last dims."""
+    whole = x.ndim - len(size)
+    empty = x.new_zeros(*x.shape[:whole], math.prod(size))
+    return empty.scatter(-1, places.flatten(whole), x.flatten(whole)).reshape(*x.shape[:whole], *size)
+
+
+BY_OPERATOR: dict[object, Function] = {
+    aten.grid_sampler_3d.default: grid_sampler_3d,
+    aten.max_unpool2d.default: max_unpool,
+    aten.max_unpool3d.default: max_unpool,
+}

@@ -16,15 +16,16 @@ _OUTSIDE = "as_strided reads memory that is not its operand's: index the tensor 
 
 def as_strided(x: Tensor, size: list[int], stride: list[int], offset: int | None = None) -> Tensor:
     """x.flatten()[j(i)], a copy."""
-    x = x[tuple(0 if x.stride(d) == 0 and x.shape[d] > 0 else slice(None) for d in range(x.ndim))]  # what is expanded
+    x = x[tuple(0 if step == 0 and n else slice(None) for n, step in zip(x.shape, x.stride(), strict=True))]  # expanded
+    strides = x.stride()
     first = 0 if offset is None else offset - int(x.storage_offset())
     last = first + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if 0 in size:
         return x.new_empty(size) + x.sum() * 0
-    dims = sorted((d for d in range(x.ndim) if x.shape[d] > 1), key=lambda d: -x.stride(d))
-    if first < 0 or last > sum((x.shape[d] - 1) * x.stride(d) for d in dims):
+    dims = sorted((d for d in range(x.ndim) if x.shape[d] > 1), key=lambda d: -strides[d])
+    if first < 0 or last > sum((x.shape[d] - 1) * strides[d] for d in dims):
         raise CaptureError(_OUTSIDE)
-    layout = [(x.shape[d], x.stride(d)) for d in dims]
+    layout = [(x.shape[d], strides[d]) for d in dims]
     with modes_disabled():
         outside = bool((_places(size, stride, first, layout, "cpu") < 0).any())
     if outside:
@@ -34,7 +35,9 @@ def as_strided(x: Tensor, size: list[int], stride: list[int], offset: int | None
     return by_memory.reshape(-1)[at.reshape(-1)].reshape(size)
 
 
-def _places(size: list[int], stride: list[int], first: int, layout: list[tuple[int, int]], device: object) -> Tensor:
+def _places(
+    size: list[int], stride: list[int], first: int, layout: list[tuple[int, int]], device: torch.device | str
+) -> Tensor:
     """Which entry of the operand, in the order of memory, each entry of the view is; −1 where none lies there."""
     at = torch.full((1,) * len(size), first, device=device)
     for k, (n, step) in enumerate(zip(size, stride, strict=True)):
