@@ -123,7 +123,21 @@ class Truth:
             if gap > 3 * (one.error + other.error) + _resolution(size, abs(found.value) + size):
                 return False
         slope, curvature = (by_gradients | by_values)["slope"], (by_values | by_gradients)["curvature"]
-        return self._line.is_limit(float(slope.is_), float(curvature.is_))
+        return self._line.is_limit(float(slope.is_), float(curvature.is_)) and self._is_quadratic(curvature)
+
+    def _is_quadratic(self, along: Quotient) -> bool:
+        """Whether curvatures are of one quadratic form q: q(d + e) + q(d − e) = 2·q(d) + 2·q(e). Not so of |xy|."""
+        return all(self._is_parallelogram(self._line.other_direction(seed), along) for seed in range(3))
+
+    def _is_parallelogram(self, e: Tree, along: Quotient) -> bool:
+        found = [self._line.along(e, sign).differences() for sign in (0, 1, -1)]
+        others = [(each.by_values | each.by_gradients).get("curvature") for each in found]
+        if None in others:
+            return False
+        (q, error), *sums = ((float(number), error) for number, error in others)
+        gap = sum(number for number, _ in sums) - 2 * q - 2 * float(along.is_)
+        errors = 2 * (error + along.error) + sum(error for _, error in sums)
+        return abs(gap) <= 3 * errors + 1e-4 * (abs(q) + abs(float(along.is_)))
 
     # What a check may be off by
 
