@@ -129,7 +129,7 @@ def algorithm(text: str, lr: float | str, shared: Options) -> Algorithm:
         if not equals or option not in ("lr", *accepted):
             raise InputError(f"optimizer {text!r}: {assignment!r} is not one of its options: {_example(name)}")
         if option == "lr":
-            lr = value if value in RULES else _positive(text, value)
+            lr = value if value in RULES else _positive(text, value, f", nor a rule: {', '.join(RULES)}")
         else:
             options[option] = _value(text, option, value)
     for option, value in options.items():
@@ -162,15 +162,15 @@ def _value(text: str, option: str, value: str) -> object:
     return tuple(numbers) if option == "betas" else numbers[0]
 
 
-def _number(text: str, value: str) -> float:
+def _number(text: str, value: str, nor: str = "") -> float:
     try:
         return float(value)
     except ValueError:
-        raise InputError(f"optimizer {text!r}: {value!r} is not a number") from None
+        raise InputError(f"optimizer {text!r}: {value!r} is not a number{nor}") from None
 
 
-def _positive(text: str, value: str) -> float:
-    number = _number(text, value)
+def _positive(text: str, value: str, nor: str) -> float:
+    number = _number(text, value, nor)
     if not (math.isfinite(number) and number > 0):
         raise InputError(f"optimizer {text!r}: learning rate is {number:g}: give a positive number, such as 0.01")
     return number

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -124,6 +124,7 @@ class Observer:
         capture_within: float | None = None,
         start: int = 0,
     ):
+        setup.check_options(start, capture_within, over_ranks, loss_after=loss_after, trust_radius=trust_radius)
         compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         given, module, self._optimizers = module, setup.bare_module(module), setup.bare_optimizers(optimizer)
         kind, self._ranks = meter_for(given, over_ranks=over_ranks, strategy=strategy, trust_radius=trust_radius)
@@ -132,7 +133,6 @@ class Observer:
         self._logs = setup.callables(log)
         self._given = setup.given_batches(measure_on)
         self._module, self._criterion = module, criterion
-        setup.check_seconds(capture_within)
         self._meter = kind(
             module,
             criterion,
@@ -210,6 +210,10 @@ class Observer:
             close = getattr(log, "close", None)
             if callable(close):
                 self._failures.guarded(log, close)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """A copy would sit on no optimizer's hooks."""
+        raise TypeError(setup.NOT_COPIED)
 
     def __enter__(self) -> Self:
         """Itself; it observes already."""

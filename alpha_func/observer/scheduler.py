@@ -77,6 +77,11 @@ class AlphaLR(LRScheduler):
             raise TypeError(
                 f"rule must be a StepRule such as alpha_func.step_rules.cdat(2.0), got {type(rule).__name__}"
             )
+        if isinstance(optimizer, list | tuple):
+            raise TypeError(
+                f"optimizer must be one optimizer, got {len(optimizer)} of them, whose steps have one α together: put "
+                "the parameters in groups of one optimizer, which keep the ratios of their rates"
+            )
         if observer.optimizers != setup.bare_optimizers(optimizer):
             raise ValueError(
                 "observer watches different optimizers: make it by Observer(model, criterion, optimizer), with the "

@@ -1,7 +1,7 @@
 """What an observer is given, refused where its parts do not fit each other."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -10,6 +10,11 @@ from torch.optim import Optimizer
 
 from alpha_func.observer.batches import Batch
 from alpha_func.observer.snapshot import trained
+
+NOT_COPIED = (
+    "Observer cannot be pickled or copied, as it sits on the hooks of this very optimizer: keep its records (log=...) "
+    "and its step, and make another Observer(..., start=step) in the other loop"
+)
 
 
 def bare_module(module: Any) -> nn.Module:
@@ -110,10 +115,22 @@ def check_supervised(args: Sequence[object], kwargs: Mapping[str, object]) -> No
         )
 
 
-def check_seconds(seconds: object) -> None:
-    """Refuse what is no time."""
-    if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
-        raise ValueError(f"capture_within must be a positive number of seconds, or None, got {seconds!r}")
+def check_options(start: object, capture_within: object, over_ranks: object, **switches: object) -> None:
+    """Refuse options that are not numbers or switches.
+
+    >>> check_options(0, None, None, loss_after="no")
+    Traceback (most recent call last):
+    TypeError: loss_after must be True or False, got 'no'
+    """
+    if isinstance(start, bool) or not isinstance(start, int) or start < 0:
+        raise ValueError(f"start must be the number of the first step, 0 or more, got {start!r}")
+    if capture_within is not None and not (isinstance(capture_within, int | float) and capture_within > 0):
+        raise ValueError(f"capture_within must be a positive number of seconds, or None, got {capture_within!r}")
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+    if over_ranks is not None and not isinstance(over_ranks, bool):
+        raise TypeError(f"over_ranks must be True, False or None, got {over_ranks!r}")
 
 
 def given_batches(measure_on: object) -> Callable[[int], Batch] | None:
@@ -140,6 +157,8 @@ def as_batch(value: object) -> Batch:
 
 def callables(log: Any) -> list[Callable[[Any], object]]:
     """One logger or several, as a list."""
+    if not callable(log) and not isinstance(log, Iterable):
+        raise TypeError(f"log must be callable as log(record), or several such, got {log!r:.80}")
     logs = [log] if callable(log) else list(log)
     for i, each in enumerate(logs):
         if not callable(each) or isinstance(each, type):

@@ -51,7 +51,10 @@ BAD_OPTIONS = {
     "beyond the dtype": (["--lr", "1e300"], r"learning rate is 1e\+300, beyond float32"),
     "ema of one": (["--ema", "1"], r"ema is 1: give the share of the last average"),
     "no such rule": (["--lr", "greedy"], r"'greedy' is not a learning rate: give a number .*, or a rule: alpha, cdat"),
-    "no such rule of an optimizer": (["--optimizer", "adam:lr=greedy"], r"'greedy' is not a number"),
+    "no such rule of an optimizer": (
+        ["--optimizer", "adam:lr=greedy"],
+        r"'greedy' is not a number, nor a rule: alpha",
+    ),
     "a factor of nothing": (["--factor", "0.5"], r"factor is of a rule .*: give --lr with one of alpha, cdat"),
     "a factor of Armijo's": (["--lr", "armijo", "--factor", "0.5"], r"factor is of a rule .*: give --lr with one of"),
     "a factor of zero": (["--lr", "cdat", "--factor", "0"], r"factor is 0: give a positive number"),

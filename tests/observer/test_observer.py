@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 import random
 from functools import partial
 
@@ -538,6 +539,13 @@ def test_a_closed_observer_has_left_nothing():
     assert observer.last is None
 
 
+@pytest.mark.parametrize("way", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_it_is_not_pickled_or_copied_and_says_what_to_do_instead(way):
+    module, optimizer = made()
+    with Observer(module, MSE, optimizer) as observer, pytest.raises(TypeError, match="make another Observer"):
+        way(observer)
+
+
 def test_what_does_not_fit_is_refused_at_construction():
     module, optimizer = made()
     other = torch.optim.SGD(mlp().parameters(), lr=0.1)
@@ -556,6 +564,11 @@ def test_what_does_not_fit_is_refused_at_construction():
         (TypeError, "measure_on must be a tuple", (module, MSE, optimizer), {"measure_on": torch.ones(2)}),
         (ValueError, "strategy 'taylor' is unknown", (module, MSE, optimizer), {"strategy": "taylor"}),
         (ValueError, "backend 'jit' is unknown", (module, MSE, optimizer), {"backend": "jit"}),
+        (TypeError, "log must be callable", (module, MSE, optimizer), {"log": 5}),
+        (TypeError, "trust_radius must be True or False, got 3", (module, MSE, optimizer), {"trust_radius": 3}),
+        (TypeError, "loss_after must be True or False, got 'no'", (module, MSE, optimizer), {"loss_after": "no"}),
+        (TypeError, "over_ranks must be True, False or None", (module, MSE, optimizer), {"over_ranks": "all"}),
+        (ValueError, "start must be the number of the first step", (module, MSE, optimizer), {"start": "1"}),
     ]
     for kind, message, arguments, options in refused:
         with pytest.raises(kind, match=message):

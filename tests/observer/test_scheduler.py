@@ -159,11 +159,19 @@ def observed(kind, **options):
     return optimizer, Observer(module, nn.MSELoss(), optimizer), greedy()
 
 
+def of_two():
+    module = nn.Linear(2, 1)
+    both = [torch.optim.SGD([param], lr=0.1) for param in module.parameters()]
+    return both, Observer(module, nn.MSELoss(), both), greedy()
+
+
 BAD = {
     "no observer": (lambda: (parts()[1], None, greedy()), TypeError, "observer must be an Observer of the optimizer"),
     "no rule": (lambda: (*parts()[1:], 0.5), TypeError, r"rule must be a StepRule such as .*cdat\(2.0\), got float"),
     "other optimizer": (other_optimizer, ValueError, "observer watches different optimizers"),
     "Rprop": (lambda: observed(torch.optim.Rprop, lr=0.1), ValueError, "Rprop is not known to be proportional"),
+    "several optimizers": (of_two, TypeError, "optimizer must be one optimizer, got 2 of them, whose steps have one α"),
+    "one of several": (lambda: (of_two()[0][0], *of_two()[1:]), ValueError, "observer watches different optimizers"),
     "rate 0": (lambda: observed(torch.optim.SGD, lr=0.0), ValueError, "the lr of the first parameter group is 0"),
 }
 
