@@ -27,10 +27,10 @@ from alpha_func.losses.places import (
     Ties,
     are_as_they_were,
     has_ties,
-    holder,
     parameters_of,
     part_of,
     place_of,
+    tie,
     ties_of,
 )
 from alpha_func.losses.restoring import restored
@@ -195,14 +195,19 @@ class ModuleLoss:
             return functional_call(self.model, state, args, kwargs, tie_weights=True)
         for name, (path, key) in zip(self.names, self.places, strict=True):
             part_of(self.model, path)._parameters[key] = params[name]  # type: ignore[assignment]
+        own = []
         for path, key in self.buffers:
             buffers = part_of(self.model, path)._buffers
             held = buffers.get(key)
             if held is not None:
+                own.append((buffers, key, held))
                 buffers[key] = held.clone()  # the forward may write to it
-        for place, other in self.ties:
-            holder(self.model, other)[other[1]] = holder(self.model, place)[place[1]]
-        return self.model(*args, **kwargs)
+        tie(self.model, self.ties)
+        value = self.model(*args, **kwargs)
+        for buffers, key, held in own:  # the recorded loss may call it again
+            buffers[key] = held
+        tie(self.model, self.ties)
+        return value
 
     def _check(self, params: Mapping[str, Tensor]) -> None:
         if not isinstance(params, Mapping):

@@ -42,6 +42,12 @@ def ties_of(model: nn.Module, known: set[Place]) -> Ties:
     return tuple((first[key], place) for key in first for place in places[key] if place != first[key])
 
 
+def tie(model: nn.Module, ties: Ties) -> None:
+    """Have the other places hold what the known ones do."""
+    for place, other in ties:
+        holder(model, other)[other[1]] = holder(model, place)[place[1]]
+
+
 def has_ties(model: nn.Module) -> bool:
     """Whether a tensor has two names; functional_call need not look for ties at every call where there are none."""
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]

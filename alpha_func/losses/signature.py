@@ -1,10 +1,12 @@
 """The signature of a call: all that distinguishes its arguments besides the values of tensors.
 
-Structure; shape, strides, dtype, device and ``requires_grad`` of every tensor; any other argument by type and value.
+Structure; shape, strides (sparse: layout), dtype, device and ``requires_grad`` of every tensor; any other argument by
+type and value.
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from alpha_func import tree
@@ -37,7 +39,8 @@ def signature(params: Tree, args: Args, kwargs: Kwargs) -> tuple[Key, list[Tenso
 
 
 def _kind(tensor: Tensor) -> tuple[object, ...]:
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
+    strides = tensor.stride() if tensor.layout is torch.strided else tensor.layout
+    return tensor.shape, strides, tensor.dtype, tensor.device, tensor.requires_grad
 
 
 def _value(leaf: object) -> object:

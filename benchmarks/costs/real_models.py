@@ -12,6 +12,7 @@ that others use, seconds are those of the process, not the clock's, best with on
 import argparse
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -24,7 +25,9 @@ from typing import Any
 
 import torch
 
-from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along
+from alpha_func import capture, functional_loss, grad_and_quadratic, quadratic_along, tree
+from alpha_func.losses.in_double import doubled, loss_in_double
+from alpha_func.transforms.strategies import Step
 from benchmarks.memory import peak_bytes
 
 Clock = Callable[[], float]
@@ -36,12 +39,13 @@ Written by `python -m benchmarks.costs.real_models`: random weights, float32, tr
 - **Time and memory** are in eager gradients of the module called directly: the median ratio of interleaved rounds, with
   the smallest and the largest, and what a call adds at most to parameters, direction and batch.
 - **Capture** is once for both verbs: Dynamo's recording, the lowering, one value compared. **Program** is writing a
-  verb's program and making it ready; **proofs** are its first and second call, the program written.
-- **Errors** are relative: of the slope beside dᵀg of the module's own gradient, of the curvature beside double backward
-  of the loss, both in float32, along d = −g.
+  verb's program and making it ready; **proofs** are its first and second call, the program written, and what the
+  process has held at most until then.
+- **Errors** are relative, beside double backward of the same module in float64 along the same d = −g.
+- **Double backward** is `quadratic_along` of the loss as it is, not captured: PyTorch's price, and PyTorch's roundings.
 
-| model and batch | parameters | gradient | capture | | time | memory | program | proofs | slope | curvature | run |
-|---|---|---|---|---|---|---|---|---|---|---|---|
+| model, batch | parameters | gradient | capture | | time | memory | program | proofs | process | slope | curvature | |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -103,29 +107,51 @@ def measured(name: str, rounds: int, clock: Clock) -> list[str]:
         "gradient": partial(gradient_of, module, batch, weights),
         "`quadratic_along`": partial(quadratic_along(captured), params, d, **batch),
         "`grad_and_quadratic`": partial(grad_and_quadratic(captured), params, **batch),
+        "double backward": partial(quadratic_along(loss), params, d, **batch),
     }
     captured_in, program = timed(partial(captured.program, params, **batch))
     schemes = {"`quadratic_along`": program.schemes.quadratic, "`grad_and_quadratic`": program.schemes.descent}
-    first, found = {}, {}
+    first = {"double backward": " | | "}
+    found: dict[str, Any] = {}
     for way, scheme in schemes.items():
         written_in, _ = timed(partial(scheme.ready, "eager"))
         (one, found[way]), (two, _) = timed(calls[way]), timed(calls[way])
-        first[way] = f"{written_in:.1f} s | {one:.1f} + {two:.1f} s"
-    found["`grad_and_quadratic`"] = found["`grad_and_quadratic`"].quadratic
-    truth = quadratic_along(loss)(params, d, **batch)._replace(slope=-sum(leaf.double().square().sum() for leaf in g))
-    seconds = interleaved(calls, rounds, clock)
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        first[way] = f"{written_in:.1f} s | {one:.1f} + {two:.1f} s | {held:.1f} GiB"
+    once, found["double backward"] = timed(calls["double backward"])
+    seconds = interleaved({way: call for way, call in calls.items() if way != "double backward"}, rounds, clock)
+    seconds["double backward"] = [once] * rounds
     unit, memory = statistics.median(seconds["gradient"]), {way: peak_bytes(call, "cpu") for way, call in calls.items()}
+    steps = {way: each if isinstance(each, Step) else Step(g, d, each) for way, each in found.items()}
+    del calls, captured, program, schemes, found  # float64 takes the room of two
+    errors = errors_of(loss, params, list(steps.values()), batch)
     millions = sum(p.numel() for p in weights) / 1e6
     gradient = f"{unit:.2f} s, {memory['gradient'] >> 20} MiB"
     model = f"{name}, {size} | {millions:.0f} M | {gradient} | {captured_in:.1f} s"
     rows = []
-    for way, quadratic in found.items():
+    for way, error in zip(steps, errors, strict=True):
         ratios = [a / b for a, b in zip(seconds[way], seconds["gradient"], strict=True)]
-        time_ = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        errors = [float(abs(a - b) / abs(b)) for a, b in zip(quadratic[1:], truth[1:], strict=True)]
-        costs = f"{time_} | {memory[way] / memory['gradient']:.2f} | {first[way]} | {errors[0]:.0e} | {errors[1]:.0e}"
+        spread = f" ({min(ratios):.2f} to {max(ratios):.2f})" if way != "double backward" else ", once"
+        costs = (
+            f"{statistics.median(ratios):.2f}{spread} | {memory[way] / memory['gradient']:.2f} | {first[way]} | {error}"
+        )
         rows.append(f"| {' | | | ' if rows else model} | {way} | {costs} | {'' if rows else machine(load, clock)} |")
     return rows
+
+
+def errors_of(
+    loss: Any, params: dict[str, torch.Tensor], steps: list[Step], batch: dict[str, torch.Tensor]
+) -> list[str]:
+    """How far slopes and curvatures are from double backward in float64, along each direction once."""
+    exact_along = quadratic_along(loss_in_double(loss))
+    at, of, known = tree.map(doubled, params), tree.map(doubled, batch), dict[int, Any]()
+    found = []
+    for step in steps:
+        if id(step.direction) not in known:
+            known[id(step.direction)] = exact_along(at, tree.map(doubled, step.direction), **of)
+        pairs = zip(step.quadratic[1:], known[id(step.direction)][1:], strict=True)
+        found.append(" | ".join(f"{float(abs(a - b) / abs(b)):.0e}" for a, b in pairs))
+    return found
 
 
 def timed_by(clock: Clock, call: Callable[[], Any]) -> tuple[float, Any]:

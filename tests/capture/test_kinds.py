@@ -118,6 +118,17 @@ def test_a_signal_made_of_its_spectra(loss):
     assert_captured_exactly(loss, signal)
 
 
+def test_spectra_written_place_by_place():
+    def loss(p):
+        kept = torch.zeros(2, 9, dtype=torch.complex128)
+        spectrum = torch.fft.rfft(p)
+        kept[:, :3] = spectrum[:, :3] ** 2
+        kept[1] = spectrum[0] * spectrum[1]
+        return torch.fft.irfft(kept).square().sum()
+
+    assert_captured_exactly(loss, torch.randn(2, 16, dtype=torch.float64))
+
+
 def test_ldexp_by_negative_whole_numbers_is_exact():
     places = torch.arange(-3, 3)
     x = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -159,13 +170,15 @@ def test_a_sparse_adjacency_is_refused_and_right_uncaptured(layout):
     dense = torch.rand(6, 6, dtype=torch.float64).round()
     sparse, net = getattr(dense, layout)(), mlp([3, 5, 2]).double()
     x, y = torch.randn(6, 3).double(), X
-    of_sparse, params = functional_loss(net, lambda out, y: (torch.sparse.mm(sparse, out) - y).square().mean())
+    of_closure, params = functional_loss(net, lambda out, y: (torch.sparse.mm(sparse, out) - y).square().mean())
     of_dense, _ = functional_loss(net, lambda out, y: (dense @ out - y).square().mean())
     truth, norm = double_backward(of_dense, params, params, x, y)
-    got = quadratic_along(of_sparse)(params, params, x, y)
-    assert_close(got.curvature, truth.curvature, 1e-10, tree.norm(params) * norm)
-    with pytest.raises(CaptureError, match=r"sparse.*use the uncaptured loss, which runs"):
-        capture(of_sparse)(params, x, y)
+    of_argument, _ = functional_loss(net, loss_of=lambda net, x, a, y: (torch.sparse.mm(a, net(x)) - y).square().mean())
+    for of_sparse, batch in ((of_closure, (x, y)), (of_argument, (x, sparse, y))):
+        got = quadratic_along(of_sparse)(params, params, *batch)
+        assert_close(got.curvature, truth.curvature, 1e-10, tree.norm(params) * norm)
+        with pytest.raises(CaptureError, match=r"sparse.*use the uncaptured loss, which runs"):
+            capture(of_sparse)(params, *batch)
 
 
 MADE_WITHIN = {

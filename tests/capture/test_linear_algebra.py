@@ -17,6 +17,8 @@ LOSSES = {
     "a constant matrix": lambda p: solve(CONSTANT @ CONSTANT.mT + torch.eye(3), p["b"]).square(),
     "inverses": lambda p: torch.linalg.inv(p["a"]).square(),
     "complex numbers": lambda p: solve(complex_of(p), complex_of(p) * 2 + 1).abs().square(),
+    "a complex Cholesky factor": lambda p: torch.linalg.cholesky(gram_of(p)).abs().square(),
+    "complex eigenvalues": lambda p: torch.linalg.eigvalsh(gram_of(p)).sin(),
     "log-determinants": lambda p: slogdet(p["a"]).logabsdet.square(),
     "complex determinants": lambda p: slogdet(complex_of(p)).logabsdet.square() * slogdet(complex_of(p)).sign.real,
 }
@@ -24,6 +26,10 @@ LOSSES = {
 
 def complex_of(p):
     return torch.complex(p["a"][0], p["b"][0] @ p["b"][1].mT)
+
+
+def gram_of(p):
+    return complex_of(p) @ complex_of(p).mH + torch.eye(3)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -9,6 +9,7 @@ import torch
 
 from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder, Law, plus, times
+from alpha_func.capture.builder.operands import conjugate, is_complex
 from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.rewrites.table import DIFFERENTIABLE
 
@@ -20,8 +21,8 @@ def _of_symmetric(target: Operator) -> Law:
         """f(A) = f(S + stopped(A − S)), S = (A + Aᴴ)/2."""
         a, *rest = args
         across = b.call(aten.transpose.int, a, -2, -1)
-        if a.meta["val"].is_complex():
-            across = b.call(aten.resolve_conj.default, b.call(aten._conj.default, across))
+        if is_complex(a):
+            across = conjugate(b, across)
         part = times(b, plus(b, a, across), 0.5)
         left = b.call(aten.detach.default, plus(b, a, times(b, part, -1)))
         return b.write(target, plus(b, part, left), *rest, **kwargs)

@@ -16,7 +16,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from alpha_func import torch_private, tree
 from alpha_func.calls import Args, Kwargs
-from alpha_func.capture.builder.results import result_of
 from alpha_func.capture.rewrites import DIFFERENTIABLE, rewrite
 from alpha_func.capture.rewrites.renamed import RENAMED
 from alpha_func.capture.sweeps.inner_gradients import gradient, write_a_gradient
@@ -26,6 +25,7 @@ from alpha_func.capture.tracing.lowering import decompositions
 from alpha_func.capture.tracing.reads import BY_COUNT, COUNT
 from alpha_func.capture.tracing.recording import the_loss
 from alpha_func.capture.tracing.refusal import EAGER, line_of
+from alpha_func.capture.tracing.writes import changes_something, write_nowhere
 from alpha_func.errors import CaptureError
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import Watched
@@ -36,11 +36,6 @@ from alpha_func.torch_private import (
     OpOverload,
     TorchDispatchMode,
     UnsupportedOperatorException,
-    allocates,
-    given_to,
-    is_composite,
-    returning,
-    writes_in_place,
 )
 
 aten = torch.ops.aten
@@ -89,8 +84,8 @@ def trace(recording: fx.GraphModule, like: list[Tensor], order: list[int]) -> fx
                 traced = _functional(_in_operators(function, inputs), inputs)
             else:
                 traced = _functional(function, inputs)
-            _write_nowhere(traced.graph)
-            if any(_changes_something(node) for node in traced.graph.nodes):
+            write_nowhere(traced.graph)
+            if any(changes_something(node) for node in traced.graph.nodes):
                 # Composites that functionalize does not see into, RNNs for one, write in place within themselves.
                 traced = _functional(traced, inputs)
             program = rewrite(_cleaned(traced), DIFFERENTIABLE)
@@ -149,10 +144,6 @@ def _functional(function: Callable[..., Tensor], inputs: list[Tensor]) -> fx.Gra
 
 def _in_operators(function: Callable[..., Tensor], inputs: list[Tensor]) -> fx.GraphModule:
     return make_fx(function, decomposition_table=decompositions(), tracing_mode="fake")(*inputs)
-
-
-def _changes_something(node: fx.Node) -> bool:
-    return isinstance(node.target, OpOverload) and writes_in_place(node.target)
 
 
 @contextmanager
@@ -229,7 +220,7 @@ def _cleaned(traced: fx.GraphModule) -> fx.GraphModule:
             raise CaptureError(
                 f"the loss changes an argument in place ({node.args[1]}): it is not a pure function; change a clone"
             )
-        if _changes_something(node):
+        if changes_something(node):
             raise CaptureError(f"{node.target} changes a tensor in place, which cannot be captured; {EAGER}")
         node.target = RENAMED.get(node.target, node.target)
         if node.target is torch.ops.prims.convert_element_type.default:  # has no derivatives
@@ -238,22 +229,6 @@ def _cleaned(traced: fx.GraphModule) -> fx.GraphModule:
     graph.eliminate_dead_code()
     graph.lint()
     return traced
-
-
-def _write_nowhere(graph: fx.Graph) -> None:
-    """What writes to a new tensor that nothing else reads gives it instead (attention dropout): a trace is spared."""
-    lowered = decompositions()
-    for node in graph.nodes:
-        if node.op != "call_function" or not _changes_something(node):
-            continue
-        own, pure, val = node.args[0], returning(node.target), node.meta["val"]
-        if pure is None or is_composite(pure) or pure in lowered:
-            continue
-        if len(own.users) == 1 and allocates(own.target):
-            args = given_to(pure, node.target, node.args)
-            given = result_of(val.fake_mode, pure, args, node.kwargs)
-            if (given.shape, given.stride(), given.dtype) == (val.shape, val.stride(), val.dtype):
-                node.target, node.args, node.meta["val"] = pure, args, given
 
 
 def _fill_a_tensor_of_its_own(draw: fx.Node) -> None:

@@ -382,3 +382,15 @@ def test_a_wrong_pullback_is_found_beside_a_proven_sweep(direction, monkeypatch)
     proven_along(captured, params, d, batch)
     with pytest.raises(CaptureError, match=r"derivative rule of aten\.tanh\.default"):
         grad_and_quadratic(captured, *direction)(params, *batch)
+
+
+def test_a_direction_that_is_not_descent_is_found(monkeypatch):
+    loss, params, _, batch = net()
+
+    def turned(program):
+        run = backends.eager(program)
+        return lambda *inputs: [*(outputs := run(*inputs))[: -len(params)], *map(torch.neg, outputs[-len(params) :])]
+
+    monkeypatch.setitem(schemes.BACKENDS, "inductor", turned)
+    with pytest.raises(CaptureError, match="the distance of the direction from −g is"):
+        grad_and_quadratic(capture(loss, backend="inductor", strict=True))(params, *batch)

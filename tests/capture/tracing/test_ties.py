@@ -17,8 +17,8 @@ class Net(nn.Module):
         self.register_buffer("same_scale", torch.ones(3))
 
     def forward(self, x):
-        self.scale.mul_(2.0)
-        return self.third(self.second(self.first(x).tanh() * self.same_scale).sin())
+        self.scale.add_(self.same_scale)
+        return self.third(self.second(self.first(x).tanh() * (self.scale + self.same_scale)).sin())
 
 
 def two_weights(net):
@@ -94,3 +94,10 @@ def test_known_ties_are_not_looked_for_in_a_recording(monkeypatch):
     monkeypatch.setattr(module_loss, "functional_call", eagerly)
     _, captured, loss, params, batch = tied(with_frozen_ones)
     check(captured, loss, params, *batch)
+
+
+@pytest.mark.parametrize("tie", [two_weights, two_buffers])
+def test_a_loss_that_calls_it_twice_finds_the_same_buffers(tie):
+    _, _, loss, params, batch = tied(tie)
+    twice = capture(lambda p, *batch: loss(p, *batch) + 2 * loss(p, *batch), strict=True)
+    torch.testing.assert_close(twice(params, *batch), 3 * loss(params, *batch), rtol=1e-12, atol=0)
