@@ -90,6 +90,10 @@ def test_the_vote_tells_a_kink_beside_much_that_is_smooth():
     assert Reference(bent).kind is Kind.KINK
 
 
+def test_the_vote_tells_a_kink_that_no_one_line_sees():
+    assert Reference(program("p0.abs().prod()", p="torch.tensor([0., 0.])", result="v0")).kind is Kind.KINK
+
+
 def test_the_vote_tells_where_pytorch_has_no_second_derivative():
     assert Reference(program("torch.cdist(p0[None], p0[None] * 2 + 1)")).kind is Kind.PYTORCH_RAISES
 
