@@ -6,7 +6,7 @@
     taylor(params, direction, order, args, kwargs)   the derivatives along a direction up to an order
     products(params, directions, args, kwargs)   the gradient, and Hd for each of several directions
     span(params, directions, args, kwargs)       the quadratic in the span of several directions
-    gauss_newton(params, direction, natural, args, kwargs)   the quadratic with dᵀGd, of outputs in natural parameters or not
+    gauss_newton(params, direction, natural, args, kwargs)   the quadratic with dᵀGd, in natural parameters or not
 
 Here is the engine of a plain function: a strategy of torch.func, behind the guard. A loss that is made of another one
 (captured, cut into chunks) brings its own, as ``loss.engine(strategy)``. Engines trust: the verbs have validated.

@@ -68,9 +68,8 @@ def quadratic_along(
             of_natural = natural(criterion) is not None
 
         def gauss_newton(params: Tree, direction: Tree, inputs: object, targets: object) -> Quadratic:
-            return _accumulated(
-                engine.gauss_newton(params, checked(params, direction), of_natural, (inputs, targets), {})
-            )
+            d = checked(params, direction)
+            return _accumulated(engine.gauss_newton(params, d, of_natural, (inputs, targets), {}))
 
         return gauss_newton
 
