@@ -103,5 +103,5 @@ def compiled_by_inductor(
 
 def registered(by_name: dict[str, Any]) -> dict[Any, Any]:
     """The same table by operator, of those that some package has registered."""
-    found = [name.partition("::") for name in torch._C._dispatch_get_all_op_names() if name in by_name]
+    found = [name.partition("::") for name in by_name if torch._C._dispatch_has_kernel(name)]
     return {getattr(getattr(torch.ops, room), name).default: by_name[f"{room}::{name}"] for room, _, name in found}

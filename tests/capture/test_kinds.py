@@ -83,6 +83,8 @@ STATISTICS = {
         torch.cov(out.T, correction=1, fweights=torch.arange(1, 7), aweights=x[:, 0]).exp().sum()
     ),
     "corrcoef": lambda out, x: out.T.corrcoef().exp().sum(),
+    "tensor_split": lambda out, x: torch.tensor_split(out, torch.tensor([1, 4]))[1].exp().sum(),
+    "tensor_split in parts": lambda out, x: out.tensor_split(sections=4)[1].exp().sum(),
     "combinations": lambda out, x: torch.combinations(out[:, 0]).prod(1).square().sum(),
 }
 
@@ -116,6 +118,58 @@ def resynthesised(n_fft, onesided=None, length=None, **options):
 def test_a_signal_made_of_its_spectra(loss):
     signal = torch.randn(2, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert_captured_exactly(loss, signal)
+
+
+IN_MEMORY = {
+    "a copy of a part": lambda p: p[3:].clone().as_strided((2, 2), (1, 1), 0).square().sum(),
+    "a product of a part with 1": lambda p: (p[3:] * 1).as_strided((2, 2), (1, 1), 0).square().sum(),
+    "a part": lambda p: p[3:].as_strided((2, 2), (1, 1), 4).square().sum(),
+    "a transpose": lambda p: p.reshape(2, 4).t().as_strided((3, 2), (1, 2), 1).square().sum(),
+    "every second": lambda p: p[::2].as_strided((2, 2), (2, 4)).square().sum(),
+    "expanded": lambda p: p[:2, None].expand(2, 3).as_strided((2, 2), (1, 0)).square().sum(),
+}
+
+
+@pytest.mark.parametrize("name", IN_MEMORY)
+def test_as_strided_reads_the_memory_of_its_operand(name):
+    assert_captured_exactly(IN_MEMORY[name], torch.arange(1.0, 9.0, dtype=torch.float64))
+
+
+def test_as_strided_beyond_its_operand_is_refused():
+    with pytest.raises(CaptureError, match="memory that is not its operand's"):
+        capture(lambda p: p[3:].as_strided((2,), (1,), 0).square().sum())(torch.arange(1.0, 9.0))
+
+
+SAMPLED = [("bilinear", "zeros", False), ("nearest", "border", True), ("bilinear", "reflection", False)]
+
+
+@pytest.mark.parametrize(("mode", "padding", "corners"), SAMPLED)
+def test_a_volume_at_the_places_of_a_grid(mode, padding, corners):
+    volume = torch.randn(1, 2, 3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def loss(p):
+        grid = p[:, :, :, 0, :, None].mul(1.3).tanh().expand(1, 2, 3, 2, 3) * torch.tensor([0.9, 1.2, -0.7])
+        return F.grid_sample(p.sin(), grid, mode, padding, corners).square().sum()
+
+    d = torch.ones_like(volume)
+    got = quadratic_along(capture(loss, strict=True))(volume, d)
+    # PyTorch has one derivative of it: differences of that.
+    slopes = [torch.func.grad(loss)(volume + a * d).sum() for a in (1e-5, -1e-5)]
+    assert_close(got.curvature, (slopes[0] - slopes[1]) / 2e-5, 1e-6)
+
+
+COMPOSED = {
+    "householder_product": lambda p: torch.linalg.householder_product(p, p[0, :3].cos()).sin().sum(),
+    "ormqr": lambda p: torch.ormqr(p, p[0, :3].cos(), p.T, left=False, transpose=True).sin().sum(),
+    "max_unpool2d": lambda p: F.max_unpool2d(*F.max_pool2d(p[None, None], 2, return_indices=True), 2).exp().sum(),
+    "cholesky_inverse": lambda p: torch.cholesky_inverse(p[:3].tril() + 2 * torch.eye(3)).sin().sum(),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_what_is_composed_has_sweeps(name):
+    p = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert_captured_exactly(COMPOSED[name], p)
 
 
 def test_spectra_written_place_by_place():

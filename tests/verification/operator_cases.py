@@ -1,7 +1,7 @@
 """The operators to verify: PyTorch's own database, and what it lacks, each as a loss of its differentiable inputs."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -131,7 +131,9 @@ def samples_of(function: Any, samples: Iterator[SampleInput], seed: int) -> Iter
     generator = torch.Generator().manual_seed(seed)
     found = usable(samples)
     for sample in found[:: max(1, len(found) // SAMPLES)][:SAMPLES]:
-        module = at_sample(function, sample, generator)
+        module = None
+        with suppress(RuntimeError):  # it reads memory beyond its operand (as_strided of a part)
+            module = at_sample(function, sample, generator)
         if module is None:
             continue
         loss, params = functional_loss(module, seed=module.seed)

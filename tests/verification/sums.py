@@ -150,7 +150,7 @@ def call_of(operator: Operator) -> Call:
     shown, gauge, counted = operator.kind.shown, operator.gauge, operator.counted
 
     def call(blocks: Sequence[Tensor], fixed: Sequence[Tensor]) -> list[Tensor]:
-        operands = [x.view(own) for x, (own, _) in zip(blocks, shapes, strict=True)]
+        operands = [x.view(own).clone() for x, (own, _) in zip(blocks, shapes, strict=True)]  # in memory of its own
         if shown is not None:
             operands = [shown(x, shape) for x, (_, shape) in zip(operands, shapes, strict=True)]
         return [y.reshape(-1) for y in counted_leaves(gauge(made(operands, fixed)), counted)]

@@ -60,7 +60,6 @@ linear_in(
         aten.tril.default: lambda x: x.reshape(1, -1).tril(1),
         aten.triu.default: lambda x: x.reshape(1, -1).triu(1),
         aten.clone.default: lambda x: x.clone(),
-        aten.contiguous.default: lambda x: x.contiguous().as_strided((1,), (1,)),
         aten.alias.default: lambda x: aten.alias(x),
         aten._to_copy.default: lambda x: x.to(torch.complex128).real,
         aten.neg.default: lambda x: -x,

@@ -66,7 +66,14 @@ def _bounded(b: Builder, x: Value, least: Value = None, greatest: Value = None) 
 
 
 def _root(b: Builder, s: Value) -> Value:
-    return s if _is_positive(s) else None
+    return _power(b, s, 0.5)
+
+
+def _power(b: Builder, s: Value, n: Value) -> Value:
+    """(sⁿ)² = s²ⁿ, s none below 0."""
+    if not (_is_positive(s) and is_number(n)):
+        return None
+    return s if n == 0.5 else b.call(aten.pow.Tensor_Scalar, s, 2 * n)
 
 
 def _is_positive(x: Value) -> bool:
@@ -83,7 +90,7 @@ def _is_positive(x: Value) -> bool:
         return not x.kwargs and all(map(_is_positive, x.args))
     if x.target in _SUMS or x.target in _MOVES:
         return _is_positive(x.args[0])
-    return x.target in (*_NORMS, aten.exp.default, aten.var.correction)
+    return x.target in (*_NORMS, aten.exp.default, aten.relu.default, aten.var.correction)
 
 
 def _is_even(n: Value) -> bool:
@@ -95,6 +102,7 @@ SQUARES: dict[Operator, Operator] = {
     aten.clamp.default: _bounded,
     aten.hypot.default: _hypotenuse,
     aten.linalg_vector_norm.default: _norm,
+    aten.pow.Tensor_Scalar: _power,
     aten.sqrt.default: _root,
     aten.std.correction: _deviation,
 }
@@ -105,7 +113,10 @@ _MOVES = {
     *(aten.permute.default, aten.t.default, aten.transpose.int, aten.expand.default, aten.clone.default),
     *(aten.select.int, aten.slice.Tensor, aten.index.Tensor, aten.flip.default, aten.diagonal.default),
 }
-_SUMS = {aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim}
+_SUMS = {
+    *(aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim),
+    *(aten.avg_pool2d.default, aten.avg_pool3d.default),
+}
 
 
 @DIFFERENTIABLE.law(aten.pow.Tensor_Scalar, signs=SQUARES.keys() - {aten.clamp.default})
@@ -120,6 +131,23 @@ def even_powers_are_of_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
 def products_with_itself_are_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """|x|·|x| = x²."""
     return square(b, args[0]) if args[0] is args[1] else None
+
+
+@DIFFERENTIABLE.law(aten.abs.default, aten.relu.default)
+def what_is_positive_is_its_own_magnitude(b: Builder, args: Args, kwargs: Kwargs) -> Value:
+    """|s| = s, relu s = s, s none below 0."""
+    return args[0] if _is_positive(args[0]) else None
+
+
+@DIFFERENTIABLE.law(aten.mul.Tensor, signs={aten.sgn.default, aten.sign.default})
+def signs_of_magnitudes_give_back_what_is_in_them(b: Builder, args: Args, kwargs: Kwargs) -> Value:
+    """sgn x·|x| = x."""
+    for sign, size in (args, args[::-1]):
+        if isinstance(sign, fx.Node) and sign.target in (aten.sgn.default, aten.sign.default):
+            x = sign.args[0]
+            if (size is x and _is_positive(x)) or (is_call(size, aten.abs.default) and size.args[0] is x):
+                return x
+    return None
 
 
 def _even(f: Operator) -> None:

@@ -34,21 +34,22 @@ class Point:
     def away(self, params: int) -> "Point":
         """Other parameters near these, and a random direction of their size; the same at every call."""
         noise = torch.Generator().manual_seed(0)
-        moved, directions = list(self.inputs), []
+        moved, direction = list(self.inputs), None if self.direction is None else list[Tensor]()
         for i, θ in enumerate(self.inputs[:params]):
-            r, u = (_normal(θ, noise) for _ in range(2))
+            r = _normal(θ, noise)
             size = θ.abs().mean() if θ.numel() else θ.sum()
             scale = torch.where(size > 0, size, torch.full_like(size, _AWAY))
             moved[i] = torch.where(θ != 0, θ * (1 + _AWAY * r), _AWAY * scale * r)
-            directions.append(u * scale)
-        return Point(moved, None if self.direction is None else directions)
+            if direction is not None:
+                direction.append(_normal(θ, noise) * scale)
+        return Point(moved, direction)
 
     def shaken(self, params: int, seed: int) -> "Point":
         """The parameters off by about a rounding."""
         noise, inputs = torch.Generator().manual_seed(seed), list(self.inputs)
         for i, θ in enumerate(self.inputs[:params]):
             eps = torch.finfo(θ.dtype).eps
-            inputs[i] = θ * (1 + eps * _normal(θ, noise).sign())
+            inputs[i] = θ * (1 + eps * _normal(θ, noise).sgn())
         return Point(inputs, self.direction)
 
     def in_double(self) -> "Point":

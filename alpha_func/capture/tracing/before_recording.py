@@ -5,6 +5,7 @@ They look at values, or would become operators of their own.
 
 import math
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ def corrcoef(x: Tensor) -> Tensor:
 
 
 def istft(
-    x: Tensor,
+    input: Tensor,
     n_fft: int,
     hop_length: int | None = None,
     win_length: int | None = None,
@@ -91,9 +92,9 @@ def istft(
     """``torch.istft`` without its check that the windows overlap everywhere: where they do not, nan for its error."""
     hop = n_fft // 4 if hop_length is None else hop_length
     size = n_fft if win_length is None else win_length
-    w = torch.ones(size, dtype=x.real.dtype, device=x.device) if window is None else window
+    w = torch.ones(size, dtype=input.real.dtype, device=input.device) if window is None else window
     w = F.pad(w, ((n_fft - size) // 2, (n_fft - size + 1) // 2))
-    spectra, norm = (x if x.ndim == 3 else x[None]).mT, "ortho" if normalized else None
+    spectra, norm = (input if input.ndim == 3 else input[None]).mT, "ortho" if normalized else None
     if return_complex:
         frames = torch.fft.ifft(spectra, norm=norm)
     else:
@@ -108,18 +109,31 @@ def istft(
     envelope = overlapped((w * w).expand(1, *frames.shape[1:]))[:, start:end]
     envelope = torch.where(envelope.abs().min() < 1e-11, math.nan, envelope)
     y = F.pad(overlapped(frames * w)[:, start:end] / envelope, (0, max(end - total, 0)))
-    return y if x.ndim == 3 else y[0]
+    return y if input.ndim == 3 else y[0]
 
 
-def combinations(x: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
+def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
     """``torch.combinations``, whose rows are counted."""
     if r == 0:
-        return x.new_empty(0)
-    places = torch.meshgrid([torch.arange(len(x), device=x.device)] * r, indexing="ij")
+        return input.new_empty(0)
+    places = torch.meshgrid([torch.arange(len(input), device=input.device)] * r, indexing="ij")
     chosen = torch.ones_like(places[0], dtype=torch.bool)
     for i in range(r - 1):
         chosen = chosen & (places[i] <= places[i + 1] if with_replacement else places[i] < places[i + 1])
-    return torch.stack([x[each[chosen]] for each in places], 1)
+    return torch.stack([input[each[chosen]] for each in places], 1)
+
+
+def tensor_split(
+    input: Tensor, indices_or_sections: Any = None, dim: int = 0, *, indices: Any = None, sections: Any = None
+) -> tuple[Tensor, ...]:
+    """``torch.tensor_split``, whose places are read where a tensor holds them."""
+    given = next(each for each in (indices_or_sections, indices, sections) if each is not None)
+    given = given.tolist() if isinstance(given, Tensor) else given
+    if isinstance(given, int):
+        whole, more = divmod(input.shape[dim], given)
+        return input.split([whole + (i < more) for i in range(given)], dim)  # type: ignore[no-untyped-call]
+    ends = [0, *given, input.shape[dim]]
+    return tuple(input[(slice(None),) * (dim % input.ndim) + (slice(a, b),)] for a, b in pairwise(ends))
 
 
 def one_hot(x: Tensor, num_classes: int = -1) -> Tensor:
@@ -192,6 +206,7 @@ BEFORE_RECORDING: dict[object, Function] = {
     torch.cov: cov,
     torch.istft: istft,
     torch.repeat_interleave: repeat_interleave,
+    torch.tensor_split: tensor_split,
     F.one_hot: one_hot,
     F.rrelu: rrelu,
     F.selu: selu,

@@ -148,11 +148,6 @@ def ldexp(x: Tensor, n: Tensor) -> Tensor:
     return x * torch.pow(torch.scalar_tensor(2, dtype=dtype, device=x.device), n)
 
 
-def cholesky(x: Tensor, upper: bool = False) -> Tensor:
-    """By ``cholesky_ex``, which PyTorch can differentiate forward."""
-    return torch.linalg.cholesky(x, upper=upper)
-
-
 def view_as_complex(x: Tensor) -> Tensor:
     """x_0 + i·x_1. A view asks for strides, and those of an input may be others at the next call."""
     return torch.complex(x.select(-1, 0), x.select(-1, 1))
@@ -203,7 +198,7 @@ def polar(size: Tensor, angle: Tensor) -> Tensor:
 def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int) -> tuple[Tensor, Tensor]:
     """Σ over labels t and other classes j of max(0, 1 − x_t + x_j), over classes. PyTorch's own composition counts the
     places after the first −1 as labels too: another value (torch 2.13)."""
-    rows, labels = (t.reshape(-1, t.shape[-1]) for t in (x, target))
+    rows, labels = (t.reshape(-1, t.shape[-1] if t.ndim else 1) for t in (x, target))
     given = (labels < 0).long().cumsum(-1) == 0
     chosen = torch.where(given, labels, 0)
     classes = torch.arange(rows.shape[1], device=x.device)
@@ -257,7 +252,6 @@ BY_OPERATOR: dict[Function, Function] = {
     aten._pdist_forward.default: pdist,
     aten._unsafe_index_put.default: unsafe_index_put,
     aten.binary_cross_entropy.default: binary_cross_entropy,
-    aten.cholesky.default: cholesky,
     aten.copy.default: copy,
     aten.embedding.default: embedding,
     aten.index_put.default: index_put,

@@ -11,7 +11,7 @@ import torch
 
 from alpha_func.calls import Function
 from alpha_func.capture.builder.values import Operator
-from alpha_func.capture.tracing import compositions, groups, lists, zeros_and_ties
+from alpha_func.capture.tracing import compositions, groups, lists, matrices, sampling, strided, zeros_and_ties
 from alpha_func.torch_private import get_decompositions, registered
 
 aten = torch.ops.aten
@@ -20,6 +20,7 @@ aten = torch.ops.aten
 _LOWERED = (
     aten._batch_norm_no_update,
     aten._batch_norm_with_update,
+    aten._batch_norm_with_update_functional,
     aten._fused_rms_norm,
     aten._fused_rms_norm_backward,
     aten._log_softmax_backward_data,
@@ -43,6 +44,7 @@ _LOWERED = (
     aten.gelu_backward,
     aten.glu,
     aten.glu_backward,
+    aten.grid_sampler_2d,
     aten.hardsigmoid_backward,
     aten.hardswish_backward,
     aten.huber_loss_backward,
@@ -55,6 +57,7 @@ _LOWERED = (
     aten.nansum,
     aten.native_batch_norm_backward,
     aten.native_dropout,
+    aten.native_dropout_backward,
     aten.native_group_norm_backward,
     aten.native_layer_norm_backward,
     aten.nll_loss2d_backward,
@@ -85,5 +88,5 @@ def decompositions() -> dict[Operator, Function]:
 
 @cache
 def _decompositions() -> dict[Operator, Function]:
-    ours = compositions.BY_OPERATOR, groups.BY_OPERATOR, lists.BY_OPERATOR, zeros_and_ties.BY_OPERATOR
+    ours = [each.BY_OPERATOR for each in (compositions, groups, lists, matrices, sampling, strided, zeros_and_ties)]
     return {operator: way for table in (get_decompositions(_LOWERED), *ours) for operator, way in table.items()}

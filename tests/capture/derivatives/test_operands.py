@@ -70,6 +70,13 @@ SMOOTH = {
     "complex_magnitudes": (lambda x: (x * (1 - 2j)).conj().abs() ** 2, lambda x: 5 * x * x),
     "complex_norms": (lambda x: torch.complex(x, 0 * x).norm() ** 2, lambda x: (x * x).sum()),
     "truncated_squares": (lambda x: x.abs().clamp(max=1.0) ** 2, lambda x: (x * x).clamp(max=1.0)),
+    "pooled_norms": (
+        lambda x: F.lp_pool1d(x.reshape(1, -1), 2, 1) ** 2,
+        lambda x: (x * x).reshape(1, -1),
+    ),
+    "powers_of_powers": (lambda x: (x * x).sum() ** 0.5 * (x * x).sum() ** 0.5, lambda x: (x * x).sum()),
+    "powers_of_magnitudes": (lambda x: (x.abs() ** 1.0).square(), lambda x: x * x),
+    "magnitudes_of_squares": (lambda x: (x * x).abs() + (x * x).relu(), lambda x: 2 * x * x),
     "even_functions": (lambda x: x.abs().cos() + x.abs().cosh(), lambda x: x.cos() + x.cosh()),
     "exponents": (lambda x: x.exp() ** x, lambda x: (x * x).exp()),
     "signs": (lambda x: torch.copysign(x, x.detach()) ** 2, lambda x: x * x),

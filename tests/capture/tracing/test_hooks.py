@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from alpha_func import capture, functional_loss, quadratic_along
 from tests.helpers.reference import double_backward
+from tests.helpers.whole import WHOLE
 
 
 class Net(nn.Module):
@@ -66,7 +67,9 @@ class BeforeAndWithKeywords(Net):
         return self.last(self.first(input=x).tanh())
 
 
-@pytest.mark.parametrize("kind", [AtItsFirstCall, Keeping, InOrder, BeforeAndWithKeywords])
+@pytest.mark.parametrize(
+    "kind", [AtItsFirstCall, InOrder, *(pytest.param(kind, marks=WHOLE) for kind in (Keeping, BeforeAndWithKeywords))]
+)
 def test_hooks_that_the_loss_puts_on_are_in_the_program(kind):
     torch.manual_seed(0)
     net = kind().double()

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from alpha_func import capture, functional_loss, grad_and_quadratic
 from alpha_func.losses import module_loss
+from tests.helpers.whole import WHOLE
 
 
 class Net(nn.Module):
@@ -69,7 +70,14 @@ def tied(tie):
     return net, capture(loss, strict=True), loss, params, (torch.randn(5, 3).double(), torch.randn(5, 3).double())
 
 
-@pytest.mark.parametrize("tie", [two_weights, the_last_is_first, two_modules, two_buffers, with_frozen_ones])
+@pytest.mark.parametrize(
+    "tie",
+    [
+        two_buffers,
+        with_frozen_ones,
+        *(pytest.param(tie, marks=WHOLE) for tie in (two_weights, the_last_is_first, two_modules)),
+    ],
+)
 def test_what_is_tied_moves_together(tie):
     _, captured, loss, params, batch = tied(tie)
     check(captured, loss, params, *batch)
@@ -96,7 +104,7 @@ def test_known_ties_are_not_looked_for_in_a_recording(monkeypatch):
     check(captured, loss, params, *batch)
 
 
-@pytest.mark.parametrize("tie", [two_weights, two_buffers])
+@pytest.mark.parametrize("tie", [pytest.param(two_weights, marks=WHOLE), two_buffers])
 def test_a_loss_that_calls_it_twice_finds_the_same_buffers(tie):
     _, _, loss, params, batch = tied(tie)
     twice = capture(lambda p, *batch: loss(p, *batch) + 2 * loss(p, *batch), strict=True)

@@ -88,6 +88,16 @@ class Line:
 
         return Line(self._own, {name: shake(p) for name, p in self.params.items()}, self.direction, self.args)
 
+    def other_direction(self, seed: int) -> Tree:
+        """Some direction."""
+        generator = torch.Generator().manual_seed(seed)
+        return {n: torch.randn(d.shape, generator=generator, dtype=d.dtype) for n, d in self.direction.items()}
+
+    def along(self, e: Tree, sign: int) -> "Line":
+        """The line along e, or d + e or d − e."""
+        direction = {name: d + sign * e[name] if sign else e[name] for name, d in self.direction.items()}
+        return Line(self._own, self.params, direction, self.args)
+
     def at(self, α: float, along: Tree | None = None) -> tuple[float, Tensor]:
         """The value and the gradient some way along a direction."""
         d = along or self.direction

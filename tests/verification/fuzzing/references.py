@@ -123,7 +123,24 @@ class Truth:
             if gap > 3 * (one.error + other.error) + _resolution(size, abs(found.value) + size):
                 return False
         slope, curvature = (by_gradients | by_values)["slope"], (by_values | by_gradients)["curvature"]
-        return self._line.is_limit(float(slope.is_), float(curvature.is_))
+        return self._line.is_limit(float(slope.is_), float(curvature.is_)) and self._is_quadratic(
+            curvature, wrong_gradient
+        )
+
+    def _is_quadratic(self, along: Quotient, wrong_gradient: bool) -> bool:
+        """Whether curvatures are of one quadratic form q: q(d + e) + q(d − e) = 2·q(d) + 2·q(e). Not so of |xy|."""
+        for seed in range(3):
+            e = self._line.other_direction(seed)
+            found = [self._line.along(e, sign).differences() for sign in (0, 1, -1)]
+            of_each = [each.by_values | ({} if wrong_gradient else each.by_gradients) for each in found]
+            if any("curvature" not in quotients for quotients in of_each):
+                return False
+            (q, error), *sums = ((float(number), error) for number, error in (of["curvature"] for of in of_each))
+            gap = sum(number for number, _ in sums) - 2 * q - 2 * float(along.is_)
+            errors = 2 * (error + along.error) + sum(error for _, error in sums)
+            if not abs(gap) <= 3 * errors + 1e-4 * (abs(q) + abs(float(along.is_))):
+                return False
+        return True
 
     # What a check may be off by
 
