@@ -58,6 +58,7 @@ from alpha_func.torch_private.levels import (
     close_levels,
     forward_level,
     plain_beneath,
+    printed_by_type,
     saved_tensors_hooks_allowed,
 )
 from alpha_func.torch_private.modules import (
@@ -142,6 +143,7 @@ __all__ = [
     "out_argument",
     "peek_interpreter_stack",
     "plain_beneath",
+    "printed_by_type",
     "pytree",
     "reads_data",
     "reads_of_this_graph",

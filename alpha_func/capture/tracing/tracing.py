@@ -153,6 +153,7 @@ def _outside() -> Iterator[None]:
         stack.enter_context(torch_private.temporarily_clear_interpreter_stack())
         stack.enter_context(torch_private.modes_disabled())
         stack.enter_context(torch_private.saved_tensors_hooks_allowed())
+        stack.enter_context(torch_private.printed_by_type())
         stack.enter_context(torch.enable_grad())
         stack.enter_context(twice_differentiable())
         stack.enter_context(_without_onednn())  # fused LSTM
