@@ -105,8 +105,9 @@ class Rounded(Spread):
 
 
 def floors(numbers: Numbers, point: Point, count: int) -> dict[str, float]:
-    """What a rounding of the value is to its derivatives, were they of the size of the value, and what a rounding of the
-    gradient is to a part of it: where they vanish (the bias of keys).
+    """What a rounding of the value is to its derivatives, were they of its size, and one of the gradient to its parts.
+
+    For derivatives that vanish: the bias of keys.
     """
     if "value" not in numbers:
         return {}
