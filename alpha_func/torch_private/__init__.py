@@ -70,6 +70,8 @@ from alpha_func.torch_private.modules import (
 from alpha_func.torch_private.operators import (
     allocates,
     compiled_by_inductor,
+    composite_in_place,
+    decomposed,
     given_to,
     inductor_decompositions,
     is_composite,
@@ -110,7 +112,9 @@ __all__ = [
     "checkpoint_generator",
     "close_levels",
     "compiled_by_inductor",
+    "composite_in_place",
     "current_graph_task_id",
+    "decomposed",
     "dispatch_below_autograd",
     "dispatch_modes",
     "drops_a_backward",
