@@ -1,13 +1,15 @@
 """Does the noise scale predict the best step of every batch size? ε(B), with the true Hessian and by the proxy.
 
-    python -m benchmarks.studies.noise_scale [linear tanh ...] [--train 0 300 3000] [--batches 1000]
+    python -m benchmarks.studies.noise_scale [linear tanh ...] [--train 0 300 3000] [--batches 1000] [--drawn 20000]
 
 256 of scikit-learn's digits are all the data, in float64, after so many steps of SGD at rate 0.5 (least squares: 0.02)
-in batches of 64. Measured: the ε with the least mean, over so many batches of B (drawn with replacement; all there are
-for B = 1), of the loss of all samples at θ − εg_B, with its bootstrap error over these batches. Beside it, what the
-quadratics along these very g_B say, Σ g_BᵀG / Σ g_BᵀHg_B: where ε(B) differs from that it is by the draw of the
-batches, and where that differs from the measured one, by the loss, which is no parabola as far as ε reaches. For least
-squares it is one.
+in batches of 64. Two best steps over batches of B are measured, drawn with replacement (all there are for B = 1):
+
+    of the quadratics    Σ g_BᵀG / Σ g_BᵀHg_B, of the quadratic of all samples along each g_B, over ``--drawn`` batches
+    of the loss          the ε with the least mean of the loss of all samples at θ − εg_B, over ``--batches`` of them
+
+with their standard errors. Where ε(B) differs from the first it is by the draw of the batches; where that differs from
+the second, by the loss, which is no parabola as far as ε reaches. For least squares it is one.
 """
 
 import argparse
@@ -67,7 +69,32 @@ def measured(loss, params, gradients, rates, whole, generator):
     return best(rates, table.mean(0)), float(found[~found.isnan()].std())
 
 
-def study(name, train, batches):
+def of_quadratics(gradients, along):
+    """The best rate of the mean of the quadratics along gradients, and its standard error."""
+    lines = [along(some) for some in gradients]
+    slopes, curvatures = (torch.cat([part[i] for part in lines]) for i in (1, 2))
+    rate = slopes.sum() / curvatures.sum()
+    return float(rate), float((slopes - rate * curvatures).std() / curvatures.mean() / len(slopes) ** 0.5)
+
+
+def both(loss, along, params, whole, size, counts, generator):
+    """The best rates of the quadratics and of the loss over batches of a size, each with its standard error."""
+    gradient = func.vmap(partial(func.grad(loss), params), chunk_size=AT_ONCE)
+    lines = func.vmap(lambda d: along(params, d, *whole), chunk_size=AT_ONCE)
+
+    def gradients(count):
+        some = torch.randint(SAMPLES, (count, size), generator=generator)
+        some = torch.arange(SAMPLES)[:, None] if size == 1 else some
+        return gradient(whole[0][some], whole[1][some])
+
+    batches, drawn_batches = counts
+    pieces = 1 if size == 1 else drawn_batches // batches
+    rate, error = of_quadratics((gradients(batches) for _ in range(pieces)), lines)
+    of_loss = measured(loss, params, gradients(batches), GRID * rate, whole, generator)
+    return (rate, 0.0 if size == 1 else error), of_loss
+
+
+def study(name, train, *counts):
     """Print the tables of a problem."""
     torch.manual_seed(0)
     data = load(Experiment(data="digits", dtype="float64"))
@@ -84,17 +111,12 @@ def study(name, train, batches):
         found = noise_scale(captured, whole=True, chunk_size=64)(params, whole)
         whole_step = step(params, *whole).quadratic
         print(f"\n{name}, after {steps} steps, loss {float(whole_step.value):.4g}: {found}")
-        print(f"{'B':>5}{'ε(B)':>10}{'of the drawn':>14}{'measured':>20}{'ε(B) over it':>14}{'proxy over it':>15}")
+        print(f"{'B':>5}{'ε(B)':>10}{'over the quadratics’':>22}{'over the loss’s':>22}{'proxy over that':>18}")
         for size in SIZES:
-            some = torch.randint(SAMPLES, (batches, size), generator=g)
-            some = torch.arange(SAMPLES)[:, None] if size == 1 else some
-            gradients = func.vmap(partial(gradient, params), chunk_size=AT_ONCE)(whole[0][some], whole[1][some])
-            lines = func.vmap(lambda d, p: along(p, d, *whole), (0, None), chunk_size=AT_ONCE)(gradients, params)
-            of_drawn = float(lines.slope.sum() / lines.curvature.sum())
-            rate, error = measured(loss, params, gradients, GRID * of_drawn, whole, g)
+            quadratic, of_loss = both(loss, along, params, whole, size, counts, g)
             ours, proxy = found.rate(size).value, found.simple_rate(size).value
-            held = f"{rate:12.4g} ± {error:<5.2g}{ours / rate:14.2f}{proxy / rate:15.2f}"
-            print(f"{size:5}{ours:10.4g}{of_drawn:14.4g}{held}", flush=True)
+            shown = "".join(f"{ours / rate:14.3f} ± {error / rate:.3f}" for rate, error in (quadratic, of_loss))
+            print(f"{size:5}{ours:10.4g}{shown}{proxy / of_loss[0]:18.2f}", flush=True)
 
 
 def main():
@@ -103,9 +125,10 @@ def main():
     parser.add_argument("problems", nargs="*", default=list(PROBLEMS))
     parser.add_argument("--train", type=int, nargs="+", default=[0, 300, 3000])
     parser.add_argument("--batches", type=int, default=1000)
+    parser.add_argument("--drawn", type=int, default=20000)
     options = parser.parse_args()
     for name in options.problems:
-        study(name, options.train, options.batches)
+        study(name, options.train, options.batches, options.drawn)
 
 
 if __name__ == "__main__":

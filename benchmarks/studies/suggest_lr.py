@@ -56,14 +56,14 @@ def digits_conv():
     return net, data.criterion, data.inputs, data.targets
 
 
-def tiny_gpt():
-    """Two layers of width 32, on sequences of a random Markov chain of 27 letters."""
+def tiny_gpt(alphabet=27, width=32, heads=2):
+    """Two layers, on sequences of a random Markov chain of letters."""
     g = torch.Generator().manual_seed(7)
-    chain = torch.softmax(2.5 * torch.randn(27, 27, generator=g), -1)
-    letters = torch.randint(27, (1024, 1), generator=g)
+    chain = torch.softmax(2.5 * torch.randn(alphabet, alphabet, generator=g), -1)
+    letters = torch.randint(alphabet, (1024, 1), generator=g)
     for _ in range(16):
         letters = torch.cat([letters, torch.multinomial(chain[letters[:, -1]], 1, generator=g)], 1)
-    return GPT(27, 32, 2, 2, 16, explicit=True), next_token, letters[:, :-1], letters[:, 1:]
+    return GPT(alphabet, width, heads, 2, 16, explicit=True), next_token, letters[:, :-1], letters[:, 1:]
 
 
 MODELS = {"digits mlp": digits_mlp, "diabetes mlp": diabetes_mlp, "digits conv": digits_conv, "tiny gpt": tiny_gpt}

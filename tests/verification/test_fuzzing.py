@@ -104,7 +104,7 @@ def test_the_vote_is_the_closed_form():
     assert numbers == pytest.approx({"value": 0.58, "slope": -0.72, "curvature": 3.24})
 
 
-def test_the_vote_tells_a_small_part_of_which_pytorch_has_a_wrong_derivative():
+def test_the_vote_tells_a_small_part_that_pytorch_derives_wrongly():
     reference = Reference(program("torch.abs(p0)", p="torch.tensor([0., .1])", result="v0.square().sum() * .01 + 300"))
     assert reference.kind is Kind.PYTORCH_WRONG  # its double backward of |x|² at 0 is 0
     assert float(reference.truth.numbers["curvature"].is_) == pytest.approx(2 * 2 * 0.81 * 0.01)

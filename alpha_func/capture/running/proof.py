@@ -125,7 +125,8 @@ class Case:
             if expected is not None:
                 if route not in self._own:
                     expected = self._with_first_order(expected, away)
-                return finite(expected) and first_doubt(got, expected, _CLOSE, (), {}) is None
+                small = floors(expected, self._point(self._witness, away), self._witness.count)
+                return finite(expected) and first_doubt(got, expected, _CLOSE, (), small) is None
         return False
 
     def _narrow(self, candidate: Candidate, got: Numbers, exact: Numbers, away: bool) -> Doubt | None:
