@@ -55,10 +55,11 @@ class Beyond:
             found["trust_radius"] = radius.item() * measured.unit / lr if lr else math.inf  # no step is too long
         if self._best is not None:
             previous = tree.zeros_like(params) if self.last is None else tree.sub(params, self.last)
-            d, best = self._step(params, state, x, y), (math.nan, math.nan)
+            d, lr_, momentum = self._step(params, state, x, y), math.nan, math.nan
             if any(leaf.any() for leaf in tree.leaves(d)):  # of a step that is zero none is best
-                best = tuple(number.item() for number in self._best(params, d, previous, x, y)[:2])
-            found |= dict(zip(("best_lr", "best_momentum"), best, strict=True))
+                best = self._best(params, d, previous, x, y)
+                lr_, momentum = best.lr.item(), best.momentum.item()
+            found |= {"best_lr": lr_, "best_momentum": momentum}
         return found
 
     def stepped(self, params: Tree) -> None:
