@@ -79,8 +79,8 @@ def _power(b: Builder, s: Value, n: Value) -> Value:
 def _is_positive(x: Value) -> bool:
     """Whether no entry of x can be negative."""
     if is_number(x):
-        return bool(x >= 0)
-    if not isinstance(x, fx.Node):
+        return not isinstance(x, complex) and bool(x >= 0)
+    if not isinstance(x, fx.Node) or is_complex(x):
         return False
     if is_call(x, aten.mul.Tensor):
         return x.args[0] is x.args[1] or all(map(_is_positive, x.args))
@@ -94,7 +94,7 @@ def _is_positive(x: Value) -> bool:
 
 
 def _is_even(n: Value) -> bool:
-    return is_number(n) and n > 0 and n % 2 == 0
+    return is_number(n) and not isinstance(n, complex) and n > 0 and n % 2 == 0
 
 
 SQUARES: dict[Operator, Operator] = {

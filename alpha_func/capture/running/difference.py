@@ -105,15 +105,20 @@ class Rounded(Spread):
 
 
 def floors(numbers: Numbers, point: Point, count: int) -> dict[str, float]:
-    """What a rounding of the value is to its derivatives, were they of the size of the value: where they vanish."""
+    """What a rounding of the value is to its derivatives, were they of its size, and one of the gradient to its parts.
+
+    For derivatives that vanish: the bias of keys.
+    """
     if "value" not in numbers:
         return {}
     θ = float(tree.norm(point.inputs[:count])) or math.inf
     rounding = coarsest(point.inputs) * abs(float(numbers["value"])) / θ
-    grads = [x for name, x in numbers.items() if name.startswith(GRADIENT.format(""))]
-    d = float(tree.norm(point.direction or grads)) if point.direction or grads else 0.0
+    gradient = math.hypot(*(length(x) for name, x in numbers.items() if name.startswith(GRADIENT.format(""))))
+    gradient = gradient if math.isfinite(gradient) else 0.0
+    d = float(tree.norm(point.direction)) if point.direction else gradient
     found = {"slope": rounding * d, OF_PROGRAM: rounding * d, "curvature": rounding * d * d / θ}
-    return {name: found.get(name, rounding) for name in numbers if name != "value" and "order" not in name}
+    part = max(rounding, coarsest(point.inputs) * gradient)
+    return {name: found.get(name, part) for name in numbers if name != "value" and "order" not in name}
 
 
 def finite(numbers: Numbers) -> bool:
