@@ -148,10 +148,10 @@ class Chunked(Engine):
         )
         return found[0], found[1], found[2]
 
-    def gauss_newton(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
+    def gauss_newton(self, params: Tree, direction: Tree, natural: bool, args: Args, kwargs: Kwargs) -> Quadratic:
         """The quadratic with the Gauss-Newton curvature, summed in float64."""
         found = self._summed(
-            lambda some, options: self._each.gauss_newton(params, direction, some, options),
+            lambda some, options: self._each.gauss_newton(params, direction, natural, some, options),
             self._loss.chunks(args, kwargs),
             self._loss.check(params),
         )

@@ -1,10 +1,11 @@
 """What a run records beyond the quadratic along its step, where it is asked for.
 
-trust_radius                the |α|, in steps, up to which the quadratic is within a tenth of itself
+trust_radius                the |α|, in steps, up to which the quadratic is within a tenth of itself; inf of no step
 best_lr, best_momentum      what together would have been best: θ⁺ = θ + best_lr·d + best_momentum·(θ − θ₋), d the
-optimizer's step at a learning rate of 1 without its momentum, θ₋ before the last step
+optimizer's step at a learning rate of 1 without its momentum, θ₋ before the last step; nan where d is zero
 """
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor, func
@@ -51,11 +52,14 @@ class Beyond:
         found: dict[str, float] = {}
         if self._taylor is not None:
             radius = self._taylor(params, measured.direction, x, y).trust_radius()
-            found["trust_radius"] = radius.item() * measured.unit / lr
+            found["trust_radius"] = radius.item() * measured.unit / lr if lr else math.inf  # no step is too long
         if self._best is not None:
             previous = tree.zeros_like(params) if self.last is None else tree.sub(params, self.last)
-            lr_, momentum, _ = self._best(params, self._step(params, state, x, y), previous, x, y)
-            found |= {"best_lr": lr_.item(), "best_momentum": momentum.item()}
+            d, lr_, momentum = self._step(params, state, x, y), math.nan, math.nan
+            if any(leaf.any() for leaf in tree.leaves(d)):  # of a step that is zero none is best
+                best = self._best(params, d, previous, x, y)
+                lr_, momentum = best.lr.item(), best.momentum.item()
+            found |= {"best_lr": lr_, "best_momentum": momentum}
         return found
 
     def stepped(self, params: Tree) -> None:

@@ -25,13 +25,15 @@ from alpha_func.losses.looking import can_look, look_in_progress, looking
 from alpha_func.losses.places import (
     Place,
     Ties,
+    Tree,
     are_as_they_were,
+    find,
     has_ties,
     parameters_of,
-    part_of,
     place_of,
     tie,
     ties_of,
+    tree_of,
 )
 from alpha_func.losses.restoring import restored
 from alpha_func.losses.sharding import is_spread, refuse_uncaptured, refuse_unknown, reshard
@@ -137,8 +139,8 @@ class ModuleLoss:
     expected: frozenset[str] = field(init=False)
     tied: bool = field(init=False)
     seen: set[bool] = field(init=False, default_factory=set)  # the modes, train and eval, that it has been called in
-    places: tuple[Place, ...] = field(init=False)  # of the parameters, and of the buffers, in the model
-    buffers: tuple[Place, ...] = field(init=False)
+    places: Tree = field(init=False)  # of the parameters, and of the buffers, in the model
+    buffers: Tree = field(init=False)
     ties: Ties = field(init=False)  # one of those, and another place of the same tensor
     kept: tuple[Place, ...] = field(init=False)  # of the parameters that are none of them
     hooked: bool = field(init=False)  # whether there are backward hooks, which do not belong to the loss
@@ -146,10 +148,13 @@ class ModuleLoss:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "expected", frozenset(self.names))
-        object.__setattr__(self, "places", tuple(place_of(f"module.{name}") for name in self.names))
-        object.__setattr__(self, "buffers", tuple(place_of(name) for name, _ in self.model.named_buffers()))
-        object.__setattr__(self, "ties", ties_of(self.model, {*self.places, *self.buffers}))
-        taken = {*self.places, *(other for _, other in self.ties)}
+        places = [place_of(f"module.{name}") for name in self.names]
+        names = [name for name, _ in self.model.named_buffers()]
+        buffers = [place_of(name) for name in names]
+        object.__setattr__(self, "places", tree_of(self.names, places))
+        object.__setattr__(self, "buffers", tree_of(names, buffers))
+        object.__setattr__(self, "ties", ties_of(self.model, {*places, *buffers}))
+        taken = {*places, *(other for _, other in self.ties)}
         object.__setattr__(self, "kept", tuple(place for place in parameters_of(self.model) if place not in taken))
         object.__setattr__(self, "tied", has_ties(self.model))
         hooked = any(m._backward_hooks or m._backward_pre_hooks for m in self.model.modules())
@@ -193,15 +198,17 @@ class ModuleLoss:
             for name, value in params.items():
                 state["module." + name.replace("_orig_mod.", "")] = value
             return functional_call(self.model, state, args, kwargs, tie_weights=True)
-        for name, (path, key) in zip(self.names, self.places, strict=True):
-            part_of(self.model, path)._parameters[key] = params[name]  # type: ignore[assignment]
-        own = []
-        for path, key in self.buffers:
-            buffers = part_of(self.model, path)._buffers
-            held = buffers.get(key)
+        found: list[tuple[nn.Module, str, str]] = []
+        find(self.model, self.places, found)
+        for part, key, name in found:
+            part._parameters[key] = params[name]  # type: ignore[assignment]
+        found, own = [], []
+        find(self.model, self.buffers, found)
+        for part, key, _ in found:
+            held = part._buffers.get(key)
             if held is not None:
-                own.append((buffers, key, held))
-                buffers[key] = held.clone()  # the forward may write to it
+                own.append((part._buffers, key, held))
+                part._buffers[key] = held.clone()  # the forward may write to it
         tie(self.model, self.ties)
         value = self.model(*args, **kwargs)
         for buffers, key, held in own:  # the recorded loss may call it again

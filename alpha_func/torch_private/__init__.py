@@ -58,6 +58,7 @@ from alpha_func.torch_private.levels import (
     close_levels,
     forward_level,
     plain_beneath,
+    printed_by_type,
     saved_tensors_hooks_allowed,
 )
 from alpha_func.torch_private.modules import (
@@ -69,6 +70,8 @@ from alpha_func.torch_private.modules import (
 from alpha_func.torch_private.operators import (
     allocates,
     compiled_by_inductor,
+    composite_in_place,
+    decomposed,
     given_to,
     inductor_decompositions,
     is_composite,
@@ -109,7 +112,9 @@ __all__ = [
     "checkpoint_generator",
     "close_levels",
     "compiled_by_inductor",
+    "composite_in_place",
     "current_graph_task_id",
+    "decomposed",
     "dispatch_below_autograd",
     "dispatch_modes",
     "drops_a_backward",
@@ -138,6 +143,7 @@ __all__ = [
     "out_argument",
     "peek_interpreter_stack",
     "plain_beneath",
+    "printed_by_type",
     "pytree",
     "reads_data",
     "reads_of_this_graph",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, _tensor_str
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor, pop_dynamic_layer_stack_and_undo_to_depth
 from torch.autograd import forward_ad
 
@@ -20,6 +20,18 @@ def saved_tensors_hooks_allowed() -> Iterator[None]:
     finally:
         if message is not None:
             autograd._saved_tensors_hooks_disable(message)
+
+
+@contextmanager
+def printed_by_type() -> Iterator[None]:
+    """Tensors are printed without their values: a call of a packet prints them for each overload that it is not of, and
+    under forward mode PyTorch cannot print a fake one (an internal assertion, which leaves its modes broken)."""
+    own = _tensor_str._str
+    _tensor_str._str = lambda tensor, **options: f"{type(tensor).__name__}(...)"
+    try:
+        yield
+    finally:
+        _tensor_str._str = own
 
 
 def plain_beneath(tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from alpha_func.calls import Function, Kwargs
+from alpha_func.calls import Args, Function, Kwargs
 
 
 def writes_in_place(operator: OpOverload) -> bool:
@@ -52,6 +52,25 @@ def out_argument(operator: OpOverload) -> str:
 def is_composite(operator: OpOverload) -> bool:
     """Whether an operator is composed of others that autograd sees."""
     return bool(operator.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd))
+
+
+def composite_in_place(name: str, args: Args, kwargs: Kwargs) -> OpOverload | None:
+    """The operator of this name that a call is of, where it writes in place and is composed of others."""
+    packet = getattr(torch.ops.aten, name, None) if name.endswith("_") and not name.endswith("__") else None
+    if packet is None:
+        return None
+    try:
+        overload = torch._C._jit_resolve_packet(packet._qualified_op_name, *args, **kwargs)
+    except RuntimeError:  # no overload takes these operands
+        return None
+    operator = getattr(packet, overload or "default")
+    return operator if is_composite(operator) and writes_in_place(operator) else None
+
+
+def decomposed(operator: OpOverload, args: Args, kwargs: Kwargs) -> Any:
+    """A call of a composite, by the operators that it is composed of."""
+    with torch._C.DisableTorchFunction():  # a mode would call the operator itself
+        return operator.decompose(*args, **kwargs)
 
 
 def allocates(operator: object) -> bool:

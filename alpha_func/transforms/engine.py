@@ -6,7 +6,7 @@
     taylor(params, direction, order, args, kwargs)   the derivatives along a direction up to an order
     products(params, directions, args, kwargs)   the gradient, and Hd for each of several directions
     span(params, directions, args, kwargs)       the quadratic in the span of several directions
-    gauss_newton(params, direction, args, kwargs)   the quadratic with dᵀGd for its curvature
+    gauss_newton(params, direction, natural, args, kwargs)   the quadratic with dᵀGd, in natural parameters or not
 
 Here is the engine of a plain function: a strategy of torch.func, behind the guard. A loss that is made of another one
 (captured, cut into chunks) brings its own, as ``loss.engine(strategy)``. Engines trust: the verbs have validated.
@@ -22,7 +22,6 @@ from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
 from alpha_func.errors import StrategyError
 from alpha_func.losses.kernels import twice_differentiable
-from alpha_func.losses.likelihood import NATURAL
 from alpha_func.losses.module_loss import LossOfLoss, module_loss_of
 from alpha_func.losses.parting import parted
 from alpha_func.losses.sharding import refuse_uncaptured
@@ -72,7 +71,7 @@ class Engine(Protocol):
         matrix = torch.stack([torch.stack([tree.vdot(d, hd) for hd in products]) for d in directions])
         return value, slopes, (matrix + matrix.mT) / 2
 
-    def gauss_newton(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
+    def gauss_newton(self, params: Tree, direction: Tree, natural: bool, args: Args, kwargs: Kwargs) -> Quadratic:
         """The quadratic with the Gauss-Newton curvature."""
         raise StrategyError(_NOT_ANSWERED.format(type(self).__name__, "Gauss-Newton curvature"))
 
@@ -182,10 +181,9 @@ class Uncaptured(Engine):
         wrong_thrice = seen.wrong_thrice()
         return found._replace(products=[tree.map(lambda leaf: sealed(leaf, wrong_thrice), hd) for hd in found.products])
 
-    def gauss_newton(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
+    def gauss_newton(self, params: Tree, direction: Tree, natural: bool, args: Args, kwargs: Kwargs) -> Quadratic:
         """The strategy's quadratic of the criterion, along what the direction does to the outputs."""
-        in_natural_parameters = kwargs.get(NATURAL, False)
-        if in_natural_parameters not in self._gauss_newton:
+        if natural not in self._gauss_newton:
             source = module_loss_of(self._loss)
             assert source is not None  # the verb has told the loss apart
             strategy = self._strategy
@@ -193,10 +191,10 @@ class Uncaptured(Engine):
             def quadratic(criterion: Callable[..., Tensor], z: Tree, t: Tree, targets: Args) -> Quadratic:
                 return Uncaptured(criterion, strategy).quadratic(z, t, targets, {})
 
-            apart = parted(source, "gauss_newton", natural=in_natural_parameters)
-            self._gauss_newton[in_natural_parameters] = GaussNewton(source, apart, quadratic)
+            apart = parted(source, "gauss_newton", natural=natural)
+            self._gauss_newton[natural] = GaussNewton(source, apart, quadratic)
         with twice_differentiable():
-            return self._gauss_newton[in_natural_parameters](tree.map(_dense, params), direction, *args)
+            return self._gauss_newton[natural](tree.map(_dense, params), direction, *args, **kwargs)
 
     def _run(
         self,

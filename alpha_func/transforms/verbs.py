@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alpha_func import tree
-from alpha_func.losses.likelihood import NATURAL, natural, require_likelihood
+from alpha_func.losses.likelihood import natural, require_likelihood
 from alpha_func.losses.parting import parted
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.directions import DirectionFunction, steepest_descent
@@ -62,13 +62,14 @@ def quadratic_along(
     if curvature not in CURVATURES:
         raise ValueError(f"curvature {curvature!r} is unknown: choose from {', '.join(CURVATURES)}")
     if curvature != "hessian":
-        criterion, options = parted(loss, curvature).criterion, {}
+        criterion, of_natural = parted(loss, curvature).criterion, False
         if curvature == "fisher":
             require_likelihood(criterion)
-            options = {NATURAL: True} if natural(criterion) is not None else {}
+            of_natural = natural(criterion) is not None
 
         def gauss_newton(params: Tree, direction: Tree, inputs: object, targets: object) -> Quadratic:
-            return _accumulated(engine.gauss_newton(params, checked(params, direction), (inputs, targets), options))
+            d = checked(params, direction)
+            return _accumulated(engine.gauss_newton(params, d, of_natural, (inputs, targets), {}))
 
         return gauss_newton
 

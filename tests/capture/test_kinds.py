@@ -183,6 +183,27 @@ def test_spectra_written_place_by_place():
     assert_captured_exactly(loss, torch.randn(2, 16, dtype=torch.float64))
 
 
+IN_PLACE = {
+    "square_": lambda h: h.square_(),
+    "multiply_": lambda h: h.multiply_(X),
+    "divide_": lambda h: h.divide_(2),
+    "clip_": lambda h: h.clip_(-0.3, 0.3),
+    "square_ of a row": lambda h: (h[0].square_(), h)[1],
+    "fill_diagonal_": lambda h: h.fill_diagonal_(2.0),
+    "fill_diagonal_ of a wide one": lambda h: h.T.contiguous().fill_diagonal_(2.0),
+    "fill_diagonal_, wrapped": lambda h: h.fill_diagonal_(2.0, wrap=True),
+    "fill_diagonal_ of a cube": lambda h: (h[:2, :2] * h[:2, :1, None]).fill_diagonal_(2.0),
+    "selu": lambda h: F.selu(h, inplace=True),
+    "rrelu": lambda h: F.rrelu(h, inplace=True),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the second derivative of .* has never been verified")
+@pytest.mark.parametrize("name", a_few_of(IN_PLACE, {"square_ of a row", "fill_diagonal_, wrapped", "selu", "rrelu"}))
+def test_composed_writes_in_place(name):
+    assert_captured_exactly(*of_outputs(lambda out, _: IN_PLACE[name](out * 1).sin().square().sum(), X))
+
+
 def test_ldexp_by_negative_whole_numbers_is_exact():
     places = torch.arange(-3, 3)
     x = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

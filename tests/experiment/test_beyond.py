@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
-from alpha_func import functional_loss, tree
+from alpha_func import Quadratic, functional_loss, tree
+from alpha_func.experiment.beyond import Beyond
 from alpha_func.experiment.data import load
 from alpha_func.experiment.minibatches import batches
 from alpha_func.experiment.settings import Experiment, network
+from alpha_func.experiment.steppers import MeasuredStep
 from alpha_func.experiment.training import Training, training_loss
 from alpha_func.transforms import lr_and_momentum, taylor_along
 
@@ -52,6 +54,20 @@ def test_a_run_that_is_gone_on_with_records_the_same():
     _, _, state, _ = run(experiment, 3)
     rest, *_ = run(experiment, 5, state=state, after=2)
     assert [record.more for record in rest] == [record.more for record in whole[3:]]
+
+
+def test_a_step_of_no_length_has_a_radius_and_no_best_rate():
+    experiment = Experiment(trust_radius=True, best_momentum=True)
+
+    def loss(params, x, y):
+        return (params * 0).sum()
+
+    params = torch.ones(2)
+    step = MeasuredStep(torch.zeros(2), 1.0, Quadratic(*torch.zeros(3)), params, torch.zeros(()), math.nan, 0.0)
+    found = Beyond(experiment, experiment.algorithms()[0], loss, loss)(params, step, None, params, params, 0.0)
+    assert found["trust_radius"] == math.inf
+    assert math.isnan(found["best_lr"])
+    assert math.isnan(found["best_momentum"])
 
 
 def test_a_run_has_no_such_columns_unless_it_is_asked():

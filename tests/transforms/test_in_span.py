@@ -50,6 +50,15 @@ def test_a_span_is_that_of_the_dense_hessian_by(strategy):
     assert_span(quadratic_in_span(case.loss, strategy=strategy)(case.params, directions, *case.args), case, directions)
 
 
+def test_operands_that_are_given_by_name_belong_to_the_span():
+    def loss(p):  # the tolerances of a pseudo-inverse are tensors by name
+        return torch.pinverse(p).square().sum()
+
+    p, *directions = torch.randn(3, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    got = quadratic_in_span(capture(loss, strict=True))(p, directions).curvature
+    torch.testing.assert_close(got, quadratic_in_span(loss)(p, directions).curvature)
+
+
 def test_chunks_sum_to_the_span_of_the_whole_batch():
     case = mse_net(activation=nn.Tanh)
     directions = directions_of(case, 2)

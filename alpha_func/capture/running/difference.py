@@ -38,6 +38,7 @@ class Spread:
     def __init__(self) -> None:
         self._most: dict[str, float] = {}
         self._exact: Numbers = {}
+        self._first: Numbers = {}
         self._runs: Iterator[Numbers] | None = None
 
     def started(self) -> tuple[Numbers, Iterator[Numbers]]:
@@ -53,8 +54,11 @@ class Spread:
                 run = next(self._runs)
             except Exception:  # all have run, or one failed
                 return False
+            self._first = self._first or run
             for each in self._exact.keys() & run.keys():
-                self._most[each] = max(self._most.get(each, 0.0), apart(run[each], self._exact[each]))
+                # A value that every run moves alike is another one: a program that reads memory as it happens to lie.
+                without = self._first if each == "value" else self._exact
+                self._most[each] = max(self._most.get(each, 0.0), apart(run[each], without[each]))
         return True
 
 
@@ -105,15 +109,20 @@ class Rounded(Spread):
 
 
 def floors(numbers: Numbers, point: Point, count: int) -> dict[str, float]:
-    """What a rounding of the value is to its derivatives, were they of the size of the value: where they vanish."""
+    """What a rounding of the value is to its derivatives, were they of its size, and one of the gradient to its parts.
+
+    For derivatives that vanish: the bias of keys.
+    """
     if "value" not in numbers:
         return {}
     θ = float(tree.norm(point.inputs[:count])) or math.inf
     rounding = coarsest(point.inputs) * abs(float(numbers["value"])) / θ
-    grads = [x for name, x in numbers.items() if name.startswith(GRADIENT.format(""))]
-    d = float(tree.norm(point.direction or grads)) if point.direction or grads else 0.0
+    gradient = math.hypot(*(length(x) for name, x in numbers.items() if name.startswith(GRADIENT.format(""))))
+    gradient = gradient if math.isfinite(gradient) else 0.0
+    d = float(tree.norm(point.direction)) if point.direction else gradient
     found = {"slope": rounding * d, OF_PROGRAM: rounding * d, "curvature": rounding * d * d / θ}
-    return {name: found.get(name, rounding) for name in numbers if name != "value" and "order" not in name}
+    part = max(rounding, coarsest(point.inputs) * gradient)
+    return {name: found.get(name, part) for name in numbers if name != "value" and "order" not in name}
 
 
 def finite(numbers: Numbers) -> bool:

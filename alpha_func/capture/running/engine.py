@@ -28,6 +28,7 @@ from alpha_func.capture.running.proof import Candidate, Case
 from alpha_func.capture.running.schemes import Scheme, Schemes
 from alpha_func.errors import CaptureError, StrategyError
 from alpha_func.losses.draws import ALONE
+from alpha_func.losses.likelihood import NATURAL
 from alpha_func.losses.parting import SHIFT
 from alpha_func.quadratic import Quadratic
 from alpha_func.span import symmetric
@@ -182,10 +183,12 @@ class Captured(Engine):
             lambda engine: engine.span(params, directions, args, kwargs),
         )
 
-    def gauss_newton(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
+    def gauss_newton(self, params: Tree, direction: Tree, natural: bool, args: Args, kwargs: Kwargs) -> Quadratic:
         """By one forward sweep of the program whose outputs are marked, without second coefficients before these."""
         first = tree.leaves(params)[0]
         marked = {**kwargs, SHIFT: torch.zeros((), dtype=first.dtype, device=first.device)}
+        if natural:
+            marked[NATURAL] = True
         schemes, inputs = self._lookup(params, args, marked)
         d = tree.leaves(direction)
         return self._answer(
@@ -194,7 +197,7 @@ class Captured(Engine):
             [*inputs, *d],
             lambda: cases.gauss_newton(self._witness(schemes, (params, args, marked), inputs), d),
             lambda found: Quadratic(*found),
-            lambda engine: engine.gauss_newton(params, direction, args, kwargs),
+            lambda engine: engine.gauss_newton(params, direction, natural, args, kwargs),
         )
 
     def _answer(

@@ -25,9 +25,8 @@ from alpha_func.capture.tracing.outside import values
 from alpha_func.capture.tracing.roundings import seeded
 from alpha_func.errors import CaptureError
 from alpha_func.losses.in_double import doubled, loss_in_double
-from alpha_func.losses.likelihood import NOT_NORMALISED
+from alpha_func.losses.likelihood import NATURAL, NOT_NORMALISED
 from alpha_func.losses.looking import hides
-from alpha_func.losses.parting import SHIFT
 from alpha_func.transforms.engine import Uncaptured
 from alpha_func.transforms.guard import known_wrong, twice_exact, unverified
 from alpha_func.transforms.tower import derivatives_along
@@ -132,23 +131,18 @@ class Witness:
         Raises:
             CaptureError: they are not the probabilities that it takes.
         """
-        if not self._options:
+        if NATURAL not in self._kwargs:
             return
         params = tree.unflatten(self.inputs[: self.count], self._structure)
         with torch.no_grad():
-            value, natural = (float(self._given(params, *self._args, **options)) for options in ({}, self._options))
+            value, natural = (float(self._given(params, *self._args, **options)) for options in ({}, {NATURAL: True}))
         if abs(value - natural) > torch.finfo(self.inputs[0].dtype).eps ** 0.5 * (1 + abs(value)):
             raise CaptureError(NOT_NORMALISED.format(f"the loss is {value:.6g}, and {natural:.6g} of their likelihood"))
-
-    @property
-    def _options(self) -> Kwargs:
-        """The keywords of a call whose outputs are marked, but for the mark."""
-        return {name: value for name, value in self._kwargs.items() if name != SHIFT}
 
     def gauss_newton(self, at: Point) -> Numbers:
         """Value, slope and Gauss-Newton curvature of the loss, by its module and its criterion."""
         leaves, d = (tree.unflatten(list(x), self._structure) for x in (at.inputs[: self.count], at.direction or ()))
-        return Uncaptured(self._given, None).gauss_newton(leaves, d, self._args, self._options)._asdict()
+        return Uncaptured(self._given, None).gauss_newton(leaves, d, NATURAL in self._kwargs, self._args, {})._asdict()
 
     def forward_to(self, at: Point, order: int) -> tuple[Tensor, ...]:
         """The derivatives of the primitives along the line up to an order, by forward mode as often over."""

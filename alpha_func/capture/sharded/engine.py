@@ -217,9 +217,9 @@ class ByPlacement(Engine):
         """By the engine of the parameters' kind."""
         return self._of(params).span(params, directions, args, kwargs)
 
-    def gauss_newton(self, params: Tree, direction: Tree, args: Args, kwargs: Kwargs) -> Quadratic:
+    def gauss_newton(self, params: Tree, direction: Tree, natural: bool, args: Args, kwargs: Kwargs) -> Quadratic:
         """By the engine of the parameters' kind."""
-        return self._of(params).gauss_newton(params, direction, args, kwargs)
+        return self._of(params).gauss_newton(params, direction, natural, args, kwargs)
 
     def _of(self, params: Tree) -> Engine:
         return self._sharded if has_shards(params, self._loss) else self._whole

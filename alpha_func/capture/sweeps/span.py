@@ -115,24 +115,25 @@ def mixed(b: Builder, call: Call, s: Value, t: Value) -> Value:
     It is written once for each kind of call, in a program of its own: there the operands, the value and s are
     independent, whatever they share in the program around.
     """
-    leaves, spec = pytree.tree_flatten((call.args, call.value, s, t), is_leaf=lambda x: x is None)
+    whole = call.args, call.kwargs, call.value, s, t
+    leaves, spec = pytree.tree_flatten(whole, is_leaf=lambda x: x is None)
     where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, fx.Node)]
     vals = [leaves[i].meta["val"] for i in where]
     kinds = tuple((i, str(val), str(pytree.tree_map(_layout, val))) for i, val in zip(where, vals, strict=True))
     rest = repr([leaf for i, leaf in enumerate(leaves) if i not in where])
     left_out = rules_left_out(), LAWS.left_out()
-    key = (mixed, call.target, kinds, rest, str(spec), repr(sorted(call.kwargs.items())), left_out)
+    key = (mixed, call.target, kinds, rest, str(spec), left_out)
     if key not in b.traces:
         own = Builder(LAWS, b.mode)
         own.traces = b.traces
         for i, val in zip(where, vals, strict=True):
             leaves[i] = own.placeholder(f"operand_{i}", val)
-        args, value, s_, t_ = pytree.tree_unflatten(leaves, spec)
-        alone = Call(call.target, args, call.kwargs, value)
+        args, kwargs, value, s_, t_ = pytree.tree_unflatten(leaves, spec)
+        alone = Call(call.target, args, kwargs, value)
         known = {x: d for x, d in zip(pytree.tree_leaves(args), _leaves(t_), strict=True) if isinstance(x, fx.Node)}
         known[value] = first(own, alone, t_)
         b.traces[key] = finished(own, Along(own, known)(first(own, alone, s_)))
-        leaves, _ = pytree.tree_flatten((call.args, call.value, s, t), is_leaf=lambda x: x is None)
+        leaves, _ = pytree.tree_flatten(whole, is_leaf=lambda x: x is None)
     return replay(b.traces[key], [leaves[i] for i in where], b)
 
 

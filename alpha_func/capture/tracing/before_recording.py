@@ -163,6 +163,30 @@ def bincount(x: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Te
     return torch.zeros(bins, dtype=weights.dtype, device=x.device).scatter_add(0, x.long(), weights)
 
 
+def fill_diagonal_(x: Tensor, fill_value: float, wrap: bool = False) -> Tensor:
+    """``Tensor.fill_diagonal_``, which writes by strides, as a mask: every Σ stride-th entry of a contiguous x."""
+    step = sum(math.prod(x.shape[i + 1 :]) for i in range(x.ndim))
+    place = torch.arange(x.numel(), device=x.device)
+    on = place % step == 0
+    if not wrap and x.ndim == 2:
+        on = on & (place < x.shape[1] ** 2)  # of a tall matrix
+    return x.masked_fill_(on.reshape(x.shape), fill_value)
+
+
+def selu(input: Tensor, inplace: bool = False) -> Tensor:
+    """``F.selu``, whose ``selu_`` functionalize does not know."""
+    found = torch.selu(input)
+    return input.copy_(found) if inplace else found
+
+
+def rrelu(
+    input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
+) -> Tensor:
+    """``F.rrelu``: no slope is drawn outside of training."""
+    found = torch.rrelu(input, lower, upper, True) if training else F.leaky_relu(input, (lower + upper) / 2)
+    return input.copy_(found) if inplace else found
+
+
 def not_checkpointed(module: object, *args: object, **kwargs: object) -> Any:
     """What ``torch.distributed``'s composable checkpoint wraps around a module: a program holds no activations."""
     yield
@@ -184,6 +208,9 @@ BEFORE_RECORDING: dict[object, Function] = {
     torch.repeat_interleave: repeat_interleave,
     torch.tensor_split: tensor_split,
     F.one_hot: one_hot,
+    F.rrelu: rrelu,
+    F.selu: selu,
+    Tensor.fill_diagonal_: fill_diagonal_,
     torch.backends.cudnn.flags: unflagged,
 }
 if hasattr(torch, "_grouped_mm"):

@@ -25,7 +25,7 @@ from alpha_func.capture.tracing.lowering import decompositions
 from alpha_func.capture.tracing.reads import BY_COUNT, COUNT
 from alpha_func.capture.tracing.recording import the_loss
 from alpha_func.capture.tracing.refusal import EAGER, line_of
-from alpha_func.capture.tracing.writes import changes_something, write_nowhere
+from alpha_func.capture.tracing.writes import Composed, changes_something, write_nowhere
 from alpha_func.errors import CaptureError
 from alpha_func.losses.kernels import twice_differentiable
 from alpha_func.losses.module_loss import Watched
@@ -108,7 +108,7 @@ class _Lowered(fx.Interpreter):
 
     def loss(self, *inputs: Tensor) -> Tensor:
         """The value of the loss."""
-        with self._dispatched, Watched():
+        with self._dispatched, Composed(), Watched():
             self.run(*inputs)
         return self._loss
 
@@ -153,6 +153,7 @@ def _outside() -> Iterator[None]:
         stack.enter_context(torch_private.temporarily_clear_interpreter_stack())
         stack.enter_context(torch_private.modes_disabled())
         stack.enter_context(torch_private.saved_tensors_hooks_allowed())
+        stack.enter_context(torch_private.printed_by_type())
         stack.enter_context(torch.enable_grad())
         stack.enter_context(twice_differentiable())
         stack.enter_context(_without_onednn())  # fused LSTM

@@ -1,21 +1,44 @@
 """Calls of a traced loss that write in place, as calls that give a tensor.
 
-PyTorch's functionalize does not see into composites: what an RNN writes to within itself, a trace still writes to.
+PyTorch's functionalize does not see into composites: what an RNN writes to within itself, a trace still writes to; and
+what itself is composed and writes (``square_``, ``fill_diagonal_``) it takes for a foreign operator.
 """
 
 from operator import getitem
+from typing import Any
 
 import torch
 from torch import fx
+from torch.overrides import TorchFunctionMode
 
+from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.results import result_of
 from alpha_func.capture.builder.values import Value
 from alpha_func.capture.tracing.lowering import decompositions
-from alpha_func.torch_private import OpOverload, allocates, given_to, is_composite, returning, writes_in_place
+from alpha_func.torch_private import (
+    OpOverload,
+    allocates,
+    composite_in_place,
+    decomposed,
+    given_to,
+    is_composite,
+    returning,
+    writes_in_place,
+)
 
 aten = torch.ops.aten
 
 _CUTS = {aten.unsafe_split.Tensor, aten.unsafe_split_with_sizes.default}  # in pieces that lie apart
+
+
+class Composed(TorchFunctionMode):
+    """A composed write in place as the writes that it is composed of."""
+
+    def __torch_function__(self, func: Any, types: object, args: Args = (), kwargs: Kwargs | None = None) -> Any:
+        """The call, or its parts."""
+        kwargs = kwargs or {}
+        composite = composite_in_place(getattr(func, "__name__", ""), args, kwargs)
+        return func(*args, **kwargs) if composite is None else decomposed(composite, args, kwargs)
 
 
 def changes_something(node: fx.Node) -> bool:

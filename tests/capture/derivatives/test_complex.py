@@ -46,6 +46,7 @@ FUNCTIONS = {
     "cube": lambda p: z(p["w"]) ** 3,
     "root": lambda p: z(p["w"]) ** 0.5,
     "power": lambda p: z(p["w"]) ** (1 + 2j),
+    "size of a square": lambda p: (z(p["w"]) * z(p["w"])).abs() + (z(p["w"]) ** 2).abs(),
     "power of itself": lambda p: z(p["w"]) ** z(p["w"]),
     "quotient": lambda p: z(p["w"]) / (z(p["w"]) ** 2 + 3),
     "beside a real": lambda p: (z(p["w"]) + p["w"][:, 0]) * p["w"][:, 1] / (p["w"][:, 0] + 2j),

@@ -79,6 +79,18 @@ def test_torch_func_inside_a_loss_is_captured(loss):
         assert_close(number, true, 1e-12, 1 + scale)
 
 
+def test_torch_func_inside_a_loss_is_captured_under_forward_mode():
+    p, d, x = torch.randn(3, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
+
+    def loss(p, x):  # a quantile writes in place within itself
+        return product(p, x) + p.quantile(0.3) ** 2
+
+    got = quadratic_along(capture(loss), strategy="forward_over_forward")(p, d, x.mT)
+    expected, scale = double_backward(loss, p, d, x.mT)
+    for number, true in zip(got, expected, strict=True):
+        assert_close(number, true, 1e-12, 1 + scale)
+
+
 def test_a_hook_on_every_module_is_seen_when_it_comes_and_when_it_goes():
     loss, params = functional_loss(nn.Linear(2, 1), lambda out, y: out.sum())
     captured, x = capture(loss), torch.ones(1, 2)
