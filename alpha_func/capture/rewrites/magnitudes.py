@@ -65,6 +65,15 @@ def _bounded(b: Builder, x: Value, least: Value = None, greatest: Value = None) 
     return b.call(aten.clamp.default, inner, *(None if bound is None else bound**2 for bound in (least, greatest)))
 
 
+def _chosen(b: Builder, condition: Value, x: Value, y: Value) -> Value:
+    """The square of one of two is one of their squares."""
+    squares = [square(b, each) for each in (x, y)]
+    if squares == [None, None]:
+        return None
+    of_each = (times(b, z, z) if squared is None else squared for z, squared in zip((x, y), squares, strict=True))
+    return b.call(aten.where.self, condition, *of_each)
+
+
 def _root(b: Builder, s: Value) -> Value:
     return _power(b, s, 0.5)
 
@@ -104,6 +113,7 @@ SQUARES: dict[Operator, Operator] = {
     aten.linalg_vector_norm.default: _norm,
     aten.pow.Tensor_Scalar: _power,
     aten.sqrt.default: _root,
+    aten.where.self: _chosen,
     aten.std.correction: _deviation,
 }
 _NORMS = (aten.abs.default, aten.hypot.default, aten.linalg_vector_norm.default, aten.std.correction)
@@ -119,7 +129,7 @@ _SUMS = {
 }
 
 
-@DIFFERENTIABLE.law(aten.pow.Tensor_Scalar, signs=SQUARES.keys() - {aten.clamp.default})
+@DIFFERENTIABLE.law(aten.pow.Tensor_Scalar, signs=SQUARES.keys() - {aten.clamp.default, aten.where.self})
 def even_powers_are_of_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """|x|²ᵏ = (x²)ᵏ."""
     x, n = args
@@ -127,7 +137,7 @@ def even_powers_are_of_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     return inner if inner is None or n == 2 else b.call(aten.pow.Tensor_Scalar, inner, n // 2)
 
 
-@DIFFERENTIABLE.law(aten.mul.Tensor, signs=SQUARES.keys() - {aten.clamp.default})
+@DIFFERENTIABLE.law(aten.mul.Tensor, signs=SQUARES.keys() - {aten.clamp.default, aten.where.self})
 def products_with_itself_are_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """|x|·|x| = x²."""
     return square(b, args[0]) if args[0] is args[1] else None

@@ -38,6 +38,7 @@ class Spread:
     def __init__(self) -> None:
         self._most: dict[str, float] = {}
         self._exact: Numbers = {}
+        self._first: Numbers = {}
         self._runs: Iterator[Numbers] | None = None
 
     def started(self) -> tuple[Numbers, Iterator[Numbers]]:
@@ -53,8 +54,11 @@ class Spread:
                 run = next(self._runs)
             except Exception:  # all have run, or one failed
                 return False
+            self._first = self._first or run
             for each in self._exact.keys() & run.keys():
-                self._most[each] = max(self._most.get(each, 0.0), apart(run[each], self._exact[each]))
+                # A value that every run moves alike is another one: a program that reads memory as it happens to lie.
+                without = self._first if each == "value" else self._exact
+                self._most[each] = max(self._most.get(each, 0.0), apart(run[each], without[each]))
         return True
 
 

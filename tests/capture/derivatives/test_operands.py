@@ -77,6 +77,10 @@ SMOOTH = {
     "powers_of_powers": (lambda x: (x * x).sum() ** 0.5 * (x * x).sum() ** 0.5, lambda x: (x * x).sum()),
     "powers_of_magnitudes": (lambda x: (x.abs() ** 1.0).square(), lambda x: x * x),
     "magnitudes_of_squares": (lambda x: (x * x).abs() + (x * x).relu(), lambda x: 2 * x * x),
+    "chosen_magnitudes": (
+        lambda x: torch.where(x.detach() > 0.9, 3 * x, x.abs()) ** 2,
+        lambda x: torch.where(x.detach() > 0.9, 9, 1) * x * x,
+    ),
     "even_functions": (lambda x: x.abs().cos() + x.abs().cosh(), lambda x: x.cos() + x.cosh()),
     "exponents": (lambda x: x.exp() ** x, lambda x: (x * x).exp()),
     "signs": (lambda x: torch.copysign(x, x.detach()) ** 2, lambda x: x * x),

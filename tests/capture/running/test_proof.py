@@ -14,6 +14,7 @@ from alpha_func import capture, functional_loss, grad_and_quadratic, hvp, quadra
 from alpha_func.capture.derivatives.rule import RULES, Call, rule_of, without_rules
 from alpha_func.capture.rewrites import LAWS
 from alpha_func.capture.running import backends, blame, schemes
+from alpha_func.capture.running.difference import Spread
 from alpha_func.capture.running.evidence import Witness
 from alpha_func.capture.tracing import compositions, lowering
 from alpha_func.data_sets import per_example_quadratics
@@ -395,3 +396,20 @@ def test_a_direction_that_is_not_descent_is_found(monkeypatch):
     monkeypatch.setitem(schemes.BACKENDS, "inductor", turned)
     with pytest.raises(CaptureError, match="the distance of the direction from −g is"):
         grad_and_quadratic(capture(loss, backend="inductor", strict=True))(params, *batch)
+
+
+class Runs(Spread):
+    """Values without roundings, and with them."""
+
+    def __init__(self, exact, *runs):
+        super().__init__()
+        self.values = exact, runs
+
+    def started(self):
+        exact, runs = self.values
+        return {"value": torch.tensor(exact)}, ({"value": torch.tensor(run)} for run in runs)
+
+
+def test_roundings_explain_no_value_that_all_of_them_move_alike():
+    assert not Runs(18.0, 102.0, 102.0 + 1e-4, 102.0).explains("value", 84.0)
+    assert Runs(18.0, 102.0, 5.0, 40.0).explains("value", 84.0)
