@@ -95,15 +95,19 @@ def agreeing(trained: float, measured: float, *, scale: float, dtype: torch.dtyp
 
     Args:
         trained, measured: the two.
-        scale: ‖d‖‖g‖, which they may be far smaller than.
+        scale: ‖d‖‖g‖, which they may be far smaller than; NaN where it is not known.
         dtype: what the less exact of them was computed in.
 
     >>> agreeing(-0.1, -0.1000001, scale=1.0, dtype=torch.float32), agreeing(-0.1, -0.2, scale=1.0, dtype=torch.float32)
     (True, False)
+    >>> agreeing(0.0, 0.0, scale=math.nan, dtype=torch.float32)  # of a step that rounds to none
+    True
     """
     if not (math.isfinite(trained) and math.isfinite(measured)):
         return None
-    return abs(trained - measured) <= ROUNDING[dtype] * max(scale, abs(trained), abs(measured))
+    return abs(trained - measured) <= ROUNDING[dtype] * max(
+        abs(trained), abs(measured), scale
+    )  # a NaN that comes last loses
 
 
 def divided(numerator: float, denominator: float) -> float:

@@ -106,10 +106,12 @@ def _names(node: Any) -> set[str]:
     marks = {ONCE: _is_once(node), OWN_JVP: _has_own_jvp(node)}
     if any(marks.values()):
         return {name + mark for mark, found in marks.items() if found}
-    if name in _NORMALISATIONS and node._saved_weight is None and node.next_functions[0][0] is None:
-        return {name + "[bias_alone]"}
     # Batch normalisation in eval mode is another formula under the same name.
     found = {name + ("[training]" if getattr(node, "_saved_training", False) else "")}
+    if name in _NORMALISATIONS and node._saved_weight is None and len(node.next_functions) > 2:
+        moved, _, bias = (edge for edge, _ in node.next_functions[:3])
+        if bias is not None:  # what moves may come from what is constant (torch.floor)
+            found = {name + "[bias_alone]"} | (found if moved is not None else set())
     depends = hasattr(kind, "_forward_cls") or hasattr(node, "_saved_training") or name in _NORMALISATIONS
     if kind.__name__ == name and not depends:
         _known[kind] = found

@@ -335,6 +335,20 @@ def test_double_backward_of_a_bias_alone_after_a_normalisation_is_refused():
         assert_close(exact(b[0], b[1], x).curvature, 2 * len(x) * b[1] @ b[1], 1e-14)
 
 
+@pytest.mark.parametrize("constant", [torch.floor, torch.sign, torch.round])
+def test_so_is_that_of_a_bias_whose_input_moves_and_has_no_derivative(constant):
+    x, b = torch.randn(2, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
+
+    def loss(p):
+        return F.batch_norm(constant(p["x"]), None, None, None, p["b"], training=True).square().sum()
+
+    params, d = {"x": x, "b": b[0]}, {"x": b, "b": b[1]}
+    with pytest.raises(StrategyError, match=r"native_batch_norm.*forward_over_reverse"):
+        quadratic_along(loss)(params, d)
+    for exact in (quadratic_along(loss, strategy="forward_over_reverse"), quadratic_along(capture(loss))):
+        assert_close(exact(params, d).curvature, 2 * len(x) * b[1] @ b[1], 1e-14)
+
+
 class SquaredByItsOwnJvp(torch.autograd.Function):
     @staticmethod
     def forward(x):
