@@ -108,6 +108,8 @@ def _names(node: Any) -> set[str]:
         return {name + mark for mark, found in marks.items() if found}
     # Batch normalisation in eval mode is another formula under the same name.
     found = {name + ("[training]" if getattr(node, "_saved_training", False) else "")}
+    if name == "NativeBatchNormBackward0" and _lies_apart(node._saved_weight):
+        return {name + "[strided_weight]"}
     if name in _NORMALISATIONS and node._saved_weight is None and len(node.next_functions) > 2:
         moved, _, bias = (edge for edge, _ in node.next_functions[:3])
         if bias is not None:  # what moves may come from what is constant (torch.floor)
@@ -116,6 +118,11 @@ def _names(node: Any) -> set[str]:
     if kind.__name__ == name and not depends:
         _known[kind] = found
     return found
+
+
+def _lies_apart(weight: Tensor | None) -> bool:
+    """Whether the entries are not one behind the other, as PyTorch's kernel of the backward on the CPU reads them."""
+    return weight is not None and weight.device.type == "cpu" and not weight.is_contiguous()
 
 
 def _is_once(node: object) -> bool:

@@ -349,6 +349,23 @@ def test_so_is_that_of_a_bias_whose_input_moves_and_has_no_derivative(constant):
         assert_close(exact(params, d).curvature, 2 * len(x) * b[1] @ b[1], 1e-14)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("strided", [lambda w: w[:1].expand(4), lambda w: w.repeat_interleave(2)[::2]])
+def test_a_weight_that_batch_normalisation_reads_wrongly_is_refused(strided, training):
+    x, b = torch.randn(2, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
+    statistics = (None, None) if training else (b[1], b[2].exp())
+
+    def loss(x, w):
+        return F.batch_norm(x, *statistics, w, training=training).exp().sum()
+
+    with pytest.raises(StrategyError, match="native_batch_norm"):
+        quadratic_along(loss)(x, b, strided(b[0]))
+    got = quadratic_along(capture(loss))(x, b, strided(b[0]))
+    expected = quadratic_along(loss)(x, b, strided(b[0]).contiguous())
+    for number, want in zip(got, expected, strict=True):
+        assert_close(number, want, 1e-12)
+
+
 class SquaredByItsOwnJvp(torch.autograd.Function):
     @staticmethod
     def forward(x):

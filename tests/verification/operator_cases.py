@@ -21,6 +21,7 @@ OURS = (
     "grad_of.",
     "with_numbers.",
     "bias_alone.",
+    "strided_weight.",
     "wrong_once.",
     "full.",
     "istft",
@@ -177,6 +178,8 @@ def cases() -> dict[str, tuple[Any, Any]]:
     listed["istft"] = (lambda re, im, *args: torch.istft(torch.complex(re, im), *args), _spectrum_samples)
     for name, function in BIASED.items():
         listed[f"bias_alone.{name}"] = (function, _bias_samples)
+    for name, function in STRIDED.items():
+        listed[f"strided_weight.{name}"] = (function, _matrix_samples)
     for name, function in WRONG_ONCE.items():
         listed[f"wrong_once.{name}"] = (function, _matrix_samples)
     for name in ("lstm", "gru", "rnn_tanh"):
@@ -228,11 +231,21 @@ BIASED = {
     "batch_norm_eval": lambda b, x: nn.functional.batch_norm(x, x[0] * 0, x[0] * 0 + 1, None, b),
 }
 
+# Its kernel on the CPU takes the entries of a weight to lie one behind the other.
+STRIDED = {
+    "batch_norm": lambda x: nn.functional.batch_norm(x, None, None, _strided(x), training=True),
+    "batch_norm_eval": lambda x: nn.functional.batch_norm(x, x.new_zeros(6), x.new_full((6,), 1.5), _strided(x)),
+}
+
 # What PyTorch's gradient already is wrong through.
 WRONG_ONCE = {
     "ldexp": lambda x: torch.ldexp(x, torch.arange(-3, 3)),
     "polar": lambda x: torch.polar(-x * x - 0.5, x),
 }
+
+
+def _strided(x: Tensor) -> Tensor:
+    return x.T.contiguous()[:, 0]
 
 
 def _gradient(function: Any, x: Tensor) -> Tensor:

@@ -256,5 +256,6 @@ class Case:
 
 
 def _is_right(witness: Witness, point: Point, got: Numbers, expected: Numbers) -> bool:
-    """Whether differences give the scheme's numbers, and not the others; they see through ``detach``."""
-    return not witness.detaches and vote(witness, point, got, expected) is Side.SCHEME
+    """Whether differences, which hold what is detached, give the scheme's numbers and not the others."""
+    may_vote = witness.is_known_wrong or not witness.detaches
+    return may_vote and vote(witness, point, got, expected) is Side.SCHEME
