@@ -26,6 +26,7 @@ from alpha_func.torch_private import (
     current_graph_task_id,
     dispatch_modes,
     is_written,
+    uncompiled,
     writes_in_place,
 )
 from alpha_func.whereabouts import here
@@ -122,7 +123,7 @@ def looking(params: object, arguments: object) -> Iterator[Look]:
     before = _other_draws()
     token = _current.set(look := Look(params, arguments))
     try:
-        with look:
+        with uncompiled(), look:
             yield look
     finally:
         _current.reset(token)

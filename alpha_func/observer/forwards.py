@@ -24,7 +24,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from alpha_func.calls import Args
 from alpha_func.losses.draws import RngState, draws_replayed, other_generators_kept, rng_state
 from alpha_func.losses.restoring import Attributes
-from alpha_func.torch_private import any_autocast_enabled, current_graph_task_id
+from alpha_func.torch_private import GLOBAL_HOOKS, any_autocast_enabled, current_graph_task_id
 
 logger = logging.getLogger("alpha_func")
 KEPT = 8  # beginnings; more calls of the module before a ``batch`` than that are of no interest
@@ -58,6 +58,23 @@ class Beginning(NamedTuple):
 _ARMED: "weakref.WeakSet[Watch]" = weakref.WeakSet()
 
 
+def _hook_of(on_call: Any) -> Callable[[nn.Module, Args], None]:
+    """The hook of a watch, one for all of its life."""
+
+    def hook(module: nn.Module, args: Args) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            return
+        watch = on_call()
+        if watch is not None:
+            watch(module, args)
+            return
+        # Not when the watch is collected: that may be while Dynamo compiles, and has the hook in a guard.
+        for key in [key for key, each in GLOBAL_HOOKS[1].items() if each is hook]:
+            del GLOBAL_HOOKS[1][key]
+
+    return hook
+
+
 class Watch:
     """Watches the calls of a module, or of any part of it, between ``arm`` and ``disarm``.
 
@@ -74,6 +91,8 @@ class Watch:
         self.begun: deque[Beginning] = deque(maxlen=KEPT)
         self.calls, self.autocast = 0, None
         self._handle: Any = None
+        self._last: Any = None
+        self._hook = _hook_of(weakref.WeakMethod(self._on_call))
 
     autocast: torch.dtype | None
 
@@ -82,18 +101,12 @@ class Watch:
         if self._handle is None:
             self._parts = {id(part) for part in self._module.modules()}
             warnings.filterwarnings("ignore", message=_NOTICE)
-            on_call = weakref.WeakMethod(self._on_call)
-
-            def hook(module: nn.Module, args: Args) -> None:
-                if torch.compiler.is_dynamo_compiling():
-                    return
-                watch = on_call()
-                if watch is not None:
-                    watch(module, args)
-                else:  # not when the watch is collected: that may be while Dynamo compiles, and has the hook in a guard
-                    handle.remove()
-
-            self._handle = handle = register_module_forward_pre_hook(hook)
+            handle = register_module_forward_pre_hook(self._hook)
+            if self._last is not None:  # Dynamo has the key in a guard, and would compile anew for another one
+                hooks = GLOBAL_HOOKS[1]
+                hooks[self._last.id] = hooks.pop(handle.id)
+                handle.id = self._last.id
+            self._handle = self._last = handle
             _ARMED.add(self)
 
     def disarm(self) -> None:

@@ -33,6 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._python_dispatch import _disable_current_modes as modes_disabled
 from torch.utils.checkpoint import _checkpoint_without_reentrant_generator as checkpoint_generator
 
+from alpha_func.torch_private.compiled import recordable, uncompiled
 from alpha_func.torch_private.dynamo import (
     STRICT,
     Backend,
@@ -147,6 +148,7 @@ __all__ = [
     "pytree",
     "reads_data",
     "reads_of_this_graph",
+    "recordable",
     "recorded_by",
     "registered",
     "registers_a_hook",
@@ -160,6 +162,7 @@ __all__ = [
     "temporarily_clear_interpreter_stack",
     "traced_code",
     "transform_depth",
+    "uncompiled",
     "value_at",
     "writes_in_place",
 ]

@@ -27,6 +27,7 @@ from alpha_func.losses.parting import parted
 from alpha_func.losses.sharding import refuse_uncaptured
 from alpha_func.quadratic import Quadratic
 from alpha_func.taylor import Taylor
+from alpha_func.torch_private import uncompiled
 from alpha_func.transforms import by_autograd, failures
 from alpha_func.transforms.directions import DirectionFunction
 from alpha_func.transforms.gauss_newton import GaussNewton
@@ -207,7 +208,7 @@ class Uncaptured(Engine):
     ) -> tuple[T, GuardedCall]:
         """What the attempt gives, at a first call its ``line`` compared with plain autograd; what was seen of it."""
         loss = scalar_loss(self._loss, args, kwargs)
-        with twice_differentiable():
+        with twice_differentiable(), uncompiled():
             seen = self._guard(self._loss, params, args, kwargs)
             watched = seen.watched(loss)
             found = failures.run(

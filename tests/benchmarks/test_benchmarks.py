@@ -1,6 +1,7 @@
 """The benchmark's judgement: exact where it must be, WRONG where PyTorch is known to be, and a crash is a result."""
 
 import math
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -107,5 +108,12 @@ def test_an_answer_that_is_not_a_number_is_wrong():
 
 
 def test_the_peers_are_imported_by_no_one_who_does_not_ask():
-    SETTINGS.register()
-    assert not {"curvlinops", "backpack", "pyhessian", "hessian_eigenthings", "jax"} & set(sys.modules)
+    code = """
+import sys
+from benchmarks.settings import Settings
+Settings(small=True, workers=1, threads=1, patience=1.0).register()
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "benchmarks.ways" in done.stdout.split()
+    assert not {"curvlinops", "backpack", "pyhessian", "hessian_eigenthings", "jax"} & set(done.stdout.split())

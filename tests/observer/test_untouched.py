@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
-from alpha_func import Observer
+from alpha_func import Observer, functional_loss, quadratic_along
 from alpha_func.errors import ImpureLossError, ObserverError
 from alpha_func.torch_private import GLOBAL_HOOKS
+from alpha_func.transforms.strategies import STRATEGIES
 from tests.observer.test_agreement import MSE, mlp, run
 
 
@@ -112,6 +113,50 @@ def test_a_compiled_model_is_trained_under_an_observer():
             observer.batch(x, y)
             optimizer.step()
     assert [record.agrees for record in records] == [True] * 3
+
+
+class PartlyCompiled(nn.Module):
+    def __init__(self, backend):
+        super().__init__()
+        self.net = torch.compile(mlp(), backend=backend)
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_a_part_that_is_compiled_stays_so():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(len(graphs))
+        return lambda *args: graphs.append("run") or graph.forward(*args)
+
+    net, x, y = PartlyCompiled(backend), torch.randn(8, 4), torch.randn(8, 3)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with Observer(net, MSE, optimizer, every=2) as observer:
+        for _ in range(12):
+            optimizer.zero_grad()
+            MSE(net(x), y).backward()
+            observer.batch(x, y)
+            optimizer.step()
+    assert graphs.count("run") == 12
+    assert len(graphs) - 12 <= 2  # with the hook of a step that is measured, and without
+
+
+def test_a_look_at_a_compiled_module_leaves_every_other_compiled():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    loss, params = functional_loss(torch.compile(mlp(), backend=backend), lambda y, t: (y - t).square().mean())
+    x, y = torch.randn(8, 4), torch.randn(8, 3)
+    for strategy in STRATEGIES:
+        quadratic_along(loss, strategy=strategy)(params, params, x, y)
+    assert not graphs
+    torch.compile(nn.Linear(4, 3), backend=backend)(x)
+    assert len(graphs) == 1
 
 
 class InPlace(nn.Module):

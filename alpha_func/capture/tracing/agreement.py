@@ -25,6 +25,7 @@ from alpha_func.torch_private import (
     modes_disabled,
     saved_tensors_hooks_allowed,
     temporarily_clear_interpreter_stack,
+    uncompiled,
 )
 from alpha_func.tree import Tree
 
@@ -98,6 +99,7 @@ def aside() -> Iterator[None]:
         stack.enter_context(forward_ad._set_fwd_grad_enabled(False))
         stack.enter_context(torch.inference_mode(False))  # in which nothing can be differentiated
         stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(uncompiled())
         yield
 
 

@@ -200,7 +200,7 @@ class Recorder:
             known = self._frame
             frame = known or self._new_frame()
             try:
-                with at_rest():
+                with at_rest(), torch_private.recordable():
                     frame(self._loss, *call)
             except _Found as found:
                 recording, inputs = found.args
