@@ -86,6 +86,7 @@ def allocates(operator: object) -> bool:
 
 def inductor_decompositions() -> dict[Any, Function]:
     """The compositions by which TorchInductor lowers operators."""
+    import torch._inductor.lowering  # noqa: F401  a decomposition (of max_pool2d) takes it to be there
     from torch._inductor.decomposition import select_decomp_table
 
     return select_decomp_table()
