@@ -199,21 +199,15 @@ def vdot(x: Tree, y: Tree) -> Tensor:
             y_leaves = x_structure.flatten_up_to(y)
     if not flat and shards.any_sharded((*x_leaves, *y_leaves)):
         pairs = [(a, shards.placed_as(b, a)) for a, b in zip(x_leaves, y_leaves, strict=True)]
-        return shards.vdot([_leaf_vdot(*map(shards.local, pair)) for pair in pairs], x_leaves)
-    total, *rest = [_leaf_vdot(x_leaf, y_leaf) for x_leaf, y_leaf in zip(x_leaves, y_leaves, strict=True)]
+        return shards.vdot([leaf_vdot(*map(shards.local, pair)) for pair in pairs], x_leaves)
+    total, *rest = [leaf_vdot(x_leaf, y_leaf) for x_leaf, y_leaf in zip(x_leaves, y_leaves, strict=True)]
     for product in rest:
         total = total + product.to(total.device)
     return total
 
 
-def flat(x: Tensor) -> Tensor:
-    """A leaf as a vector of real numbers, of the dtype in which inner products are summed."""
-    if x.is_complex():
-        x = torch.view_as_real(x.resolve_conj())
-    return x.to(accumulator_dtype(x.dtype)).reshape(-1)
-
-
-def _leaf_vdot(x: Tensor, y: Tensor) -> Tensor:
+def leaf_vdot(x: Tensor, y: Tensor) -> Tensor:
+    """The inner product of two leaves."""
     if x.is_complex():
         x, y = (torch.view_as_real(leaf.resolve_conj()) for leaf in (x, y))
     if x.dtype != y.dtype or x.dtype not in (torch.float32, torch.float64):

@@ -27,6 +27,7 @@ from alpha_func.losses.restoring import Attributes
 from alpha_func.torch_private import GLOBAL_HOOKS, any_autocast_enabled, current_graph_task_id
 
 logger = logging.getLogger("alpha_func")
+_, _PRE_HOOKS = GLOBAL_HOOKS
 KEPT = 8  # beginnings; more calls of the module before a ``batch`` than that are of no interest
 _EXACT = (torch.float32, torch.float64)
 _STRUCTURE = frozenset(nn.Module().__dict__) - {"training"}
@@ -69,8 +70,8 @@ def _hook_of(on_call: Any) -> Callable[[nn.Module, Args], None]:
             watch(module, args)
             return
         # Not when the watch is collected: that may be while Dynamo compiles, and has the hook in a guard.
-        for key in [key for key, each in GLOBAL_HOOKS[1].items() if each is hook]:
-            del GLOBAL_HOOKS[1][key]
+        for key in [key for key, each in _PRE_HOOKS.items() if each is hook]:
+            del _PRE_HOOKS[key]
 
     return hook
 
@@ -90,23 +91,20 @@ class Watch:
         self._module, self._others, self._tell = module, others, on_call
         self.begun: deque[Beginning] = deque(maxlen=KEPT)
         self.calls, self.autocast = 0, None
-        self._handle: Any = None
-        self._last: Any = None
+        self._key: int | None = None  # of the hook; Dynamo has it in a guard, and would compile anew for another one
         self._hook = _hook_of(weakref.WeakMethod(self._on_call))
 
     autocast: torch.dtype | None
 
     def arm(self) -> None:
         """Watch from now on."""
-        if self._handle is None:
+        if self not in _ARMED:
             self._parts = {id(part) for part in self._module.modules()}
             warnings.filterwarnings("ignore", message=_NOTICE)
-            handle = register_module_forward_pre_hook(self._hook)
-            if self._last is not None:  # Dynamo has the key in a guard, and would compile anew for another one
-                hooks = GLOBAL_HOOKS[1]
-                hooks[self._last.id] = hooks.pop(handle.id)
-                handle.id = self._last.id
-            self._handle = self._last = handle
+            if self._key is None:
+                self._key = register_module_forward_pre_hook(self._hook).id
+            else:
+                _PRE_HOOKS[self._key] = self._hook
             _ARMED.add(self)
 
     def disarm(self) -> None:
@@ -116,9 +114,8 @@ class Watch:
         self.calls, self.autocast = 0, None
 
     def _leave(self) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        if self in _ARMED and self._key is not None:
+            _PRE_HOOKS.pop(self._key, None)
             _ARMED.discard(self)
 
     def begin(self, tensors: Any = ()) -> None:

@@ -105,9 +105,8 @@ def agreeing(trained: float, measured: float, *, scale: float, dtype: torch.dtyp
     """
     if not (math.isfinite(trained) and math.isfinite(measured)):
         return None
-    return abs(trained - measured) <= ROUNDING[dtype] * max(
-        abs(trained), abs(measured), scale
-    )  # a NaN that comes last loses
+    size = max(abs(trained), abs(measured), 0.0 if math.isnan(scale) else scale)
+    return abs(trained - measured) <= ROUNDING[dtype] * size
 
 
 def divided(numerator: float, denominator: float) -> float:

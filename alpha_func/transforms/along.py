@@ -150,7 +150,7 @@ def gram(directions: Sequence[Tree], cast: Callable[[Tensor], Tensor] = lambda x
         found = torch.stack([tree.vdot(*pair) for pair in pairs])
     else:
         rows = list(zip(*map(tree.leaves, directions), strict=True))
-        products = [product for row in rows for product in _inner_products([tree.flat(cast(x)) for x in row])]
+        products = [product for row in rows for product in _inner_products(list(map(cast, row)))]
         dtype = reduce(torch.promote_types, {product.dtype for product in products})
         each = torch.stack([product.to(products[0].device, dtype) for product in products])
         found = _double(each).reshape(len(rows), -1).sum(0)
@@ -158,8 +158,8 @@ def gram(directions: Sequence[Tree], cast: Callable[[Tensor], Tensor] = lambda x
 
 
 def _inner_products(xs: Sequence[Tensor]) -> list[Tensor]:
-    """xᵢᵀxⱼ, i ≤ j, of vectors; a product of matrices this flat waits for all threads."""
-    return [torch.dot(x, y) for i, x in enumerate(xs) for y in xs[i:]]
+    """xᵢᵀxⱼ, i ≤ j, of leaves of one shape; a product of matrices this flat waits for all threads."""
+    return [tree.leaf_vdot(x, y) for i, x in enumerate(xs) for y in xs[i:]]
 
 
 def _double(x: Tensor) -> Tensor:

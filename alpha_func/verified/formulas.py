@@ -110,8 +110,8 @@ def _names(node: Any) -> set[str]:
     found = {name + ("[training]" if getattr(node, "_saved_training", False) else "")}
     if name == "NativeBatchNormBackward0" and _lies_apart(node._saved_weight):
         return {name + "[strided_weight]"}
-    if name in _NORMALISATIONS and node._saved_weight is None and len(node.next_functions) > 2:
-        moved, _, bias = (edge for edge, _ in node.next_functions[:3])
+    if name in _NORMALISATIONS and node._saved_weight is None:
+        moved, _, bias = (edge for edge, _ in node.next_functions)
         if bias is not None:  # what moves may come from what is constant (torch.floor)
             found = {name + "[bias_alone]"} | (found if moved is not None else set())
     depends = hasattr(kind, "_forward_cls") or hasattr(node, "_saved_training") or name in _NORMALISATIONS

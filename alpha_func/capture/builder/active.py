@@ -1,4 +1,4 @@
-"""The operators of a program that a derivative passes through."""
+"""What a value of a program is computed from, and the operators that a derivative passes through."""
 
 from torch import fx
 
@@ -49,6 +49,18 @@ def active_nodes(graph: fx.Graph, params: int) -> list[fx.Node]:
         if isinstance(node.target, OpOverload):
             passed.append(node)
     return passed
+
+
+def ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
+    """The nodes and all that they are computed from."""
+    found: set[fx.Node] = set()
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending.extend(node.all_input_nodes)
+    return found
 
 
 def is_constant(target: Operator) -> bool:

@@ -116,6 +116,7 @@ SQUARES: dict[Operator, Operator] = {
     aten.where.self: _chosen,
     aten.std.correction: _deviation,
 }
+_SIGNS = SQUARES.keys() - {aten.clamp.default, aten.where.self}  # those are of magnitudes, and none themselves
 _NORMS = (aten.abs.default, aten.hypot.default, aten.linalg_vector_norm.default, aten.std.correction)
 # f(x)² = f(x²): they move entries, and change none.
 _MOVES = {
@@ -129,7 +130,7 @@ _SUMS = {
 }
 
 
-@DIFFERENTIABLE.law(aten.pow.Tensor_Scalar, signs=SQUARES.keys() - {aten.clamp.default, aten.where.self})
+@DIFFERENTIABLE.law(aten.pow.Tensor_Scalar, signs=_SIGNS)
 def even_powers_are_of_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """|x|²ᵏ = (x²)ᵏ."""
     x, n = args
@@ -137,7 +138,7 @@ def even_powers_are_of_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     return inner if inner is None or n == 2 else b.call(aten.pow.Tensor_Scalar, inner, n // 2)
 
 
-@DIFFERENTIABLE.law(aten.mul.Tensor, signs=SQUARES.keys() - {aten.clamp.default, aten.where.self})
+@DIFFERENTIABLE.law(aten.mul.Tensor, signs=_SIGNS)
 def products_with_itself_are_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """|x|·|x| = x²."""
     return square(b, args[0]) if args[0] is args[1] else None

@@ -4,9 +4,9 @@ PyTorch takes the derivative of xʸ by x for a constant where y is 0, whatever y
 """
 
 import torch
-from torch import fx
 
 from alpha_func.calls import Args, Kwargs
+from alpha_func.capture.builder.active import ancestors
 from alpha_func.capture.builder.builder import Builder
 from alpha_func.capture.builder.operands import filled_like
 from alpha_func.capture.builder.values import Value
@@ -19,7 +19,8 @@ aten = torch.ops.aten
 def powers_of_positive_numbers_are_by_their_logarithm(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """xʸ = c·exp(y·ln x − l), c = xʸ and l = y·ln x constants: the value is PyTorch's, to the bit."""
     x, y = args
-    if not (_depends(y) and all(part.meta["val"].is_floating_point() for part in args)):
+    made_of_inputs = any(node.op == "placeholder" for node in ancestors([y]))
+    if not (made_of_inputs and all(part.meta["val"].is_floating_point() for part in args)):
         return None
     positive = b.call(aten.gt.Scalar, x, 0)
 
@@ -30,15 +31,3 @@ def powers_of_positive_numbers_are_by_their_logarithm(b: Builder, args: Args, kw
     moves = b.call(aten.mul.Tensor, y, logarithm)
     change = b.call(aten.sub.Tensor, moves, b.call(aten.detach.default, moves))
     return b.call(aten.mul.Tensor, b.write(aten.pow.Tensor_Tensor, held(x), held(y)), b.call(aten.exp.default, change))
-
-
-def _depends(x: Value) -> bool:
-    """Whether a value is made of an input."""
-    seen, left = set[fx.Node](), [x]
-    while left:
-        node = left.pop()
-        if node.op == "placeholder":
-            return True
-        seen.add(node)
-        left += [operand for operand in node.all_input_nodes if operand not in seen]
-    return False

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from alpha_func.capture.builder.active import ancestors
 from alpha_func.capture.builder.builder import fake_mode, is_impure
 from alpha_func.capture.rewrites import CHANNELS_LAST, FUSED, IN_PRIMITIVES, rewrite
 from alpha_func.capture.running.binding import bind, bound
 from alpha_func.capture.running.reusing import reuse
-from alpha_func.capture.sweeps.adjoint import ancestors
 from alpha_func.torch_private import compiled_by_inductor, dispatch_below_autograd, inductor_decompositions
 
 Runnable = Callable[..., Sequence[Tensor]]

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import fx
 
+from alpha_func.capture.builder.active import ancestors
 from alpha_func.capture.builder.builder import Builder, finished, is_impure, plus, times
 from alpha_func.capture.builder.operands import conjugate, filled_like, real
 from alpha_func.capture.builder.values import Value
@@ -124,18 +125,6 @@ def _parted(b: Builder, first: list[Value], directions: list[fx.Node], second: l
     return TwoPrograms(
         _copied(b, before, [], [*first, *saved]), _copied(b, after, [*saved, *directions], second), len(saved)
     )
-
-
-def ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
-    """The nodes and all that they are computed from."""
-    found: set[fx.Node] = set()
-    pending = list(nodes)
-    while pending:
-        node = pending.pop()
-        if node not in found:
-            found.add(node)
-            pending.extend(node.all_input_nodes)
-    return found
 
 
 def _copied(b: Builder, nodes: list[fx.Node], inputs: list[fx.Node], outputs: list[Value]) -> fx.GraphModule:

@@ -21,9 +21,9 @@ from torch import fx
 
 from alpha_func.capture.builder.builder import Builder, finished, plus, replay, times
 from alpha_func.capture.builder.operands import filled_like, is_complex
-from alpha_func.capture.builder.values import Value
+from alpha_func.capture.builder.values import Value, leaves, mapped
 from alpha_func.capture.derivatives.derivative import first, pullback
-from alpha_func.capture.derivatives.rule import Call, Tangents, rule_of, rules_left_out
+from alpha_func.capture.derivatives.rule import Call, rule_of, rules_left_out
 from alpha_func.capture.rewrites import LAWS
 from alpha_func.capture.sweeps.adjoint import inner
 from alpha_func.capture.sweeps.along import Along
@@ -86,7 +86,7 @@ def _of_a_product(
 ) -> Iterator[tuple[tuple[int, int], Value]]:
     """⟨f(·, t_y)ᵀλ, s_x⟩, of a call that is bilinear in the operands at x and y, for all ordered pairs."""
     moving = [i for i, t in enumerate(tangents) if t[x] is not None]
-    wanted = tuple(pytree.tree_map(lambda _, at=at: at == x, arg) for at, arg in enumerate(call.args))
+    wanted = tuple(at == x or mapped(lambda _: False, arg) for at, arg in enumerate(call.args))
     for j, t in enumerate(tangents if moving else []):
         if t[y] is not None:
             args = (*call.args[:y], t[y], *call.args[y + 1 :])
@@ -97,7 +97,7 @@ def _of_a_product(
 
 
 def _is_real(call: Call, λ: Value) -> bool:
-    return not any(map(is_complex, pytree.tree_leaves((call.args, λ))))
+    return not any(map(is_complex, leaves((call.args, λ))))
 
 
 def _entries(x: Value) -> int:
@@ -116,29 +116,25 @@ def mixed(b: Builder, call: Call, s: Value, t: Value) -> Value:
     independent, whatever they share in the program around.
     """
     whole = call.args, call.kwargs, call.value, s, t
-    leaves, spec = pytree.tree_flatten(whole, is_leaf=lambda x: x is None)
-    where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, fx.Node)]
-    vals = [leaves[i].meta["val"] for i in where]
+    parts, spec = pytree.tree_flatten(whole, is_leaf=lambda x: x is None)
+    where = [i for i, leaf in enumerate(parts) if isinstance(leaf, fx.Node)]
+    vals = [parts[i].meta["val"] for i in where]
     kinds = tuple((i, str(val), str(pytree.tree_map(_layout, val))) for i, val in zip(where, vals, strict=True))
-    rest = repr([leaf for i, leaf in enumerate(leaves) if i not in where])
+    rest = repr([leaf for i, leaf in enumerate(parts) if i not in where])
     left_out = rules_left_out(), LAWS.left_out()
     key = (mixed, call.target, kinds, rest, str(spec), left_out)
     if key not in b.traces:
         own = Builder(LAWS, b.mode)
         own.traces = b.traces
         for i, val in zip(where, vals, strict=True):
-            leaves[i] = own.placeholder(f"operand_{i}", val)
-        args, kwargs, value, s_, t_ = pytree.tree_unflatten(leaves, spec)
+            parts[i] = own.placeholder(f"operand_{i}", val)
+        args, kwargs, value, s_, t_ = pytree.tree_unflatten(parts, spec)
         alone = Call(call.target, args, kwargs, value)
-        known = {x: d for x, d in zip(pytree.tree_leaves(args), _leaves(t_), strict=True) if isinstance(x, fx.Node)}
+        known = {x: d for x, d in zip(pytree.tree_leaves(args), leaves(t_), strict=True) if isinstance(x, fx.Node)}
         known[value] = first(own, alone, t_)
         b.traces[key] = finished(own, Along(own, known)(first(own, alone, s_)))
-        leaves, _ = pytree.tree_flatten(whole, is_leaf=lambda x: x is None)
-    return replay(b.traces[key], [leaves[i] for i in where], b)
-
-
-def _leaves(tangents: Tangents) -> list[Value]:
-    return pytree.tree_leaves(tangents, is_leaf=lambda x: x is None)
+        parts, _ = pytree.tree_flatten(whole, is_leaf=lambda x: x is None)
+    return replay(b.traces[key], [parts[i] for i in where], b)
 
 
 def _layout(val: Value) -> Value:
