@@ -10,7 +10,7 @@ from torch import fx
 
 from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder, plus, times
-from alpha_func.capture.builder.operands import is_call, is_complex, is_number
+from alpha_func.capture.builder.operands import is_call, is_complex, is_filled, is_number
 from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.rewrites.table import DIFFERENTIABLE
 
@@ -93,13 +93,24 @@ def _is_positive(x: Value) -> bool:
         return False
     if is_call(x, aten.mul.Tensor):
         return x.args[0] is x.args[1] or all(map(_is_positive, x.args))
+    if is_call(x, aten.div.Tensor):
+        return all(map(_is_positive, x.args))
+    if is_call(x, aten.sub.Tensor):
+        return not x.kwargs and _is_positive(x.args[0]) and _is_zero(x.args[1])
     if is_call(x, aten.pow.Tensor_Scalar):
         return _is_even(x.args[1])
     if is_call(x, aten.add.Tensor):
         return not x.kwargs and all(map(_is_positive, x.args))
     if x.target in _SUMS or x.target in _MOVES:
         return _is_positive(x.args[0])
-    return x.target in (*_NORMS, aten.exp.default, aten.relu.default, aten.var.correction)
+    return _is_zero(x) or x.target in (*_NORMS, aten.exp.default, aten.relu.default, aten.var.correction)
+
+
+def _is_zero(x: Value) -> bool:
+    """Whether every entry is, as the program was recorded."""
+    if isinstance(x, fx.Node):
+        return x.target in _ZEROS or (is_filled(x) and x.args[1] == 0)
+    return is_number(x) and x == 0
 
 
 def _is_even(n: Value) -> bool:
@@ -118,6 +129,7 @@ SQUARES: dict[Operator, Operator] = {
 }
 _SIGNS = SQUARES.keys() - {aten.clamp.default, aten.where.self}  # those are of magnitudes, and none themselves
 _NORMS = (aten.abs.default, aten.hypot.default, aten.linalg_vector_norm.default, aten.std.correction)
+_ZEROS = (aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default)
 # f(x)² = f(x²): they move entries, and change none.
 _MOVES = {
     *(aten.reshape.default, aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims),

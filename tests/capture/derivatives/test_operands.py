@@ -76,6 +76,10 @@ SMOOTH = {
     ),
     "powers_of_powers": (lambda x: (x * x).sum() ** 0.5 * (x * x).sum() ** 0.5, lambda x: (x * x).sum()),
     "powers_of_magnitudes": (lambda x: (x.abs() ** 1.0).square(), lambda x: x * x),
+    "distances_of_squares_from_zero": (
+        lambda x: F.l1_loss(x * x / 2, torch.zeros_like(x), reduction="none") + (x * x - 0).abs(),
+        lambda x: 1.5 * x * x,
+    ),
     "magnitudes_of_squares": (lambda x: (x * x).abs() + (x * x).relu(), lambda x: 2 * x * x),
     "chosen_magnitudes": (
         lambda x: torch.where(x.detach() > 0.9, 3 * x, x.abs()) ** 2,
