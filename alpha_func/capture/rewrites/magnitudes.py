@@ -5,12 +5,14 @@ the second derivative comes out as 0 or nan there: of weight decay on a bias of 
 0. They are therefore written of x itself, in the program that everything is differentiated from.
 """
 
+import math
+
 import torch
 from torch import fx
 
 from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder, plus, times
-from alpha_func.capture.builder.operands import is_call, is_complex, is_filled, is_number
+from alpha_func.capture.builder.operands import is_call, is_complex, is_filled, is_number, shape_of
 from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.rewrites.table import DIFFERENTIABLE
 
@@ -23,7 +25,7 @@ def square(b: Builder, x: Value) -> Value:
         return None
     if x.target in SQUARES:
         return SQUARES[x.target](b, *x.args, **x.kwargs)
-    if x.target in _MOVES:
+    if x.target in _MOVES or (x.target in _SUMS and _size(x) == _size(x.args[0])):
         inner = square(b, x.args[0])
         return None if inner is None else b.call(x.target, inner, *x.args[1:], **x.kwargs)
     if is_call(x, aten.mul.Tensor):
@@ -31,8 +33,19 @@ def square(b: Builder, x: Value) -> Value:
         for one, other in (factors, factors[::-1]):
             inner = square(b, one)
             if inner is not None:
-                return times(b, inner, other**2 if is_number(other) else times(b, other, other))
+                return times(b, inner, _own_square(b, other))
+    if is_call(x, aten.div.Tensor):
+        inner = square(b, x.args[0])
+        return None if inner is None else b.call(x.target, inner, _own_square(b, x.args[1]))
     return None
+
+
+def _size(x: Value) -> int:
+    return math.prod(shape_of(x))
+
+
+def _own_square(b: Builder, x: Value) -> Value:
+    return x**2 if is_number(x) else times(b, x, x)
 
 
 def _absolute(b: Builder, x: Value) -> Value:
@@ -70,7 +83,7 @@ def _chosen(b: Builder, condition: Value, x: Value, y: Value) -> Value:
     squares = [square(b, each) for each in (x, y)]
     if squares == [None, None]:
         return None
-    of_each = (times(b, z, z) if squared is None else squared for z, squared in zip((x, y), squares, strict=True))
+    of_each = (_own_square(b, z) if squared is None else squared for z, squared in zip((x, y), squares, strict=True))
     return b.call(aten.where.self, condition, *of_each)
 
 
@@ -110,7 +123,7 @@ def _is_zero(x: Value) -> bool:
     """Whether every entry is, as the program was recorded."""
     if isinstance(x, fx.Node):
         return x.target in _ZEROS or (is_filled(x) and x.args[1] == 0)
-    return is_number(x) and x == 0
+    return is_number(x) and bool(x == 0)
 
 
 def _is_even(n: Value) -> bool:

@@ -80,6 +80,11 @@ SMOOTH = {
         lambda x: F.l1_loss(x * x / 2, torch.zeros_like(x), reduction="none") + (x * x - 0).abs(),
         lambda x: 1.5 * x * x,
     ),
+    "quotients_of_magnitudes": (
+        lambda x: (x.abs() / (1 + x.detach() ** 2)) ** 2,
+        lambda x: (x / (1 + x.detach() ** 2)) ** 2,
+    ),
+    "sums_of_one_magnitude": (lambda x: x.abs().unsqueeze(-1).mean(-1) ** 2, lambda x: x * x),
     "magnitudes_of_squares": (lambda x: (x * x).abs() + (x * x).relu(), lambda x: 2 * x * x),
     "chosen_magnitudes": (
         lambda x: torch.where(x.detach() > 0.9, 3 * x, x.abs()) ** 2,
