@@ -58,7 +58,9 @@ class Spread:
             for each in self._exact.keys() & run.keys():
                 # A value that every run moves alike is another one: a program that reads memory as it happens to lie.
                 without = self._first if each == "value" else self._exact
-                self._most[each] = max(self._most.get(each, 0.0), apart(run[each], without[each]))
+                far = apart(run[each], without[each])
+                if math.isfinite(far):  # or it would explain anything
+                    self._most[each] = max(self._most.get(each, 0.0), far)
         return True
 
 

@@ -1,6 +1,7 @@
 """A scheme proven at its first use: its numbers against independent routes over the loss itself (``evidence``).
 
-    as it runs   in the precision of the call, against the loss's own double backward, or its primitives'
+    as it runs   in the precision of the call, against the loss's own double backward, or its primitives'; a large
+                 program's roundings, seen in runs with others, may explain a difference
     in double    where that says too little, for roundings: the finished program in float64 against the same evidence
                  in float64, and then as it runs against these numbers and the loss's own first derivatives
 
@@ -104,7 +105,7 @@ class Case:
             got = self._read(self._answer)
             if not witness.is_narrow:
                 return self._judged(got, witness, _EXACT, candidate.written, away=away, votes=self.votes)[0]
-            if coarsest(point.inputs) < _CLOSE and self._is_close(got, away):
+            if coarsest(point.inputs) < _CLOSE and self._is_close(got, candidate, away):
                 return None
             exact = None
             with suppress(Exception):  # an operator without a kernel in float64, memory
@@ -118,15 +119,22 @@ class Case:
         """What the scheme has given where it was compared."""
         return self._answer
 
-    def _is_close(self, got: Numbers, away: bool) -> bool:
-        """Whether the evidence in the precision of the call says nothing else, roundings apart."""
+    def _is_close(self, got: Numbers, candidate: Candidate, away: bool) -> bool:
+        """Whether the evidence in the precision of the call says nothing else, roundings apart.
+
+        How far these go is seen where double precision, which says it better, takes the memory of many values.
+        """
+        spreads: list[Spread] = []
+        if not self._witness.keeps_little:
+            point = self._point(self._witness, away)
+            spreads.append(Roundings(lambda p: self._numbers(p, point), candidate.written))
         for route in self._routes:
             expected = self._evidence(self._witness, route, away)
             if expected is not None:
                 if route not in self._own:
                     expected = self._with_first_order(expected, away)
                 small = floors(expected, self._point(self._witness, away), self._witness.count)
-                return finite(expected) and first_doubt(got, expected, _CLOSE, (), small) is None
+                return finite(expected) and first_doubt(got, expected, _CLOSE, spreads, small) is None
         return False
 
     def _narrow(self, candidate: Candidate, got: Numbers, exact: Numbers, away: bool) -> Doubt | None:

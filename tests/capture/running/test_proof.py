@@ -3,6 +3,7 @@
 import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import alpha_func
 from alpha_func import capture, functional_loss, grad_and_quadratic, hvp, quadratic_along, tree
 from alpha_func.capture.derivatives.rule import RULES, Call, rule_of, without_rules
 from alpha_func.capture.rewrites import LAWS
-from alpha_func.capture.running import backends, blame, schemes
+from alpha_func.capture.running import backends, blame, evidence, schemes
 from alpha_func.capture.running.difference import Spread
 from alpha_func.capture.running.evidence import Witness
 from alpha_func.capture.tracing import compositions, lowering
@@ -311,15 +312,30 @@ def test_where_neither_is_the_derivative_it_is_an_error(monkeypatch):
         step(x)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_one_percent_is_found_in_low_precision_with_kinks(dtype, monkeypatch):
+@pytest.mark.parametrize(("dtype", "room"), [(torch.float32, 2**29), (torch.float32, 0), (torch.bfloat16, 2**29)])
+def test_one_percent_is_found_in_low_precision_with_kinks(dtype, room, monkeypatch):
     plant(monkeypatch, second=bent(1.01))
+    monkeypatch.setattr(evidence, "_ROOM", room)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.ReLU())
     loss, params = functional_loss(model.to(dtype), nn.MSELoss())
     batch = torch.randn(16, 8).to(dtype), torch.randn(16, 64).to(dtype)
     with pytest.raises(CaptureError, match=r"the derivative rule of aten\.tanh\.default"):
         quadratic_along(capture(loss, strict=True))(params, tree.map(torch.randn_like, params), *batch)
+
+
+@pytest.mark.parametrize("room", [0, 2**29])
+def test_of_a_large_program_roundings_explain_what_cancels(room, monkeypatch):
+    in_double = []
+    monkeypatch.setattr(evidence, "_ROOM", room)
+    monkeypatch.setattr(Witness, "in_double", property(lambda self: in_double.append(self)))
+    torch.manual_seed(0)
+    w, d, x = torch.randn(3, 4096).unbind()
+    y = x + 1e-3 * torch.randn(4096)
+    captured = capture(lambda w: (w * x).sin().sum() ** 2 - (w * y).sin().sum() ** 2)
+    with suppress(AttributeError):  # of None
+        quadratic_along(captured)(w, d)
+    assert bool(in_double) == bool(room)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
