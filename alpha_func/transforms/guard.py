@@ -34,7 +34,7 @@ from alpha_func.verified.formulas import (
     nodes_of,
     requiring_grad,
 )
-from alpha_func.verified.table import operator_of, table
+from alpha_func.verified.table import in_words, operator_of, table
 
 _KEPT = 256  # signatures, and sets of operators
 _WRONG = ("wrong", "crash")
@@ -153,7 +153,7 @@ class Guard:
 
     def _explanation(self, wrong: list[str], names: set[str], kind: str) -> str:
         known = table(kind)
-        operators = ", ".join(dict.fromkeys(operator_of(n) for n in wrong))
+        operators = ", ".join(dict.fromkeys(in_words(n) for n in wrong))
         right = [s for s in STRATEGIES if all(known[n].get(s) == "exact" for n in names if n in known)]
         right.sort(key=lambda s: s != "reverse_over_reverse")
         remedies = [f"use strategy={right[0]!r}, which is exact on it"] if right else []

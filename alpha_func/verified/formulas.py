@@ -10,7 +10,7 @@ from torch.autograd.function import Function, once_differentiable
 
 from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
-from alpha_func.torch_private import get_unwrapped, is_functorch_wrapped_tensor, peek_interpreter_stack
+from alpha_func.torch_private import FakeTensor, get_unwrapped, is_functorch_wrapped_tensor, peek_interpreter_stack
 from alpha_func.tree import Tree
 
 # After the name of an autograd.Function: its backward is marked so; it has a jvp of its own.
@@ -19,6 +19,11 @@ OWN_JVP = "[own_jvp]"
 _NORMALISATIONS = ("NativeLayerNormBackward0", "NativeBatchNormBackward0", "CudnnBatchNormBackward0")
 _TELLING = ("_forward_cls", "_saved_training", "_saved_padding_idx")  # a node's name depends on what it saves
 _NO_ROW = 2**63  # autograd keeps −1, no padding row, without its sign
+_MAGNITUDES = {"AbsBackward0": "_saved_self", "StdBackward0": "_saved_result"}  # what is 0 where they are
+_EVEN = (2, 4, 6, 8)
+_MOVES = {"MulBackward0", "ViewBackward0", "UnsqueezeBackward0", "TBackward0", "TransposeBackward0", "PermuteBackward0"}
+_MOVES |= {"ExpandBackward0", "SliceBackward0", "SelectBackward0", "IndexBackward0", "CloneBackward0"}
+_MOVES |= {f"SqueezeBackward{i}" for i in range(6)} | {"UnsafeViewBackward0", "ReshapeAliasBackward0"}
 _known: dict[type, set[str]] = {}  # of PyTorch's own nodes whose type says it all
 _ONCE_CODE = once_differentiable(lambda ctx: None).__code__
 
@@ -85,6 +90,7 @@ def _nodes(roots: list[object]) -> set[str]:
     names: set[str] = set()
     for node in _graph(roots):
         names |= _known.get(type(node)) or _names(node)
+        names |= _at_zero(node)
     return names - {"AccumulateGrad"}
 
 
@@ -122,6 +128,38 @@ def _names(node: Any) -> set[str]:
     if kind.__name__ == name and not depends:
         _known[kind] = found
     return found
+
+
+def _at_zero(node: Any) -> set[str]:
+    """The square of a magnitude that is 0 somewhere, or a power whose exponent moves and is 0 somewhere: the second
+    derivative that there is there is lost."""
+    name = type(node).__name__
+    if name == "PowBackward1":  # xʸ
+        moves = all(edge is not None for edge, _ in node.next_functions)
+        return {name + "[zero_exponent]"} if moves and _has_zeros(node, "_saved_exponent") else set()
+    if name not in ("PowBackward0", "MulBackward0"):
+        return set()
+    inner, *others = (edge for edge, _ in node.next_functions)
+    if inner is not others[0] if others else node._saved_exponent not in _EVEN:
+        return set()
+    while type(inner).__name__ in _MOVES:
+        edges = [edge for edge, _ in inner.next_functions if edge is not None]
+        if len(edges) != 1:
+            return set()
+        inner = edges[0]
+    magnitude = type(inner).__name__
+    is_zero = magnitude in _MAGNITUDES and _has_zeros(inner, _MAGNITUDES[magnitude])
+    return {magnitude + "[squared_zero]"} if is_zero else set()
+
+
+def _has_zeros(node: Any, saved: str) -> bool:
+    try:
+        value = getattr(node, saved)
+    except RuntimeError:  # it is gone: a checkpoint's, or used up
+        return False
+    while is_functorch_wrapped_tensor(value):
+        value = get_unwrapped(value)
+    return not isinstance(value, FakeTensor) and bool((value == 0).any())
 
 
 def _lies_apart(weight: Tensor | None) -> bool:

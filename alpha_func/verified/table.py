@@ -31,6 +31,13 @@ COLUMNS = (
     *SWEEP_COLUMNS,
 )
 
+_MARKS = {
+    "bias_alone": "without a weight, its bias trained",
+    "strided_weight": "of a weight that is not contiguous",
+    "squared_zero": "of an exact 0, and squared",
+    "zero_exponent": "with an exponent that moves, and is 0",
+}
+
 
 @cache
 def table(kind: str) -> dict[str, dict[str, str]]:
@@ -52,3 +59,14 @@ def operator_of(name: str) -> str:
     if name.startswith("aten."):
         return ".".join(name.split(".")[:2])
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", re.sub(r"(Generated)?Backward\d*(\[\w+\])?$", "", name)).lower()
+
+
+def in_words(name: str) -> str:
+    """The operator of a derivative formula, and what of its operands makes the formula another.
+
+    >>> in_words("AbsBackward0[squared_zero]"), in_words("ErfBackward0")
+    ('abs (of an exact 0, and squared)', 'erf')
+    """
+    mark = re.search(r"\[(\w+)\]$", name)
+    words = _MARKS.get(mark[1]) if mark else None
+    return operator_of(name) + (f" ({words})" if words else "")

@@ -172,7 +172,8 @@ def cases() -> dict[str, tuple[Any, Any]]:
     listed["_weight_norm"] = (torch._weight_norm, _weight_norm_samples)
     listed["embedding.plain"] = (lambda w, i: nn.functional.embedding(i, w), _embedding_samples)
     listed["held_row.embedding"] = (_looked_up_beside_a_held_row, _embedding_samples)
-    listed["at_zero.sinc"] = (torch.sinc, _samples_with_zeros)
+    for name, function in AT_ZERO.items():
+        listed[f"at_zero.{name}"] = (function, _samples_with_zeros)
     for name, function in GRADIENTS.items():
         listed[f"grad_of.{name}"] = (partial(_gradient, function), _matrix_samples)
     for name, function in WITH_NUMBERS.items():
@@ -233,6 +234,14 @@ BIASED = {
     "layer_norm": lambda b, x: nn.functional.layer_norm(x, x.shape[1:], None, b),
     "batch_norm": lambda b, x: nn.functional.batch_norm(x, None, None, None, b, training=True),
     "batch_norm_eval": lambda b, x: nn.functional.batch_norm(x, x[0] * 0, x[0] * 0 + 1, None, b),
+}
+
+# Every second entry is 0.
+AT_ZERO = {
+    "sinc": torch.sinc,
+    "abs": lambda x: x.abs() ** 2,
+    "std": lambda x: 2 * x.unflatten(1, (3, 2)).std(1).square(),
+    "pow": lambda x: (3 + x) ** x,
 }
 
 # Its kernel on the CPU takes the entries of a weight to lie one behind the other.

@@ -12,7 +12,7 @@ from torch import fx
 
 from alpha_func.calls import Args, Kwargs
 from alpha_func.capture.builder.builder import Builder, plus, times
-from alpha_func.capture.builder.operands import is_call, is_complex, is_filled, is_number, shape_of
+from alpha_func.capture.builder.operands import is_call, is_complex, is_filled, is_inexact, is_number, shape_of
 from alpha_func.capture.builder.values import Operator, Value
 from alpha_func.capture.rewrites.table import DIFFERENTIABLE
 
@@ -108,8 +108,6 @@ def _is_positive(x: Value) -> bool:
         return x.args[0] is x.args[1] or all(map(_is_positive, x.args))
     if is_call(x, aten.div.Tensor):
         return all(map(_is_positive, x.args))
-    if is_call(x, aten.sub.Tensor):
-        return not x.kwargs and _is_positive(x.args[0]) and _is_zero(x.args[1])
     if is_call(x, aten.pow.Tensor_Scalar):
         return _is_even(x.args[1])
     if is_call(x, aten.add.Tensor):
@@ -122,8 +120,8 @@ def _is_positive(x: Value) -> bool:
 def _is_zero(x: Value) -> bool:
     """Whether every entry is, as the program was recorded."""
     if isinstance(x, fx.Node):
-        return x.target in _ZEROS or (is_filled(x) and x.args[1] == 0)
-    return is_number(x) and bool(x == 0)
+        return x.target in _ZEROS or (is_filled(x) and bool(x.args[1] == 0))
+    return is_number(x) and x == 0
 
 
 def _is_even(n: Value) -> bool:
@@ -167,6 +165,16 @@ def even_powers_are_of_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
 def products_with_itself_are_squares(b: Builder, args: Args, kwargs: Kwargs) -> Value:
     """|x|·|x| = x²."""
     return square(b, args[0]) if args[0] is args[1] else None
+
+
+@DIFFERENTIABLE.law(aten.sub.Tensor, signs=_SIGNS)
+def nothing_is_taken_from_a_magnitude(b: Builder, args: Args, kwargs: Kwargs) -> Value:
+    """x − 0 = x: the distance of a magnitude from 0, of which a loss is made."""
+    x, nothing = args
+    if not (is_inexact(x) and _is_zero(nothing)):
+        return None
+    val = b.fake_result(aten.sub.Tensor, args, kwargs)
+    return x if (val.shape, val.dtype) == (x.meta["val"].shape, x.meta["val"].dtype) else None
 
 
 @DIFFERENTIABLE.law(aten.abs.default, aten.relu.default)

@@ -80,6 +80,10 @@ SMOOTH = {
         lambda x: F.l1_loss(x * x / 2, torch.zeros_like(x), reduction="none") + (x * x - 0).abs(),
         lambda x: 1.5 * x * x,
     ),
+    "squared_distances_of_magnitudes_from_zero": (
+        lambda x: F.mse_loss(x.abs(), torch.zeros_like(x), reduction="none"),
+        lambda x: x * x,
+    ),
     "quotients_of_magnitudes": (
         lambda x: (x.abs() / (1 + x.detach() ** 2)) ** 2,
         lambda x: (x / (1 + x.detach() ** 2)) ** 2,
