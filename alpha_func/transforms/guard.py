@@ -52,6 +52,9 @@ _OF_LIBRARY = "GeneratedBackwardFor_"  # the formula of an operator of torch.lib
 # Their gradient is that of the symmetric part; forward mode reads one triangle or takes the whole.
 _SYMMETRIC = {"LinalgCholeskyExBackward0", "LinalgEighBackward0"}
 
+# Its gradient holds the padding row constant; forward mode moves it.
+_HELD = "EmbeddingBackward0[padding_idx]"
+
 # Exact twice, wrong a third time, silently (pytorch#196700, #196699): batch normalisation by whatever kernel.
 _WRONG_THIRD = {"NativeLayerNormBackward0", "NativeBatchNormBackward0[training]", "CudnnBatchNormBackward0[training]"}
 
@@ -138,6 +141,11 @@ class Guard:
                 f"{', '.join(symmetric)} treats its matrix as symmetric, and along a direction that is not symmetric "
                 f"strategy {name!r} disagrees with the gradient; use strategy='reverse_over_reverse' or capture(loss), "
                 "which take the symmetric part"
+            )
+        if _HELD in names and name != "reverse_over_reverse":
+            raise StrategyError(
+                f"embedding holds its padding_idx row constant in its gradient, and strategy {name!r} moves it; use "
+                "strategy='reverse_over_reverse' or capture(loss), which hold it"
             )
         wrong = sorted(n for n in names if n in known and known[n].get(name) in _WRONG)
         if wrong:

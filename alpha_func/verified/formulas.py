@@ -17,6 +17,8 @@ from alpha_func.tree import Tree
 ONCE = "[once_differentiable]"
 OWN_JVP = "[own_jvp]"
 _NORMALISATIONS = ("NativeLayerNormBackward0", "NativeBatchNormBackward0", "CudnnBatchNormBackward0")
+_TELLING = ("_forward_cls", "_saved_training", "_saved_padding_idx")  # a node's name depends on what it saves
+_NO_ROW = 2**63  # autograd keeps −1, no padding row, without its sign
 _known: dict[type, set[str]] = {}  # of PyTorch's own nodes whose type says it all
 _ONCE_CODE = once_differentiable(lambda ctx: None).__code__
 
@@ -114,7 +116,9 @@ def _names(node: Any) -> set[str]:
         moved, _, bias = (edge for edge, _ in node.next_functions)
         if bias is not None:  # what moves may come from what is constant (torch.floor)
             found = {name + "[bias_alone]"} | (found if moved is not None else set())
-    depends = hasattr(kind, "_forward_cls") or hasattr(node, "_saved_training") or name in _NORMALISATIONS
+    if name == "EmbeddingBackward0" and node._saved_padding_idx < _NO_ROW:
+        return {name + "[padding_idx]"}
+    depends = any(hasattr(node, saved) for saved in _TELLING) or name in _NORMALISATIONS
     if kind.__name__ == name and not depends:
         _known[kind] = found
     return found

@@ -18,6 +18,8 @@ SAMPLES, LARGEST = 6, 20000  # an operator's samples, and the entries of one
 OURS = (
     "_weight_norm",
     "embedding.plain",
+    "held_row.",
+    "at_zero.",
     "grad_of.",
     "with_numbers.",
     "bias_alone.",
@@ -169,6 +171,8 @@ def cases() -> dict[str, tuple[Any, Any]]:
     # Ours from here on: OURS names them.
     listed["_weight_norm"] = (torch._weight_norm, _weight_norm_samples)
     listed["embedding.plain"] = (lambda w, i: nn.functional.embedding(i, w), _embedding_samples)
+    listed["held_row.embedding"] = (_looked_up_beside_a_held_row, _embedding_samples)
+    listed["at_zero.sinc"] = (torch.sinc, _samples_with_zeros)
     for name, function in GRADIENTS.items():
         listed[f"grad_of.{name}"] = (partial(_gradient, function), _matrix_samples)
     for name, function in WITH_NUMBERS.items():
@@ -255,6 +259,15 @@ def _gradient(function: Any, x: Tensor) -> Tensor:
 def _matrix_samples() -> Iterator[SampleInput]:
     for i in range(3):
         yield SampleInput(torch.randn(4, 6, generator=torch.Generator().manual_seed(i)).double().requires_grad_())
+
+
+def _samples_with_zeros() -> Iterator[SampleInput]:
+    for sample in _matrix_samples():
+        yield SampleInput((sample.input * (torch.arange(6) % 2)).detach().requires_grad_())
+
+
+def _looked_up_beside_a_held_row(w: Tensor, indices: Tensor) -> Tensor:
+    return torch.embedding(torch.cat([torch.ones_like(w[:1]), w]), indices, 0)
 
 
 def _square_samples() -> Iterator[SampleInput]:

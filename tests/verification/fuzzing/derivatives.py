@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
 
 Tree = dict[str, Tensor]
 _STEPS = (1.5e-3, 1e-4, 6e-6)  # the next where the last is too coarse: a kink nearby, a small epsilon
@@ -71,13 +72,22 @@ class Line:
         found["curvature"] = found["Hd"] @ self.d
         return DoubleBackward({name: torch.as_tensor(t).detach().double() for name, t in found.items()})
 
-    def forward_over_forward(self) -> Tensor:
-        """Slope and curvature by PyTorch's forward mode."""
+    def by(self, strategy: str) -> Tensor:
+        """What a strategy of torch.func gives: a slope or a gradient, and its derivative."""
+        outer, inner = strategy.split("_over_")
+
+        def own(p: Tree) -> Tensor:
+            return self._own(p, *self.args)
 
         def slope(p: Tree) -> Tensor:
-            return torch.func.jvp(lambda q: self._own(q, *self.args), (p,), (self.direction,))[1]
+            return torch.func.jvp(own, (p,), (self.direction,))[1]
 
-        return torch.stack(torch.func.jvp(slope, (self.params,), (self.direction,)))
+        first = slope if inner == "forward" else torch.func.grad(own)
+        if outer == "forward":
+            return _flat(tree_leaves(torch.func.jvp(first, (self.params,), (self.direction,))))
+        found, pull_back = torch.func.vjp(first, self.params)
+        λ = torch.ones_like(found) if inner == "forward" else self.direction
+        return _flat(tree_leaves((found, pull_back(λ))))
 
     def shaken(self, seed: int) -> "Line":
         """The line with its parameters off by a rounding."""

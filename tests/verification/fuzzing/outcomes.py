@@ -6,8 +6,8 @@ refused     an error of the library's own, raised for the caller
 internal    any other error
 wrong       a number that is not the derivative
 inherited   PyTorch's own wrong number, where its double backward is wrong
-nan         not finite, nor is PyTorch's double backward, or its forward mode for a strategy of it, in the program's
-            dtypes; the derivative is
+nan         not finite, nor is PyTorch's double backward, or the strategy of torch.func that does the same, in the
+            program's dtypes; the derivative is
 kink        another number than double backward's where there is no second derivative
 """
 
@@ -35,6 +35,7 @@ class Verdict(StrEnum):
 
 
 FAILURES = (Verdict.WRONG, Verdict.INTERNAL)
+THE_VOTES = "reverse_over_reverse"  # strategy
 WORST_FIRST = (Verdict.WRONG, Verdict.INHERITED, Verdict.NAN, Verdict.KINK)  # of numbers
 
 
@@ -45,8 +46,9 @@ class Outcome(NamedTuple):
     detail: str
 
 
-def compared(truth: Truth, name: str, got: Tensor, *, forward: bool = False) -> list[Outcome]:
-    """A number, by forward mode or not, against the truth: nothing where it is the same, or where nobody knows."""
+def compared(truth: Truth, name: str, got: Tensor, strategy: str = THE_VOTES) -> list[Outcome]:
+    """A number, such as a strategy of torch.func gives, against the truth: nothing where it is the same, or nobody
+    knows."""
     number = truth.numbers.get(name)
     if number is None:
         return []
@@ -62,7 +64,7 @@ def compared(truth: Truth, name: str, got: Tensor, *, forward: bool = False) -> 
         said = f"{name} {float(got):.12g} expected {float(number.is_):.12g}"
     if truth.kind is Kind.KINK or (rounding == math.inf and math.isfinite(error)):
         return [Outcome(Verdict.KINK, said)]
-    if not math.isfinite(error) and not (truth.is_finite and (truth.is_finite_forward or not forward)):
+    if not math.isfinite(error) and not (truth.is_finite and truth.is_finite_by(strategy)):
         return [Outcome(Verdict.NAN, said)]
     inherited = number.by_pytorch is not None and largest(got - number.by_pytorch) <= tolerance
     return [Outcome(Verdict.INHERITED if inherited else Verdict.WRONG, said)]

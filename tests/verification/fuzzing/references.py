@@ -62,6 +62,7 @@ class Truth:
     def __init__(self, program: Program, point: Point):
         self._program, self._point = program, point
         self._own: DoubleBackward | None = None
+        self._finite: dict[str, bool] = {}
         with program.defaults(in_float64=True):
             params, direction = ({name: widened(t) for name, t in tree.items()} for tree in point[:2])
             loss, args = program.built(in_float64=True).loss, [widened(a) for a in point.args]
@@ -157,12 +158,14 @@ class Truth:
         """Whether double backward is, in the program's own dtypes."""
         return self._low[0]
 
-    @cached_property
-    def is_finite_forward(self) -> bool:
-        """Whether forward mode over forward mode is."""
-        with self._program.defaults():
-            found = attempt(Line(self._program.built().loss, *self._point).forward_over_forward)
-        return found is not None and bool(found.isfinite().all())
+    def is_finite_by(self, strategy: str) -> bool:
+        """Whether a strategy of torch.func is, in the program's own dtypes."""
+        if strategy not in self._finite:
+            with self._program.defaults():
+                line = Line(self._program.built().loss, *self._point)
+                found = attempt(lambda: line.by(strategy))
+            self._finite[strategy] = found is not None and bool(found.isfinite().all())
+        return self._finite[strategy]
 
     def rounding(self, name: str) -> float:
         """How far rounding may carry a number at a singular point; infinite where so far that there is no truth."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import alpha_func as af
 from alpha_func.capture import CapturedLoss
-from tests.verification.fuzzing.outcomes import Outcome, Verdict, compared
+from tests.verification.fuzzing.outcomes import THE_VOTES, Outcome, Verdict, compared
 from tests.verification.fuzzing.program import Program
 from tests.verification.fuzzing.references import Reference, Truth
 
@@ -53,15 +53,15 @@ class Trial:
         same = all(torch.equal(before.nan_to_num(), now.nan_to_num()) for before, now in pairs)
         return [] if same else [Outcome(Verdict.WRONG, "an input was changed")]
 
-    def quadratic_off(self, quadratic: Sequence[Tensor], truth: Truth | None = None, *, forward: bool = False) -> Off:
+    def quadratic_off(self, quadratic: Sequence[Tensor], truth: Truth | None = None, strategy: str = THE_VOTES) -> Off:
         """The three numbers against the vote at the call, or another."""
         truth = truth or self.reference.truth
         pairs = zip(_NUMBERS, quadratic, strict=True)
-        return [off for name, got in pairs for off in compared(truth, name, got.detach().double(), forward=forward)]
+        return [off for name, got in pairs for off in compared(truth, name, got.detach().double(), strategy)]
 
-    def tensors_off(self, name: str, got: Sequence[Tensor]) -> Off:
+    def tensors_off(self, name: str, got: Sequence[Tensor], strategy: str = THE_VOTES) -> Off:
         """Hd or the gradient against the vote at the call."""
-        return compared(self.reference.truth, name, torch.cat([t.detach().double().reshape(-1) for t in got]))
+        return compared(self.reference.truth, name, torch.cat([t.detach().double().reshape(-1) for t in got]), strategy)
 
     def _tensors(self) -> list[Tensor]:
         return [*self.params.values(), *self.direction.values(), *self.args]

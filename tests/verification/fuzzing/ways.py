@@ -87,7 +87,8 @@ def under_grad(trial: Trial) -> Off:
     if not quadratic.slope.requires_grad:
         return trial.quadratic_off(quadratic)
     Hd = torch.autograd.grad(quadratic.slope, list(p.values()), materialize_grads=True)
-    return trial.quadratic_off([t.detach() for t in quadratic]) + trial.tensors_off("Hd", Hd)
+    off = trial.tensors_off("Hd", Hd, "reverse_over_forward")
+    return trial.quadratic_off([t.detach() for t in quadratic]) + off
 
 
 def strategy(trial: Trial) -> Off:
@@ -195,4 +196,4 @@ def _jvp_vmapped(trial: Trial, stacked: dict[str, Tensor]) -> Any:
 def _by_some_strategy(trial: Trial, loss: Callable[..., Tensor]) -> Off:
     name = rng(len(trial.program.source), "strategy").choice(sorted(STRATEGIES))
     found = af.quadratic_along(loss, strategy=name)(trial.params, trial.direction, *trial.args)
-    return trial.quadratic_off(found, forward="forward" in name)
+    return trial.quadratic_off(found, strategy=name)
