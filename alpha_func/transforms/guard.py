@@ -89,7 +89,9 @@ class Guard:
         seen = GuardedCall(self)
         if key in self._looked_at:
             if self.name == "forward_over_forward":  # there is no graph to see it in
-                seen.see(derivative_nodes(loss, params, args, kwargs))
+                with Watched():  # as the strategy runs it
+                    names = derivative_nodes(loss, params, args, kwargs)
+                seen.see(names)
             return seen
         refuse_kinds(args, kwargs)
         try:

@@ -11,7 +11,7 @@ from alpha_func.losses.module_loss import Watched
 from alpha_func.torch_private import peek_interpreter_stack
 from alpha_func.transforms import STRATEGIES
 from alpha_func.verified.formulas import nodes_of
-from tests.helpers.reference import flat
+from tests.helpers.reference import double_backward, flat
 
 
 class Hooked(nn.Module):
@@ -268,6 +268,23 @@ def test_a_padding_row_is_constant_under_every_strategy(strategy):
         pytest.skip("PyTorch cannot run it on a mean squared error")
     got = token_line(tokens(Tokens, padding_idx=0), strategy=strategy)
     assert_near(got, token_line(tokens(Constant)), 1e-12)
+
+
+@pytest.mark.parametrize("make", ["module", "function"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_padding_row_that_comes_later_is_constant_too(strategy, make):
+    def loss_of(table, ids, y):
+        return (torch.tanh(F.embedding(ids, table, padding_idx=0)).sum(1) - y).square().sum()
+
+    torch.manual_seed(0)
+    layer, y = nn.Embedding(4, 2, padding_idx=0).double(), torch.randn(2, 2).double()
+    of_module = functional_loss(layer, loss_of=lambda layer, ids, y: loss_of(layer.weight, ids, y))[0]
+    loss = {"module": of_module, "function": lambda p, ids, y: loss_of(p["weight"], ids, y)}[make]
+    params = {"weight": torch.randn(4, 2).double()}
+    quadratic = quadratic_along(loss, strategy=strategy)
+    for ids in (torch.tensor([[1, 2], [3, 3]]), torch.tensor([[1, 0], [0, 3]])):
+        truth, _ = double_backward(loss, params, params, ids, y)
+        assert_near(flat(tuple(quadratic(params, params, ids, y))), flat(tuple(truth)), 1e-10)
 
 
 def test_a_padding_row_is_constant_where_captured():
