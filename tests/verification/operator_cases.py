@@ -253,7 +253,7 @@ def _samples_of(op: Any) -> Iterator[SampleInput]:
 
 
 def _samples_masked_out_to_zero(op: Any) -> Iterator[SampleInput]:
-    """Their wrapper in op_db asks for the mask of an output by a function, which no recording holds: here it is known."""
+    """op_db's wrapper asks for the mask of an output by a function, which no recording holds: here it is known."""
     for sample in _samples_of(op):
         if sample.kwargs.get("mask") is not None:
             kept = torch.masked._output_mask(op.op, sample.input, *sample.args, **sample.kwargs)
