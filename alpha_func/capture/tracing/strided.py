@@ -31,7 +31,7 @@ def as_strided_scatter(x: Tensor, src: Tensor, size: list[int], stride: list[int
         return x.clone()
     at, dims = _entries(x, size, stride, offset)
     by_memory = x.permute(dims)
-    written = by_memory.reshape(-1).scatter(0, at.reshape(-1), src.expand(size).reshape(-1))
+    written = by_memory.reshape(-1).scatter(0, at.reshape(-1), src.to(x.dtype).expand(size).reshape(-1))
     return written.reshape(by_memory.shape).permute([dims.index(d) for d in range(x.ndim)])
 
 
