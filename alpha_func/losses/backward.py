@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from alpha_func.calls import Function
+from alpha_func import tree
+from alpha_func.calls import Args, Function, Kwargs
+from alpha_func.torch_private import forward_level
 
 RESCALES = (
     "{} with max_norm={}: it rescales its weight in place at every call, and its derivative ignores that; "
@@ -70,6 +72,39 @@ def normal(mean: Any, std: Any = 1.0, *args: object, **kwargs: Any) -> Tensor:
     return torch.normal(mean, std, *args, **kwargs)
 
 
+def data(tensor: Tensor) -> Tensor:
+    """``Tensor.data``, which in forward mode would keep the tangent."""
+    return tensor.detach() if forward_level() >= 0 else tensor.data
+
+
+def unrecorded(function: Function, args: Args, kwargs: Kwargs) -> Any:
+    """A call while autograd is off: constant in forward mode too, which goes through ``no_grad``.
+
+    What it writes in place has its new values and its old derivative, as in reverse mode.
+
+    >>> def loss(x):
+    ...     with torch.no_grad():
+    ...         return unrecorded(torch.sin, (x,), {})
+    >>> torch.func.jvp(loss, (torch.zeros(2),), (torch.ones(2),))[1]
+    tensor([0., 0.])
+    """
+    own: dict[int, Tensor] = {}
+
+    def constant(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
+            return value
+        held = value.detach()
+        own[id(held)] = value
+        return held
+
+    if getattr(function, "__name__", None) in ("__get__", "__set__"):  # what a tensor is, not what is computed of it
+        found = function(*args, **kwargs)
+        return found.detach() if isinstance(found, Tensor) else found
+    args, kwargs = tree.map(constant, (args, kwargs))
+    found = function(*args, **kwargs)
+    return own.get(id(found), found)
+
+
 def no_hook(tensor: Tensor, hook: Function) -> RemovableHandle:
     """``Tensor.register_hook``, without a hook."""
     return RemovableHandle(OrderedDict())
@@ -108,11 +143,13 @@ def node_of(tensor: Tensor) -> Node | None:
 
 
 _GRAD_FN: Any = Tensor.grad_fn
+_DATA: Any = Tensor.data
 BY_FUNCTION: dict[Function, Function] = {
     F.embedding: embedding,
     F.embedding_bag: embedding_bag,
     torch.normal: normal,
     _GRAD_FN.__get__: node_of,
+    _DATA.__get__: data,
     Tensor.register_hook: no_hook,
     Tensor.register_post_accumulate_grad_hook: no_hook,
 }

@@ -37,7 +37,7 @@ from alpha_func.losses.places import (
 )
 from alpha_func.losses.restoring import restored
 from alpha_func.losses.sharding import is_spread, refuse_uncaptured, refuse_unknown, reshard
-from alpha_func.torch_private import peek_interpreter_stack
+from alpha_func.torch_private import forward_level, peek_interpreter_stack
 
 
 def functional_loss(
@@ -273,7 +273,10 @@ class Watched(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: object, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         """The call, by what stands for it."""
-        return _INSTEAD.get(func, func)(*args, **(kwargs or {}))
+        instead = _INSTEAD.get(func, func)
+        if forward_level() >= 0 and not torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+            return backward.unrecorded(instead, args, kwargs or {})
+        return instead(*args, **(kwargs or {}))
 
 
 _INSTEAD: dict[Function, Function] = {**dropout.BY_FUNCTION, **backward.BY_FUNCTION}

@@ -13,6 +13,7 @@ from alpha_func.errors import StrategyError
 from alpha_func.transforms.remedies import first_that_runs, runs
 from alpha_func.transforms.strategies import STRATEGIES, Loss, Strategy
 from alpha_func.tree import Tree
+from alpha_func.verified.formulas import requiring_grad
 
 T = TypeVar("T")
 
@@ -73,7 +74,8 @@ def _explanation(
     params: Tree,
     captured: Callable[[], object] | None,
 ) -> str | None:
-    if not strategy.is_known or not runs(lambda: loss(params)):
+    # A loss with a derivative inside may run at parameters that autograd records alone.
+    if not strategy.is_known or not (runs(lambda: loss(params)) or runs(lambda: loss(requiring_grad(params)))):
         return None
     by_capture = [("capture(loss)", captured)] if captured is not None else []
     others: list[tuple[str, Callable[[], object]]] = [

@@ -17,6 +17,7 @@ from alpha_func.losses.likelihood import NOT_NORMALISED
 from alpha_func.losses.parting import Parted
 from alpha_func.quadratic import Quadratic
 from alpha_func.transforms.guard import formulas, key_of
+from alpha_func.transforms.strategies import pushforward
 from alpha_func.tree import Tree
 from alpha_func.verified.formulas import ONCE
 from alpha_func.verified.table import operator_of
@@ -75,7 +76,7 @@ def _pushed(
         return [leaf for leaf in tree.leaves(kept[0]) if _moves(leaf)]
 
     try:
-        z, t = func.jvp(floating, (params,), (direction,))  # type: ignore[misc]
+        z, t = pushforward(floating, params, direction)
     except RuntimeError:  # no forward mode (LSTM): the pullback is linear, and its pullback is the pushforward
         z, back = func.vjp(floating, params)  # type: ignore[misc]
         t = func.vjp(lambda u: back(u)[0], [torch.zeros_like(leaf) for leaf in z])[1](direction)[0]

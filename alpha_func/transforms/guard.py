@@ -89,7 +89,9 @@ class Guard:
         seen = GuardedCall(self)
         if key in self._looked_at:
             if self.name == "forward_over_forward":  # there is no graph to see it in
-                seen.see(derivative_nodes(loss, params, args, kwargs))
+                with Watched():  # as the strategy runs it
+                    names = derivative_nodes(loss, params, args, kwargs)
+                seen.see(names)
             return seen
         refuse_kinds(args, kwargs)
         try:
@@ -217,11 +219,13 @@ def formulas(loss: Callable[..., Tensor], params: Tree, args: Args, kwargs: Kwar
         own = tree.map(Tensor.clone, leaves)  # autograd lets nothing write to a leaf, and says less than the look
         with looking(own, (args, kwargs)) as look:
             look.protect([(f"params{path}", leaf) for path, leaf in tree.named_leaves(params)])
-            loss(own, *args, **kwargs)
+            first = loss(own, *args, **kwargs)
         if look.hidden is not None:
             raise StrategyError(_HIDDEN.format(look.hidden))
         value = loss(leaves, *args, **kwargs)  # again: some operators run another formula while they are looked at
         names, plainly = nodes_of(value), Plainly.of(value, leaves, retain_graph=True)
+        if plainly is not None:
+            plainly.require_repeated(first)
     if plainly is not None:  # outside of the watch, which would give a derivative within a graph
         names |= {name + ONCE for name in cut_backwards(value, tree.leaves(leaves)) if not name.endswith(ONCE)}
     return names, plainly

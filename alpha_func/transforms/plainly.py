@@ -46,6 +46,12 @@ class Plainly:
             return None
         return cls(value, tree.leaves(params), retain_graph)
 
+    def require_repeated(self, first: Tensor) -> None:
+        """Refuse a loss that had another value at the same arguments before: it uses up or counts something."""
+        reach = self._size * float(tree.norm(self.grads).detach()) if self.grads is not None else 0.0
+        if self._parts(first, self.value, reach):
+            raise ImpureLossError(_CHANGES.format(float(first.detach()), float(self.value)))
+
     def require(self, quadratic: Quadratic, direction: Tree) -> None:
         """Refuse a value or a slope that is not the plain one, beyond what a rounding of θ would make of it."""
         d = tree.leaves(direction)
@@ -61,11 +67,19 @@ class Plainly:
         self._compare("slope", quadratic.slope, slope, reach + bend)
 
     def _compare(self, what: str, got: Tensor, expected: Tensor, scale: float) -> None:
+        if self._parts(got, expected, scale):
+            raise ImpureLossError(_ANOTHER.format(what=what, got=float(got.detach()), expected=float(expected)))
+
+    def _parts(self, got: Tensor, expected: Tensor, scale: float) -> bool:
         a, b = float(got.detach()), float(expected.detach())
-        if a != b and not abs(a - b) <= self._tolerance * max(abs(b), scale) and (a == a or b == b):
-            raise ImpureLossError(_ANOTHER.format(what=what, got=a, expected=b))
+        return a != b and not abs(a - b) <= self._tolerance * max(abs(b), scale) and (a == a or b == b)
 
 
+_CHANGES = (
+    "the value of the loss is {:.9g} at one call, and {:.9g} at the next, at the same arguments: it uses up an "
+    "iterator, counts its calls, or draws random numbers. Pass a list, the count or the random numbers as an argument, "
+    "or draw in a module that functional_loss(module, ..., seed=...) seeds"
+)
 _ANOTHER = (
     "the {what} of the loss is {got:.9g} under torch.func, and {expected:.9g} when it is called directly: it computes "
     "something else while it is differentiated. Use capture(loss), or take a derivative inside it by torch.func.grad "

@@ -18,16 +18,18 @@ trust: operands are validated in ``transforms``.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, func
 
 from alpha_func import tree
 from alpha_func.quadratic import Quadratic
+from alpha_func.torch_private import forward_level, peek_interpreter_stack
 from alpha_func.transforms.directions import DirectionFunction
 from alpha_func.tree import Tree
 
+T = TypeVar("T")
 Loss = Callable[[Tree], Tensor]
 ValueSlopeProduct = tuple[Tensor, Tensor, Tree]  # L(θ), dᵀg, Hd
 
@@ -156,10 +158,19 @@ def forward_over_forward(loss: Loss, params: Tree, direction: Tree) -> Quadratic
     """
 
     def value_and_slope(params: Tree) -> tuple[Tensor, Tensor]:
-        return func.jvp(loss, (params,), (direction,))
+        return pushforward(loss, params, direction)
 
-    (value, slope), (_, curvature) = func.jvp(value_and_slope, (params,), (direction,))
+    (value, slope), (_, curvature) = pushforward(value_and_slope, params, direction)
     return Quadratic(value, slope, curvature)
+
+
+def pushforward(function: Callable[[Tree], T], params: Tree, direction: Tree) -> tuple[T, T]:
+    """func.jvp, with autograd on as it is within func.grad: a ``no_grad`` inside is then the loss's own."""
+    with torch.enable_grad():
+        found: Any = func.jvp(function, (params,), (direction,))
+    if torch.is_grad_enabled() or peek_interpreter_stack() is not None or forward_level() >= 0:
+        return found
+    return tree.map(Tensor.detach, found)
 
 
 def _jvp_of_grad(loss: Loss, params: Tree, direction: Tree) -> ValueSlopeProduct:

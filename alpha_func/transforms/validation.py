@@ -4,6 +4,7 @@ Everything is checked here, once, before any work; inner functions trust.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TypeVar
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from alpha_func import tree
 from alpha_func.calls import Args, Function, Kwargs
 from alpha_func.losses.layouts import Layouts
+from alpha_func.losses.module_loss import LossOfLoss, ModuleLoss, Watched
 from alpha_func.shards import alike, layout
 from alpha_func.transforms.strategies import STRATEGIES, Loss, Strategy, StrategyLike
 from alpha_func.tree import Tree
@@ -143,9 +145,11 @@ def _match(params: Tree, other: Tree) -> bool:
 
 def scalar_loss(loss: Callable[..., Tensor], args: Args, kwargs: Kwargs) -> Loss:
     """The loss as a function of the parameters alone, which refuses a value that is not a real scalar."""
+    by_itself = isinstance(loss, ModuleLoss | LossOfLoss)  # watched where it has to be
 
     def loss_of_params(params: Tree) -> Tensor:
-        value = loss(params, *args, **kwargs)
+        with nullcontext() if by_itself else Watched():
+            value = loss(params, *args, **kwargs)
         if not isinstance(value, Tensor):
             raise TypeError(
                 f"loss must return a tensor, got {type(value).__name__}; "

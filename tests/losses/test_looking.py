@@ -235,12 +235,17 @@ def test_a_value_that_differs_under_a_transform_is_an_error(way):
     for loss, operand in (
         (of_a_batch_with_grad(net), params),
         (depends_on_requires_grad, torch.ones(2)),
-        (changes_from_call_to_call(), torch.ones(2)),
     ):
         with pytest.raises(
             ImpureLossError, match=r"the \w+ of the loss is .* under torch\.func, and .* when it is called directly"
         ):
             WAYS[way](loss, operand, x)
+
+
+@pytest.mark.parametrize("way", ["quadratic_along", "hvp", "grad_and_quadratic"])
+def test_a_value_that_differs_from_call_to_call_is_an_error(way):
+    with pytest.raises(ImpureLossError, match=r"at one call, and .* at the next"):
+        WAYS[way](changes_from_call_to_call(), torch.ones(2), None)
 
 
 def test_a_slope_that_differs_under_a_transform_is_an_error():

@@ -76,3 +76,16 @@ def test_the_numbers_of_such_a_loss_carry_no_graph():
     loss, params = functional_loss(NET, loss_of=by_a_batch_of_its_own)
     found = quadratic_along(loss)(params, params, X)
     assert not any(number.requires_grad for number in found)
+
+
+@pytest.mark.parametrize("strategy", ["reverse_over_forward", "forward_over_forward"])
+def test_forward_mode_of_a_derivative_inside_names_a_strategy_that_runs(strategy):
+    def balanced(w, x):
+        first, second = (x @ w).square().mean(), torch.tanh(x @ w).mean()
+        sizes = [torch.autograd.grad(part, w, retain_graph=True)[0].norm() for part in (first, second)]
+        return first + (sizes[0] / sizes[1]).detach() * second
+
+    w = torch.tensor([0.5, -1.0], dtype=torch.float64)
+    with pytest.raises(StrategyError, match="use strategy='reverse_over_reverse', which runs on this loss"):
+        quadratic_along(balanced, strategy=strategy)(w, w, X)
+    quadratic_along(balanced)(w, w, X)

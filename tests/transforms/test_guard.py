@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from alpha_func import capture, functional_loss, grad_and_quadratic, hvp, quadratic_along, tree
-from alpha_func.errors import StrategyError
+from alpha_func.errors import ImpureLossError, StrategyError
 from alpha_func.transforms import STRATEGIES
 from alpha_func.transforms.guard import Guard
 from tests.helpers.cases import MODULES, squared_error
@@ -463,3 +463,35 @@ def test_what_a_function_hides_from_autograd_is_refused(name):
         else:
             with pytest.raises(StrategyError, match=f"Hiding reads {message}.*not one of its arguments"):
                 transform(params, params, torch.ones(3))
+
+
+# A loss that is another one at every call
+
+
+class Counting:
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return [torch.tensor(self.calls / 100, dtype=torch.float64)]
+
+
+ROWS = torch.tensor([[1.0, 2.0], [0.5, -1.0]], dtype=torch.float64)
+CHANGING = {
+    "an iterator": lambda: (lambda rows: rows, iter(ROWS)),
+    "a map": lambda: (lambda rows: rows, map(torch.sin, ROWS)),
+    "a counter": lambda: (lambda count: count(), Counting()),
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", CHANGING)
+def test_a_loss_that_changes_from_call_to_call_is_refused(name, strategy):
+    def loss(w, rows):
+        return w.square().sum() + sum((row * w).sum() for row in read(rows))
+
+    read, given = CHANGING[name]()
+    w = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    with pytest.raises(ImpureLossError, match=r"at one call, and .* at the next"):
+        quadratic_along(loss, strategy=strategy)(w, w, given)

@@ -186,11 +186,22 @@ def _guards_are_not_timed(timed: Function) -> Callable[..., float]:
     return lambda *_: 0.0
 
 
+def _guards_are_built_again(set_export_info: Function) -> Function:
+    """Dynamo builds every guard twice, and compares what the two are on: an array is another tensor at each."""
+
+    def anew(self: Any, *args: object) -> None:
+        self.obj_weakref = None
+        set_export_info(self, *args)
+
+    return anew
+
+
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
 
 
 _CHANGES: list[tuple[str, str, Function]] = [
     ("guards", "profile_guard_manager", _guards_are_not_timed),
+    ("guards.Guard", "set_export_info", _guards_are_built_again),
     ("symbolic_convert.InliningInstructionTranslator", "get_globals_source_and_value", _own_globals),
     ("symbolic_convert.InstructionTranslatorBase", "setup_or_before_with", _locks_are_entered),
     ("variables.builtin.SetAttrBuiltinVariable", "_call_setattr", _flags_may_be_set),
