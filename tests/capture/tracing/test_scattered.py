@@ -41,7 +41,7 @@ WRITTEN = {
         lambda p: torch.stack([p[:2].prod(), p[2:6].prod(), p[6], p[7:].prod()]),
     ),
     "others in memory": (
-        lambda p: torch.as_strided_scatter(p.view(3, 4).t(), p[:2].exp(), (2,), (5,), 1),
+        lambda p: torch.as_strided_scatter(p.view(3, 4), p[:2].exp(), (2,), (5,), 1),
         lambda p: torch.cat([p[:1], p[:1].exp(), p[2:6], p[1:2].exp(), p[7:]]),
     ),
     "a copy, by a view of it": (lambda p: p.new_empty(3, 12).copy_(p).view(36), lambda p: p.repeat(3)),
@@ -49,6 +49,7 @@ WRITTEN = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:index_reduce")
 @pytest.mark.parametrize("name", a_few_of(WRITTEN, list(WRITTEN)[:3] + list(WRITTEN)[-2:]))
 def test_what_stays_where_it_is_written_has_the_gradient(name):
     written, stays = (lambda p, f=f: f(p).expm1().square().sum() for f in WRITTEN[name])
