@@ -162,6 +162,8 @@ COMPOSED = {
     "householder_product": lambda p: torch.linalg.householder_product(p, p[0, :3].cos()).sin().sum(),
     "ormqr": lambda p: torch.ormqr(p, p[0, :3].cos(), p.T, left=False, transpose=True).sin().sum(),
     "max_unpool2d": lambda p: F.max_unpool2d(*F.max_pool2d(p[None, None], 2, return_indices=True), 2).exp().sum(),
+    "lstsq": lambda p: torch.linalg.lstsq(p, p[:, 0].exp(), driver="gelsd").solution.sin().sum(),
+    "logcumsumexp": lambda p: (30 * p).logcumsumexp(0).sin().sum(),
     "cholesky_inverse": lambda p: torch.cholesky_inverse(p[:3].tril() + 2 * torch.eye(3)).sin().sum(),
 }
 
@@ -202,6 +204,14 @@ IN_PLACE = {
 @pytest.mark.parametrize("name", a_few_of(IN_PLACE, {"square_ of a row", "fill_diagonal_, wrapped", "selu", "rrelu"}))
 def test_composed_writes_in_place(name):
     assert_captured_exactly(*of_outputs(lambda out, _: IN_PLACE[name](out * 1).sin().square().sum(), X))
+
+
+def test_the_slopes_that_are_drawn_are_those_of_the_loss():
+    x, net = torch.randn(6, 3).double(), nn.Sequential(mlp([3, 5]), nn.RReLU(), mlp([5, 2]), nn.RReLU(), nn.Dropout())
+    loss, params = functional_loss(net.double(), squared_error, seed=3)
+    captured = assert_captured_exactly(loss, params, x, X)
+    others = tree.map(torch.neg, params)  # of which others are negative: as many slopes are drawn
+    assert_close(captured(others, x, X), loss(others, x, X), 1e-12)
 
 
 def test_ldexp_by_negative_whole_numbers_is_exact():

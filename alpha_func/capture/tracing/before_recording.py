@@ -6,7 +6,7 @@ They look at values, or would become operators of their own.
 import math
 from contextlib import nullcontext
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -182,9 +182,46 @@ def selu(input: Tensor, inplace: bool = False) -> Tensor:
 def rrelu(
     input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
 ) -> Tensor:
-    """``F.rrelu``: no slope is drawn outside of training."""
-    found = torch.rrelu(input, lower, upper, True) if training else F.leaky_relu(input, (lower + upper) / 2)
+    """``F.rrelu`` as a product with the slopes that it draws, and draws outside of training none."""
+    if training:
+        like = input.detach()  # how many are drawn depends on it, and no slope does
+        slopes = aten.rrelu_with_noise_functional.default(like, torch.empty_like(like), lower, upper, True)[1]
+        found = input * slopes
+    else:
+        found = F.leaky_relu(input, (lower + upper) / 2)
     return input.copy_(found) if inplace else found
+
+
+class LeastSquares(NamedTuple):
+    """What ``torch.linalg.lstsq`` returns."""
+
+    solution: Tensor
+    residuals: Tensor
+    rank: Tensor
+    singular_values: Tensor
+
+
+def lstsq(input: Tensor, b: Tensor, rcond: float | None = None, *, driver: str | None = None) -> LeastSquares:
+    """``torch.linalg.lstsq`` by the pseudoinverse, for a matrix of full rank: elsewhere its residuals are empty, and
+    here nan."""
+    rows, columns = input.shape[-2:]
+    is_vector = b.ndim == 1 or b.shape == input.shape[:-1]
+    right = b.unsqueeze(-1) if is_vector else b
+    x = torch.linalg.pinv(input, rtol=rcond) @ right
+    driver = driver or ("gels" if input.is_cuda else "gelsy")
+    s = torch.linalg.svdvals(input)
+    limit = max(rows, columns) * torch.finfo(input.dtype).eps if rcond is None else rcond
+    rank = (s > limit * s.amax(-1, keepdim=True)).sum(-1) if s.shape[-1] else s.new_zeros(s.shape[:-1]).long()
+    residuals = x.real.new_empty(0)
+    if rows > columns and driver != "gelsy":
+        residuals = (input @ x - right).abs().square().sum(-2)
+        residuals = torch.where((rank == columns).all(), residuals, math.nan)
+    return LeastSquares(
+        x.squeeze(-1) if is_vector else x,
+        residuals,
+        rank.new_empty(0) if driver == "gels" else rank,
+        s.new_empty(0) if driver in ("gels", "gelsy") else s,
+    )
 
 
 def not_checkpointed(module: object, *args: object, **kwargs: object) -> Any:
@@ -205,10 +242,12 @@ BEFORE_RECORDING: dict[object, Function] = {
     torch.corrcoef: corrcoef,
     torch.cov: cov,
     torch.istft: istft,
+    torch.linalg.lstsq: lstsq,
     torch.repeat_interleave: repeat_interleave,
     torch.tensor_split: tensor_split,
     F.one_hot: one_hot,
     F.rrelu: rrelu,
+    torch.rrelu: rrelu,
     F.selu: selu,
     Tensor.fill_diagonal_: fill_diagonal_,
     torch.backends.cudnn.flags: unflagged,

@@ -45,6 +45,13 @@ def native_batch_norm(
     return (out, mean, rstd) if training else (out, empty, empty)
 
 
+def native_batch_norm_of_itself(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, training: bool, momentum: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Without running statistics."""
+    return aten.native_batch_norm.default(x, weight, bias, None, None, training, momentum, eps)
+
+
 def native_layer_norm(
     x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,7 +102,15 @@ def embedding(
 
 def copy(onto: Tensor, x: Tensor, non_blocking: bool = False) -> Tensor:
     """The out-of-place form of ``onto.copy_(x)``, which has no derivative of its own."""
-    return x.to(onto.dtype).expand(onto.shape)
+    return _laid_out_as(onto, x.to(onto.dtype).expand(onto.shape))
+
+
+def _laid_out_as(onto: Tensor, x: Tensor) -> Tensor:
+    """x with its entries in memory in the order of those of onto, whose views are views of it from now on."""
+    order = sorted(range(x.ndim), key=lambda dim: -onto.stride(dim))
+    if not onto.permute(order).is_contiguous():
+        return x  # a view with gaps: its memory is that of what it is a view of
+    return x.permute(order).contiguous().permute([order.index(dim) for dim in range(x.ndim)])
 
 
 def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
@@ -249,6 +264,7 @@ BY_OPERATOR: dict[Function, Function] = {
     aten._cdist_forward.default: cdist,
     aten._euclidean_dist.default: euclidean_dist,
     aten._native_batch_norm_legit.default: native_batch_norm,
+    aten._native_batch_norm_legit.no_stats: native_batch_norm_of_itself,
     aten._pdist_forward.default: pdist,
     aten._unsafe_index_put.default: unsafe_index_put,
     aten.binary_cross_entropy.default: binary_cross_entropy,

@@ -1,5 +1,6 @@
 """Sums and products of rows in groups, whose sizes are values: as programs that are the same for all sizes."""
 
+import math
 from typing import Any
 
 import torch
@@ -22,14 +23,17 @@ def embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sums or means of looked-up rows, a bag from each offset to the next."""
-    if scale_grad_by_freq or mode == 2:
-        option = "scale_grad_by_freq=True" if scale_grad_by_freq else "mode='max'"
-        raise CaptureError(f"embedding_bag with {option} has no composition here; look up and reduce instead")
+    """Sums, means or maxima of looked-up rows, a bag from each offset to the next."""
+    if scale_grad_by_freq:
+        raise CaptureError(
+            "embedding_bag with scale_grad_by_freq=True has no composition here; look up and reduce instead"
+        )
     starts = offsets[:-1] if include_last_offset else offsets
     places = torch.arange(indices.shape[0], dtype=starts.dtype, device=starts.device)
     bag = (places.unsqueeze(1) >= starts).sum(1) - 1
     rows = aten.embedding.default(weight, indices)
+    if mode == 2:
+        return _largest(rows, torch.where(indices == padding_idx, len(starts), bag), len(starts)), bag, bag, bag
     counted = (indices != padding_idx).to(rows.dtype).unsqueeze(1)
     if per_sample_weights is not None:
         rows = rows * per_sample_weights.unsqueeze(1)
@@ -38,6 +42,19 @@ def embedding_bag(
         counts = counted.new_zeros(starts.shape[0], 1).index_add(0, bag, counted)
         out = out / counts.clamp_min(1)
     return out, bag, bag, bag
+
+
+def _largest(rows: Tensor, bag: Tensor, bags: int) -> Tensor:
+    """In each column the first of the largest entries of each bag, whose the gradient is; 0 of an empty bag."""
+    count = len(rows)
+    if not count:
+        return rows.new_zeros(bags, rows.shape[1])
+    bag = bag[:, None].expand(rows.shape)
+    largest = rows.new_full((bags + 1, rows.shape[1]), -math.inf).scatter_reduce(0, bag, rows, "amax")
+    places = torch.arange(count, device=rows.device)[:, None].expand(rows.shape)
+    places = torch.where(rows == largest.gather(0, bag), places, count)
+    first = torch.full(largest.shape, count, device=rows.device).scatter_reduce(0, bag, places, "amin")[:bags]
+    return torch.where(first < count, rows.gather(0, first.clamp(max=count - 1)), 0)
 
 
 def grouped_mm(

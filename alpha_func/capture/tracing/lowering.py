@@ -11,7 +11,16 @@ import torch
 
 from alpha_func.calls import Function
 from alpha_func.capture.builder.values import Operator
-from alpha_func.capture.tracing import compositions, groups, lists, matrices, sampling, strided, zeros_and_ties
+from alpha_func.capture.tracing import (
+    compositions,
+    groups,
+    lists,
+    matrices,
+    sampling,
+    scattered,
+    strided,
+    zeros_and_ties,
+)
 from alpha_func.torch_private import get_decompositions, registered
 
 aten = torch.ops.aten
@@ -88,5 +97,6 @@ def decompositions() -> dict[Operator, Function]:
 
 @cache
 def _decompositions() -> dict[Operator, Function]:
-    ours = [each.BY_OPERATOR for each in (compositions, groups, lists, matrices, sampling, strided, zeros_and_ties)]
-    return {operator: way for table in (get_decompositions(_LOWERED), *ours) for operator, way in table.items()}
+    ours = (compositions, groups, lists, matrices, sampling, scattered, strided, zeros_and_ties)
+    tables = get_decompositions(_LOWERED), *(each.BY_OPERATOR for each in ours)
+    return {operator: way for table in tables for operator, way in table.items()}

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from alpha_func.calls import Function
 
@@ -78,13 +77,22 @@ def dist(x: Tensor, y: Tensor, order: float = 2) -> Tensor:
 
 
 def cumprod(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Products of what comes before, doubled in length: nothing is divided by an entry, which may be 0."""
-    x = x if dtype is None else x.to(dtype)
+    """Products of what comes before: nothing is divided by an entry, which may be 0."""
+    return _scanned(x if dtype is None else x.to(dtype), dim, torch.mul)
+
+
+def logcumsumexp(x: Tensor, dim: int) -> Tensor:
+    """Of what comes before: PyTorch's forward mode divides by sums that it adds 1e-13 to."""
+    return NotImplemented if x.is_complex() else _scanned(x, dim, torch.logaddexp)
+
+
+def _scanned(x: Tensor, dim: int, of_two: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """All that comes before each entry and it itself, by an associative function of two, doubled in length."""
     size = x.shape[dim] if x.ndim else 1
     reach = 1
     while reach < size:
         rest = size - reach
-        x = torch.cat([x.narrow(dim, 0, reach), x.narrow(dim, reach, rest) * x.narrow(dim, 0, rest)], dim)
+        x = torch.cat([x.narrow(dim, 0, reach), of_two(x.narrow(dim, reach, rest), x.narrow(dim, 0, rest))], dim)
         reach *= 2
     return x
 
@@ -107,25 +115,6 @@ def prod_along(x: Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype
 
 
 # Ties.
-
-
-def scatter_reduce(
-    x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
-) -> Tensor:
-    """Sums, means and products in operators that have second derivatives; extremes have PyTorch's own."""
-    if reduce in ("amax", "amin") or not x.is_floating_point() or x.ndim == 0:
-        return NotImplemented
-    src = src[tuple(slice(size) for size in index.shape)]
-    own = torch.ones_like(x)  # how often x itself counts
-    if not include_self:
-        own = own.scatter(dim, index, 0)
-    if reduce == "prod":  # of all places at once, which takes their number times the memory
-        places = torch.arange(x.shape[dim], device=x.device).reshape(-1, *[1] * x.ndim)
-        factors = torch.where(index == places, src, 1).prod(dim % x.ndim + 1).movedim(0, dim)
-        beyond = [n for size, full in zip(factors.shape[::-1], x.shape[::-1], strict=True) for n in (0, full - size)]
-        return torch.where(own != 0, x, 1) * F.pad(factors, beyond, value=1.0)
-    total = torch.where(own != 0, x, 0).scatter_add(dim, index, src)
-    return total if reduce == "sum" else total / own.scatter_add(dim, index, torch.ones_like(src))
 
 
 def copysign(x: Tensor, y: Tensor | float) -> Tensor:
@@ -182,9 +171,9 @@ BY_OPERATOR: dict[Function, Function] = {
     aten.hardsigmoid.default: hardsigmoid,
     aten.huber_loss.default: huber_loss,
     aten.linalg_vector_norm.default: vector_norm,
+    aten.logcumsumexp.default: logcumsumexp,
     aten.prod.default: prod,
     aten.prod.dim_int: prod_along,
-    aten.scatter_reduce.two: scatter_reduce,
     aten.sinc.default: sinc,
     aten.smooth_l1_loss.default: smooth_l1_loss,
 }
