@@ -131,23 +131,23 @@ def _names(node: Any) -> set[str]:
 
 
 def _at_zero(node: Any) -> set[str]:
-    """The square of a magnitude that is 0 somewhere, or a power whose exponent moves and is 0 somewhere: the second
-    derivative that there is there is lost."""
-    name = type(node).__name__
+    """The square of a magnitude that is 0 somewhere, or a power whose exponent moves and is: there PyTorch loses the
+    second derivative."""
+    name = node.name()
     if name == "PowBackward1":  # xʸ
         moves = all(edge is not None for edge, _ in node.next_functions)
         return {name + "[zero_exponent]"} if moves and _has_zeros(node, "_saved_exponent") else set()
     if name not in ("PowBackward0", "MulBackward0"):
         return set()
     inner, *others = (edge for edge, _ in node.next_functions)
-    if inner is not others[0] if others else node._saved_exponent not in _EVEN:
+    if inner != others[0] if others else node._saved_exponent not in _EVEN:
         return set()
-    while type(inner).__name__ in _MOVES:
+    while inner is not None and inner.name() in _MOVES:
         edges = [edge for edge, _ in inner.next_functions if edge is not None]
         if len(edges) != 1:
             return set()
         inner = edges[0]
-    magnitude = type(inner).__name__
+    magnitude = "" if inner is None else inner.name()
     is_zero = magnitude in _MAGNITUDES and _has_zeros(inner, _MAGNITUDES[magnitude])
     return {magnitude + "[squared_zero]"} if is_zero else set()
 
