@@ -90,8 +90,7 @@ class Guard:
         if key in self._looked_at:
             if self.name == "forward_over_forward":  # there is no graph to see it in
                 with Watched():  # as the strategy runs it
-                    names = derivative_nodes(loss, params, args, kwargs)
-                seen.see(names)
+                    seen.see(derivative_nodes(loss, params, args, kwargs))
             return seen
         refuse_kinds(args, kwargs)
         try:
