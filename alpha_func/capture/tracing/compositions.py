@@ -107,7 +107,7 @@ def copy(onto: Tensor, x: Tensor, non_blocking: bool = False) -> Tensor:
 
 def _laid_out_as(onto: Tensor, x: Tensor) -> Tensor:
     """x with its entries in memory in the order of those of onto, whose views are views of it from now on."""
-    order = sorted(range(x.ndim), key=lambda dim: -onto.stride(dim))
+    order = sorted(range(x.ndim), key=lambda dim: -onto.stride()[dim])
     if not onto.permute(order).is_contiguous():
         return x  # a view with gaps: its memory is that of what it is a view of
     return x.permute(order).contiguous().permute([order.index(dim) for dim in range(x.ndim)])
