@@ -25,8 +25,8 @@ WRITTEN = {
         lambda p: torch.stack([p[0], p[5] * p[6], p[2], p[5] * p[6], *p[4:]]),
     ),
     "products at two places": (
-        lambda p: p[:3].index_reduce(0, torch.tensor([0, 2, 0]), p[3:6].exp(), "prod", include_self=False),
-        lambda p: torch.stack([(p[3] + p[5]).exp(), p[1], p[4].exp()]),
+        lambda p: p[:3].index_reduce(0, torch.tensor([0, 2, 0]), p[3:6].sin(), "prod", include_self=False),
+        lambda p: torch.stack([p[3].sin() * p[5].sin(), p[1], p[4].sin()]),
     ),
     "a product without dimensions": (
         lambda p: p[0].scatter_reduce(0, torch.tensor(0), p[3], "prod"),
