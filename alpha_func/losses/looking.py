@@ -25,6 +25,7 @@ from alpha_func.torch_private import (
     TorchDispatchMode,
     current_graph_task_id,
     dispatch_modes,
+    is_forward_over_forward,
     is_written,
     uncompiled,
     writes_in_place,
@@ -148,8 +149,9 @@ def look_in_progress() -> Look | None:
 
 
 def can_look() -> bool:
-    """Whether nobody else, a tracer for one, watches this call."""
-    return not dispatch_modes()
+    """Whether nobody else, a tracer for one, watches this call, and PyTorch can be watched: under forward mode over
+    forward mode ``mse_loss`` ends the process. A look has been taken before that."""
+    return not dispatch_modes() and not is_forward_over_forward()
 
 
 def _outermost_function() -> FrameType | None:

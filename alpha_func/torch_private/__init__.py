@@ -58,6 +58,7 @@ from alpha_func.torch_private.dynamo import (
 from alpha_func.torch_private.levels import (
     close_levels,
     forward_level,
+    is_forward_over_forward,
     plain_beneath,
     printed_by_type,
     saved_tensors_hooks_allowed,
@@ -132,6 +133,7 @@ __all__ = [
     "inductor_decompositions",
     "is_batchedtensor",
     "is_composite",
+    "is_forward_over_forward",
     "is_functorch_wrapped_tensor",
     "is_written",
     "laid_out_as",

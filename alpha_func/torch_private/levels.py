@@ -5,7 +5,13 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, _tensor_str
-from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor, pop_dynamic_layer_stack_and_undo_to_depth
+from torch._C._functorch import (
+    TransformType,
+    get_interpreter_stack,
+    get_unwrapped,
+    is_functorch_wrapped_tensor,
+    pop_dynamic_layer_stack_and_undo_to_depth,
+)
 from torch.autograd import forward_ad
 
 
@@ -44,6 +50,11 @@ def plain_beneath(tensor: Tensor) -> Tensor:
 def forward_level() -> int:
     """How many levels of forward-mode differentiation are open, less one."""
     return int(forward_ad._current_level)
+
+
+def is_forward_over_forward() -> bool:
+    """Whether torch.func takes forward mode of forward mode."""
+    return sum(each.key() == TransformType.Jvp for each in get_interpreter_stack() or ()) > 1
 
 
 def close_levels(depth: int, level: int) -> None:

@@ -10,7 +10,13 @@ from torch.autograd.function import Function, once_differentiable
 
 from alpha_func import tree
 from alpha_func.calls import Args, Kwargs
-from alpha_func.torch_private import FakeTensor, get_unwrapped, is_functorch_wrapped_tensor, peek_interpreter_stack
+from alpha_func.torch_private import (
+    FakeTensor,
+    get_unwrapped,
+    is_functorch_wrapped_tensor,
+    peek_interpreter_stack,
+    plain_beneath,
+)
 from alpha_func.tree import Tree
 
 # After the name of an autograd.Function: its backward is marked so; it has a jvp of its own.
@@ -157,8 +163,7 @@ def _has_zeros(node: Any, saved: str) -> bool:
         value = getattr(node, saved)
     except RuntimeError:  # it is gone: a checkpoint's, or used up
         return False
-    while is_functorch_wrapped_tensor(value):
-        value = get_unwrapped(value)
+    value = plain_beneath(value)
     return not isinstance(value, FakeTensor) and bool((value == 0).any())
 
 

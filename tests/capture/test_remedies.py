@@ -67,9 +67,6 @@ BY_CAPTURE = {
     ),
 }
 BY_NOTHING = {
-    "a maximum of embeddings": lambda: of_module(
-        lambda: nn.EmbeddingBag(6, 3, mode="max"), torch.tensor([[0, 1]]), loss_of=lambda net, i: net(i).square().sum()
-    ),
     "an ordinary ctc_loss": of_function(
         lambda p: F.ctc_loss(p[:, None].log_softmax(-1), torch.tensor([[1]]), torch.tensor([4]), torch.tensor([1]))
     ),
