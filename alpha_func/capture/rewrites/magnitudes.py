@@ -110,6 +110,8 @@ def _is_positive(x: Value) -> bool:
         return all(map(_is_positive, x.args))
     if is_call(x, aten.pow.Tensor_Scalar):
         return _is_even(x.args[1])
+    if is_call(x, aten.where.self):
+        return all(map(_is_positive, x.args[1:]))
     if is_call(x, aten.add.Tensor):
         return not x.kwargs and all(map(_is_positive, x.args))
     if x.target in _SUMS or x.target in _MOVES:

@@ -19,12 +19,16 @@ aten = torch.ops.aten
 
 def huber_loss(x: Tensor, target: Tensor, reduction: int = 1, delta: float = 1.0) -> Tensor:
     """½·r² near 0, r the residual itself: PyTorch's composition squares |r|, which has no derivative at 0."""
-    return _of_residual(x, target, reduction, delta, lambda r: 0.5 * r * r, lambda size: delta * (size - 0.5 * delta))
+    return _of_residual(
+        x, target, reduction, delta, lambda r: 0.5 * (r * r), lambda size: delta * (size - 0.5 * delta).relu()
+    )
 
 
 def smooth_l1_loss(x: Tensor, target: Tensor, reduction: int = 1, beta: float = 1.0) -> Tensor:
     """½·r²/β near 0, r the residual itself."""
-    return _of_residual(x, target, reduction, beta, lambda r: 0.5 / beta * r * r, lambda size: size - 0.5 * beta)
+    return _of_residual(
+        x, target, reduction, beta, lambda r: 0.5 / beta * (r * r), lambda size: (size - 0.5 * beta).relu()
+    )
 
 
 def _of_residual(
@@ -37,7 +41,8 @@ def _of_residual(
 ) -> Tensor:
     wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     r = x.to(wide) - target.to(wide)
-    losses = torch.where(r.abs() < width, near(r), far(r.abs())) if width else r.abs()
+    # relu changes nothing where the residual is that far, and says that no loss is negative (``magnitudes``).
+    losses = torch.where(r.abs() < width, near(r), far(r.abs()).relu()) if width else r.abs()
     return (losses, losses.mean(), losses.sum())[reduction].to(x.dtype)
 
 

@@ -84,6 +84,10 @@ SMOOTH = {
         lambda x: F.mse_loss(x.abs(), torch.zeros_like(x), reduction="none"),
         lambda x: x * x,
     ),
+    "magnitudes_of_losses": (
+        lambda x: F.huber_loss(x, x.detach(), reduction="none").abs(),
+        lambda x: (x - x.detach()) ** 2 / 2,
+    ),
     "quotients_of_magnitudes": (
         lambda x: (x.abs() / (1 + x.detach() ** 2)) ** 2,
         lambda x: (x / (1 + x.detach() ** 2)) ** 2,
