@@ -19,16 +19,12 @@ aten = torch.ops.aten
 
 def huber_loss(x: Tensor, target: Tensor, reduction: int = 1, delta: float = 1.0) -> Tensor:
     """½·r² near 0, r the residual itself: PyTorch's composition squares |r|, which has no derivative at 0."""
-    return _of_residual(
-        x, target, reduction, delta, lambda r: 0.5 * (r * r), lambda size: delta * (size - 0.5 * delta).relu()
-    )
+    return _of_residual(x, target, reduction, delta, lambda r: 0.5 * (r * r), lambda size: delta * (size - 0.5 * delta))
 
 
 def smooth_l1_loss(x: Tensor, target: Tensor, reduction: int = 1, beta: float = 1.0) -> Tensor:
     """½·r²/β near 0, r the residual itself."""
-    return _of_residual(
-        x, target, reduction, beta, lambda r: 0.5 / beta * (r * r), lambda size: (size - 0.5 * beta).relu()
-    )
+    return _of_residual(x, target, reduction, beta, lambda r: 0.5 / beta * (r * r), lambda size: size - 0.5 * beta)
 
 
 def _of_residual(
