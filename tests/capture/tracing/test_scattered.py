@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from alpha_func import capture
+from alpha_func.data_sets import per_example_quadratics
 from tests.capture.test_kinds import assert_captured_exactly
 from tests.helpers.whole import a_few_of
 
@@ -54,3 +56,17 @@ WRITTEN = {
 def test_what_stays_where_it_is_written_has_the_gradient(name):
     written, stays = (lambda p, f=f: f(p).expm1().square().sum() for f in WRITTEN[name])
     assert_captured_exactly(written, P, truth_of=stays)
+
+
+@pytest.mark.parametrize("write", [torch.slice_scatter, torch.select_scatter], ids=lambda write: write.__name__)
+def test_values_of_another_dtype_are_written_under_vmap_too(write):
+    def loss(w, values):
+        return torch.stack([written(w, each).square().sum() for each in values]).mean()
+
+    def written(w, each):
+        return write(w, *((each[None], 0, 0, 1) if write is torch.slice_scatter else (each, 0, 0)))
+
+    w, d, values = torch.tensor([0.5, 0.3]), torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.1], dtype=torch.float64)
+    found = per_example_quadratics(capture(loss, strict=True))(w, d, (values,))
+    assert found.value.tolist() == pytest.approx([0.34, 0.1], rel=1e-6)
+    assert found.curvature.tolist() == pytest.approx([8.0, 8.0], rel=1e-6)
