@@ -169,12 +169,13 @@ def view_as_complex(x: Tensor) -> Tensor:
     return torch.complex(x.select(-1, 0), x.select(-1, 1))
 
 
-def _of_complex(operator: Function) -> Function:
-    """A part of x replaced, real and imaginary parts apart: of complex numbers PyTorch has no derivative of it."""
+def _with_part(operator: Function) -> Function:
+    """A part of x replaced, real and imaginary parts apart: of complex numbers PyTorch has no derivative of it, and
+    under vmap takes no part of another dtype."""
 
     def replaced(x: Tensor, part: Tensor, *place: int | None, **options: int | None) -> Tensor:
-        if not x.is_complex():
-            return NotImplemented  # a primitive already
+        if not x.is_complex():  # a primitive already, of one dtype
+            return NotImplemented if part.dtype == x.dtype else operator(x, part.to(x.dtype), *place, **options)
         return torch.complex(
             *(operator(a, b, *place, **options) for a, b in ((x.real, part.real), (x.imag, part.imag)))
         )
@@ -279,8 +280,8 @@ BY_OPERATOR: dict[Function, Function] = {
     aten.native_layer_norm.default: native_layer_norm,
     aten.multilabel_margin_loss_forward.default: multilabel_margin_loss,
     aten.logaddexp.default: logaddexp,
-    aten.select_scatter.default: _of_complex(aten.select_scatter.default),
-    aten.slice_scatter.default: _of_complex(aten.slice_scatter.default),
+    aten.select_scatter.default: _with_part(aten.select_scatter.default),
+    aten.slice_scatter.default: _with_part(aten.slice_scatter.default),
     aten.triangular_solve.default: triangular_solve,
     aten.normal.Tensor_Tensor: normal,
     aten.normal.Tensor_float: normal,

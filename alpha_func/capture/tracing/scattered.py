@@ -100,15 +100,6 @@ def segment_reduce(
     return torch.where(sizes > 0, found / sizes.clamp(min=1), math.nan if initial is None else initial)
 
 
-def _of_one_dtype(written: Function) -> Function:
-    """Values written in the dtype of what they are written to: under vmap PyTorch takes no others."""
-
-    def in_one_dtype(x: Tensor, src: Tensor, *where: int | None, **options: int | None) -> Tensor:
-        return NotImplemented if src.dtype == x.dtype else written(x, src.to(x.dtype), *where, **options)
-
-    return in_one_dtype
-
-
 BY_OPERATOR: dict[Function, Function] = {
     aten.index_fill.int_Tensor: index_fill,
     aten.index_reduce.default: index_reduce,
@@ -116,6 +107,4 @@ BY_OPERATOR: dict[Function, Function] = {
     aten.max_unpool3d.default: max_unpool,
     aten.scatter_reduce.two: scatter_reduce,
     aten.segment_reduce.default: segment_reduce,
-    aten.select_scatter.default: _of_one_dtype(aten.select_scatter.default),
-    aten.slice_scatter.default: _of_one_dtype(aten.slice_scatter.default),
 }
