@@ -196,6 +196,24 @@ def signs_of_magnitudes_give_back_what_is_in_them(b: Builder, args: Args, kwargs
     return None
 
 
+@DIFFERENTIABLE.law(aten.linalg_vector_norm.default, signs={aten.abs.default})
+def norms_are_of_what_is_in_magnitudes(b: Builder, args: Args, kwargs: Kwargs) -> Value:
+    """‖s·|x|‖ = ‖s·x‖."""
+    x, *rest = args
+    signed = _signed(b, x)
+    return None if signed is None else b.call(aten.linalg_vector_norm.default, signed, *rest, **kwargs)
+
+
+def _signed(b: Builder, x: Value) -> Value:
+    """x with the sign of what is in the magnitude that it is made of; None where it is made of none."""
+    if is_call(x, aten.abs.default):
+        return None if is_complex(x.args[0]) else x.args[0]
+    if isinstance(x, fx.Node) and x.target in (aten.mul.Tensor, aten.div.Tensor, *_MOVES):
+        inner = _signed(b, x.args[0])
+        return None if inner is None else b.call(x.target, inner, *x.args[1:], **x.kwargs)
+    return None
+
+
 def _even(f: Operator) -> None:
     @DIFFERENTIABLE.law(f, signs={aten.abs.default})
     def even_functions_are_of_what_is_in_magnitudes(b: Builder, args: Args, kwargs: Kwargs) -> Value:

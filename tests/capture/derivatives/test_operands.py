@@ -160,6 +160,14 @@ def test_a_second_derivative_that_exists_at_zero_is_given_of(name):
     assert not found, "\n".join(found)
 
 
+@pytest.mark.parametrize("scale", [1, 2.0, torch.tensor([3.0, 1.0, -1.0], dtype=torch.float64)], ids=str)
+def test_a_norm_of_magnitudes_is_that_of_what_is_in_them(scale):
+    x, d = torch.tensor([[-0.9, 0.0, 0.4], [1.3, 0.7, -2.0]], dtype=torch.float64)
+    got = quadratic_along(capture(lambda x: (x.abs() * scale).norm(), strict=True))(x, d)
+    expected = quadratic_along(lambda x: (x * scale).norm())(x, d)
+    torch.testing.assert_close(tuple(got), tuple(expected))
+
+
 # What reads memory as it lies: the same numbers wherever the parameters lie at a later call.
 AS_IT_LIES = {
     "as_strided": lambda x: x.contiguous().as_strided((3,), (1,), 1),
