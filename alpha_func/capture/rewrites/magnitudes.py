@@ -25,7 +25,7 @@ def square(b: Builder, x: Value) -> Value:
         return None
     if x.target in SQUARES:
         return SQUARES[x.target](b, *x.args, **x.kwargs)
-    if x.target in _MOVES or (x.target in _SUMS and _size(x) == _size(x.args[0])):
+    if x.target in _MOVES or (x.target in _TOTALS and _size(x) == _size(x.args[0])):
         inner = square(b, x.args[0])
         return None if inner is None else b.call(x.target, inner, *x.args[1:], **x.kwargs)
     if is_call(x, aten.mul.Tensor):
@@ -149,10 +149,8 @@ _MOVES = {
     *(aten.permute.default, aten.t.default, aten.transpose.int, aten.expand.default, aten.clone.default),
     *(aten.select.int, aten.slice.Tensor, aten.index.Tensor, aten.flip.default, aten.diagonal.default),
 }
-_SUMS = {
-    *(aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim),
-    *(aten.avg_pool2d.default, aten.avg_pool3d.default),
-}
+_TOTALS = {aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim}
+_SUMS = _TOTALS | {aten.avg_pool2d.default, aten.avg_pool3d.default}
 
 
 @DIFFERENTIABLE.law(aten.pow.Tensor_Scalar, signs=_SIGNS)

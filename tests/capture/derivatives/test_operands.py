@@ -168,6 +168,16 @@ def test_a_norm_of_magnitudes_is_that_of_what_is_in_them(scale):
     torch.testing.assert_close(tuple(got), tuple(expected))
 
 
+def test_magnitudes_of_which_as_many_windows_are_pooled_stay_sums():
+    x, d = torch.randn(2, 1, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def loss(x):
+        return F.avg_pool2d(x.abs(), 3, 1, 1).square().sum()
+
+    got = quadratic_along(capture(loss, strict=True))(x, d)
+    torch.testing.assert_close(tuple(got), tuple(quadratic_along(loss)(x, d)))
+
+
 # What reads memory as it lies: the same numbers wherever the parameters lie at a later call.
 AS_IT_LIES = {
     "as_strided": lambda x: x.contiguous().as_strided((3,), (1,), 1),
