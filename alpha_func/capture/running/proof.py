@@ -124,16 +124,15 @@ class Case:
 
         How far these go is seen where double precision, which says it better, takes the memory of many values.
         """
-        spreads: list[Spread] = []
-        if not self._witness.keeps_little:
-            point = self._point(self._witness, away)
-            spreads.append(Roundings(lambda p: self._numbers(p, point), candidate.written))
+        point = self._point(self._witness, away)
+        roundings = Roundings(lambda p: self._numbers(p, point), candidate.written)
+        spreads = () if self._witness.keeps_little else (roundings,)
         for route in self._routes:
             expected = self._evidence(self._witness, route, away)
             if expected is not None:
                 if route not in self._own:
                     expected = self._with_first_order(expected, away)
-                small = floors(expected, self._point(self._witness, away), self._witness.count)
+                small = floors(expected, point, self._witness.count)
                 return finite(expected) and first_doubt(got, expected, _CLOSE, spreads, small) is None
         return False
 
